@@ -1,0 +1,182 @@
+"""What a split hides: test questions and test images among the training rows, and what a model
+that never looks could score."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from kit.data.questions import RawQuestion
+from kit.data.records import SftRecord
+
+REPEAT = "repeats_test_question"
+REWORDING = "rewords_test_question"
+OTHER_LANGUAGE = "image_in_other_language_test"
+LEAK_KINDS = (OTHER_LANGUAGE, REPEAT, REWORDING)
+
+REWORDING_SIMILARITY = 0.75  # Jaccard similarity of the content words of two questions
+NEAR_DUPLICATE_CORRELATION = 0.99  # of 32x32 thumbnails
+THUMBNAIL = 32
+
+# fmt: off
+_STOP_WORDS = frozenset([
+    "a", "an", "the", "is", "are", "was", "were", "be", "been", "do", "does", "did", "has", "have",
+    "there", "this", "that", "these", "those", "it", "its", "in", "on", "of", "at", "to", "for",
+    "by", "with", "as", "can", "could", "any", "some", "seen", "shown", "show", "see", "image",
+    "picture", "photo", "scan", "patient", "evidence", "present", "visible", "what", "which",
+])
+# fmt: on
+_WORD = re.compile(r"[a-z0-9]+(?:[-'][a-z0-9]+)*|[㐀-鿿]")
+
+
+@dataclass(frozen=True)
+class Leak:
+    """A training row that gives away a test row, and how (one of ``LEAK_KINDS``)."""
+
+    row: RawQuestion
+    kind: str
+    test_where: str
+
+
+def find_leaks(train: Sequence[RawQuestion], test: Sequence[RawQuestion]) -> list[Leak]:
+    """Training rows that leak the test split of their own dataset, in training order.
+
+    A row leaks when its image is in the test split of another language, or when the test split
+    asks the same on the same image: the same normalised text, a text that the dataset itself
+    links as its rewording, or content words with a Jaccard similarity of at least
+    ``REWORDING_SIMILARITY``. Each row is counted once, under the first kind that holds.
+    """
+    by_image: dict[tuple[str, Path], list[RawQuestion]] = defaultdict(list)
+    for row in test:
+        by_image[row.dataset, row.image].append(row)
+    leaks = []
+    for row in train:
+        for kind in LEAK_KINDS:
+            match = _first_match(row, by_image[row.dataset, row.image], kind)
+            if match is not None:
+                leaks.append(Leak(row, kind, match.where))
+                break
+    return leaks
+
+
+def normalize_question(text: str) -> str:
+    """Lower-case words without punctuation, one space between.
+
+    >>> normalize_question("Is there\\ta MASS, here ?")
+    'is there a mass here'
+    """
+    return " ".join(_WORD.findall(text.casefold()))
+
+
+def question_similarity(first: str, second: str) -> float:
+    """Jaccard similarity of two questions' content words, in 0..1 (0 where one has none).
+
+    >>> question_similarity("Is there evidence of a mass?", "Is a mass present?")
+    1.0
+    >>> question_similarity("Is the liver normal?", "Is the spleen normal?")
+    0.3333333333333333
+    """
+    one, other = _content_words(first), _content_words(second)
+    return len(one & other) / len(one | other) if one and other else 0.0
+
+
+def thumbnail(image: Image.Image) -> np.ndarray:
+    """``[1024]`` float32: the 32x32 greyscale of an image, centred and of unit length, so that
+    the dot product of two is their correlation (all zeros for an image of one colour)."""
+    small = image.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+    values = np.asarray(small, dtype=np.float32).ravel()
+    values = values - values.mean()
+    length = np.linalg.norm(values)
+    return values / length if length > 0 else values
+
+
+def near_duplicates(
+    train: Mapping[Path, np.ndarray], test: Mapping[Path, np.ndarray]
+) -> dict[Path, Path]:
+    """Training images whose thumbnail correlates above ``NEAR_DUPLICATE_CORRELATION`` with that
+    of another file in the test split, each with the nearest such file."""
+    if not train or not test:
+        return {}
+    train_paths, test_paths = list(train), list(test)
+    correlation = (
+        np.stack([train[p] for p in train_paths]) @ np.stack([test[p] for p in test_paths]).T
+    )
+    columns = {path: index for index, path in enumerate(test_paths)}
+    for row, path in enumerate(train_paths):
+        if path in columns:
+            correlation[row, columns[path]] = -1
+    best = correlation.argmax(axis=1)
+    return {
+        path: test_paths[best[row]]
+        for row, path in enumerate(train_paths)
+        if correlation[row, best[row]] > NEAR_DUPLICATE_CORRELATION
+    }
+
+
+def question_only_floor(train: Sequence[SftRecord], test: Sequence[SftRecord]) -> list[str]:
+    """For each test record the answer of a model that never looks at the image.
+
+    The most frequent training answer to that very question text (normalised), else to its
+    content type, else over all. Answers are counted without regard to case; a tie goes to the
+    answer that comes first in the alphabet.
+
+    Raises:
+        ValueError: no training record.
+    """
+    if not train:
+        raise ValueError("no training record to take answers from")
+    by_question: dict[str, list[str]] = defaultdict(list)
+    by_type: dict[str, list[str]] = defaultdict(list)
+    for record in train:
+        by_question[normalize_question(record.question)].append(record.answer)
+        by_type[record.content_type].append(record.answer)
+    overall = _most_frequent(record.answer for record in train)
+    questions = {text: _most_frequent(answers) for text, answers in by_question.items()}
+    types = {name: _most_frequent(answers) for name, answers in by_type.items()}
+    return [
+        questions.get(normalize_question(r.question), types.get(r.content_type, overall))
+        for r in test
+    ]
+
+
+def _first_match(row: RawQuestion, others: list[RawQuestion], kind: str) -> RawQuestion | None:
+    checks = {OTHER_LANGUAGE: _other_language, REPEAT: _repeats, REWORDING: _rewords}
+    return next((other for other in others if checks[kind](row, other)), None)
+
+
+def _other_language(row: RawQuestion, other: RawQuestion) -> bool:
+    return row.language != other.language
+
+
+def _repeats(row: RawQuestion, other: RawQuestion) -> bool:
+    return normalize_question(row.question) == normalize_question(other.question)
+
+
+def _rewords(row: RawQuestion, other: RawQuestion) -> bool:
+    if row.group and row.group == other.group:
+        return True
+    linked = {normalize_question(text) for text in other.rewordings}
+    if normalize_question(row.question) in linked:
+        return True
+    if normalize_question(other.question) in {normalize_question(t) for t in row.rewordings}:
+        return True
+    return question_similarity(row.question, other.question) >= REWORDING_SIMILARITY
+
+
+def _content_words(text: str) -> set[str]:
+    words = set(_WORD.findall(text.casefold()))
+    return {w[:-1] if len(w) > 3 and w.endswith("s") else w for w in words - _STOP_WORDS}
+
+
+def _most_frequent(answers: Iterable[str]) -> str:
+    spellings: dict[str, Counter[str]] = defaultdict(Counter)
+    for answer in answers:
+        spellings[answer.casefold()][answer] += 1
+    key = min(spellings, key=lambda k: (-spellings[k].total(), k))
+    return min(spellings[key], key=lambda spelling: (-spellings[key][spelling], spelling))

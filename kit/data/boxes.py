@@ -1,0 +1,54 @@
+"""Boxes: original pixels in records, a 0..1000 integer grid in the model's JSON.
+
+The grid is Qwen2-VL's own grounding convention (arXiv 2409.12191, section 3). This is the only
+module that converts between the two.
+"""
+
+from __future__ import annotations
+
+GRID = 1000
+
+
+def xywh_to_xyxy(box: list[float]) -> tuple[float, float, float, float]:
+    """``(x, y, width, height)`` from the top-left corner to ``(x1, y1, x2, y2)``.
+
+    >>> xywh_to_xyxy([33.0, 67.0, 98.0, 108.0])
+    (33.0, 67.0, 131.0, 175.0)
+    """
+    x, y, width, height = (float(v) for v in box)
+    return x, y, x + width, y + height
+
+
+def pixels_to_grid(box: tuple[float, ...], image_size: tuple[int, int]) -> list[int]:
+    """``(x1, y1, x2, y2)`` in pixels of a ``(width, height)`` image to integers on the grid.
+
+    Values are clipped to 0..1000; a side thinner than one grid step is widened to one.
+
+    >>> pixels_to_grid((50, 20, 100, 40), (200, 100))
+    [250, 200, 500, 400]
+    """
+    width, height = image_size
+    x1, y1, x2, y2 = (
+        min(GRID, max(0, round(v * GRID / side)))
+        for v, side in zip(box, (width, height, width, height), strict=True)
+    )
+    if x2 <= x1:
+        x1 = min(x1, GRID - 1)
+        x2 = x1 + 1
+    if y2 <= y1:
+        y1 = min(y1, GRID - 1)
+        y2 = y1 + 1
+    return [x1, y1, x2, y2]
+
+
+def grid_to_pixels(
+    box: list[int], image_size: tuple[int, int]
+) -> tuple[float, float, float, float]:
+    """Integers on the grid to ``(x1, y1, x2, y2)`` in pixels of a ``(width, height)`` image.
+
+    >>> grid_to_pixels([250, 200, 500, 400], (200, 100))
+    (50.0, 20.0, 100.0, 40.0)
+    """
+    width, height = image_size
+    x1, y1, x2, y2 = box
+    return x1 * width / GRID, y1 * height / GRID, x2 * width / GRID, y2 * height / GRID

@@ -1,0 +1,259 @@
+"""Typed records of each stage, their validation, and JSON-lines reading and writing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from kit.errors import DataError, RecordError
+from kit.files import write_jsonl
+
+BadLines = Literal["report", "strict", "skip"]
+
+_NOT_A_PATH = re.compile(r"^\s*([a-z][a-z0-9+.-]*://|data:)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Region:
+    """A labelled box: ``(x1, y1, x2, y2)`` in pixels of the original image."""
+
+    label: str
+    box_xyxy_pixels: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class SftRecord:
+    """One question about one image, with the answer that the model is taught to give.
+
+    ``image`` is a path, relative to the data file or absolute; ``regions`` is the evidence of
+    this question (may be empty); ``image_size`` is ``(width, height)`` in pixels; ``output`` is
+    the JSON string with caption, reasoning, boxes (0..1000 grid) and answer. Fields that a
+    dataset does not know are empty strings.
+    """
+
+    instruction: str
+    input: str
+    output: str
+    image: str
+    question: str
+    answer: str
+    dataset: str = ""
+    qid: str = ""
+    split: str = ""
+    answer_type: str = ""
+    content_type: str = ""
+    modality: str = ""
+    location: str = ""
+    regions: tuple[Region, ...] = ()
+    image_size: tuple[int, int] | None = None
+
+
+def to_json(record) -> dict[str, Any]:
+    """A record as plain JSON values."""
+    return dataclasses.asdict(record)
+
+
+def write_records(path: str | Path, records: list) -> None:
+    """Write records as JSON lines, whole or not at all."""
+    write_jsonl(path, (to_json(r) for r in records))
+
+
+def read_sft_records(
+    path: str | Path, on_bad: BadLines = "report"
+) -> tuple[list[SftRecord], list[RecordError]]:
+    """Read and validate a prepared data file; image paths come back absolute.
+
+    ``on_bad``: ``strict`` raises at the first broken line, ``report`` after the whole file was
+    checked (all of them listed), ``skip`` drops them and returns them as second value.
+
+    Raises:
+        DataError: no such file, no record in it, or broken lines.
+    """
+    path = Path(path)
+    records, problems = [], []
+    for where, value in iter_json_lines(path):
+        try:
+            if isinstance(value, RecordError):
+                raise value
+            records.append(parse_sft_record(value, where=where, folder=path.parent))
+        except RecordError as problem:
+            problems.append(problem)
+            if on_bad == "strict":
+                break
+    if problems and on_bad != "skip":
+        raise DataError(
+            f"{len(problems)} broken line{'s' if len(problems) > 1 else ''}",
+            where=path,
+            fix="mend them, or drop them with --skip_bad",
+            problems=problems,
+        )
+    if not records:
+        raise DataError("no record in the data file", where=path, fix="check prepare_data's report")
+    return records, problems
+
+
+def iter_json_lines(path: str | Path) -> Iterator[tuple[str, Any]]:
+    """Yield ``("file:line", value)`` for each line that is not blank; a broken line's value is
+    the :class:`RecordError` that describes it."""
+    path = Path(path)
+    try:
+        stream = path.open("rb")
+    except FileNotFoundError as error:
+        fix = "check the path; launch/prepare_data.py writes data files"
+        raise DataError("no such data file", where=path, fix=fix) from error
+    except OSError as error:
+        raise DataError(
+            f"cannot open: {error.strerror}", where=path, fix="check the path"
+        ) from error
+    with stream:
+        for number, line in enumerate(stream, 1):
+            if not line.strip():
+                continue
+            where = f"{path}:{number}"
+            try:
+                yield where, strict_json(line.decode("utf-8"))
+            except (ValueError, RecursionError) as error:
+                reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+                yield (
+                    where,
+                    RecordError(f"not valid JSON: {reason}", reason="broken_json", where=where),
+                )
+
+
+def strict_json(text: str) -> Any:
+    """``json.loads`` without NaN, Infinity and numbers that overflow to infinity (ValueError)."""
+
+    def finite(literal: str) -> float:
+        value = float(literal)
+        if not math.isfinite(value):
+            raise ValueError(f"number {literal} is not finite")
+        return value
+
+    def refuse(literal: str):
+        raise ValueError(f"{literal} is not JSON")
+
+    return json.loads(text, parse_float=finite, parse_constant=refuse)
+
+
+def parse_sft_record(value: Any, *, where: str, folder: Path) -> SftRecord:
+    """Validate one JSON value as an :class:`SftRecord`.
+
+    Raises:
+        RecordError: names the field and what is wrong with it.
+    """
+    if not isinstance(value, dict):
+        raise _bad(
+            where, None, f"a record must be an object, not {type(value).__name__}", "wrong_type"
+        )
+    text = {}
+    for field in dataclasses.fields(SftRecord):
+        if field.name in ("regions", "image_size"):
+            continue
+        required = field.default is dataclasses.MISSING
+        if required and field.name not in value:
+            raise _bad(where, field.name, "missing", "missing_field")
+        item = value.get(field.name, "")
+        if field.name == "qid" and isinstance(item, int) and not isinstance(item, bool):
+            item = str(item)
+        if not isinstance(item, str):
+            raise _bad(where, field.name, f"must be text, not {type(item).__name__}", "wrong_type")
+        if required and field.name != "input" and not item.strip():
+            raise _bad(where, field.name, "is empty", f"empty_{field.name}")
+        text[field.name] = item
+    image_size = _image_size(value.get("image_size"), where)
+    regions = _regions(value.get("regions", []), image_size, where)
+    _check_target(text["output"], where)
+    text["image"] = str(resolve_image(text["image"], folder=folder, where=where))
+    return SftRecord(**text, regions=regions, image_size=image_size)
+
+
+def resolve_image(image: str, *, folder: Path, where: str, field: str = "image") -> Path:
+    """The absolute path of a record's image; only local files, and relative paths stay inside.
+
+    Raises:
+        RecordError: URL or data URI, a relative path that leaves ``folder``, or no such file.
+    """
+    if _NOT_A_PATH.match(image):
+        shown = image if len(image) <= 60 else image[:57] + "..."
+        raise _bad(where, field, f"is a URL, not a path of a local file: {shown}", "image_url")
+    if "\0" in image:
+        raise _bad(where, field, "holds a NUL character", "image_path")
+    path = Path(image)
+    if not path.is_absolute():
+        folder = Path(os.path.abspath(folder))
+        path = Path(os.path.normpath(folder / path))
+        if not path.is_relative_to(folder):
+            raise _bad(where, field, f"leaves the folder {folder}: {image}", "image_outside")
+    if not path.is_file():
+        raise _bad(where, field, f"no such file: {path}", "image_missing")
+    return path
+
+
+def check_box(box: Any, image_size: tuple[int, int] | None) -> str | None:
+    """What is wrong with ``(x1, y1, x2, y2)`` in pixels, or None. One pixel over the edge passes.
+
+    >>> check_box([10, 10, 5, 20], (100, 100))
+    'is inverted: [10, 10, 5, 20]'
+    """
+    numbers = isinstance(box, (list, tuple)) and len(box) == 4
+    if not numbers or any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in box):
+        return f"must be four numbers: {box!r}"
+    if not all(math.isfinite(v) for v in box):
+        return f"holds a number that is not finite: {box!r}"
+    x1, y1, x2, y2 = box
+    if x2 <= x1 or y2 <= y1:
+        return f"is inverted: {list(box)}"
+    if image_size is not None:
+        width, height = image_size
+        if x1 < -1 or y1 < -1 or x2 > width + 1 or y2 > height + 1:
+            return f"is outside the image of {width}x{height}: {list(box)}"
+    return None
+
+
+def _image_size(value: Any, where: str) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    fine = isinstance(value, list) and len(value) == 2
+    if not fine or not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in value):
+        raise _bad(
+            where, "image_size", f"must be [width, height] in pixels: {value!r}", "wrong_type"
+        )
+    return value[0], value[1]
+
+
+def _regions(value: Any, image_size: tuple[int, int] | None, where: str) -> tuple[Region, ...]:
+    if not isinstance(value, list):
+        raise _bad(where, "regions", "must be a list", "wrong_type")
+    regions = []
+    for index, item in enumerate(value):
+        name = f"regions[{index}]"
+        if not isinstance(item, dict) or not isinstance(item.get("label"), str):
+            raise _bad(where, name, "must be {label, box_xyxy_pixels}", "wrong_type")
+        problem = check_box(item.get("box_xyxy_pixels"), image_size)
+        if problem:
+            raise _bad(where, f"{name}.box_xyxy_pixels", problem, "bad_box")
+        regions.append(Region(item["label"], tuple(float(v) for v in item["box_xyxy_pixels"])))
+    return tuple(regions)
+
+
+def _check_target(output: str, where: str) -> None:
+    try:
+        target = strict_json(output)
+    except (ValueError, RecursionError) as error:
+        raise _bad(where, "output", f"is not a JSON object: {error}", "bad_output") from error
+    expected = {"caption": str, "reasoning": list, "boxes": list, "answer": str}
+    for key, kind in expected.items():
+        if not isinstance(target, dict) or not isinstance(target.get(key), kind):
+            raise _bad(where, "output", f"lacks {key!r} ({kind.__name__})", "bad_output")
+
+
+def _bad(where: str, field: str | None, what: str, reason: str) -> RecordError:
+    what = f"field {field!r}: {what}" if field else what
+    return RecordError(what, reason=reason, where=where)

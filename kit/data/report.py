@@ -1,0 +1,61 @@
+"""The report beside a prepared data file: what went in, what came out, what was dropped and why."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+from kit.data.records import SftRecord, to_json
+from kit.files import atomic_write
+
+
+def report_path(output: str | Path) -> Path:
+    """Where the report of a data file lies.
+
+    >>> report_path("data/train.json").as_posix()
+    'data/train.json.report.json'
+    """
+    return Path(f"{output}.report.json")
+
+
+def by_dataset(records: list[SftRecord]) -> dict[str, dict]:
+    """Rows, images, rows with evidence boxes and answer types of each dataset."""
+    counts = {}
+    for dataset in dict.fromkeys(r.dataset for r in records):
+        own = [r for r in records if r.dataset == dataset]
+        counts[dataset] = {
+            "rows": len(own),
+            "images": len({r.image for r in own}),
+            "rows_with_boxes": sum(bool(r.regions) for r in own),
+            "answer_type": dict(sorted(Counter(r.answer_type for r in own).items())),
+        }
+    return counts
+
+
+def write_prepared(output: Path, records: list[SftRecord], report: dict) -> None:
+    """Both files or neither: the report is safely on the disk before the data takes its name.
+
+    Raises:
+        UserError: the disk refused.
+    """
+    with atomic_write(report_path(output)) as about, atomic_write(output) as stream:
+        for record in records:
+            stream.write(json.dumps(to_json(record), ensure_ascii=False, allow_nan=False) + "\n")
+        json.dump(report, about, indent=2, ensure_ascii=False, allow_nan=False)
+        about.write("\n")
+        about.flush()
+        os.fsync(about.fileno())
+
+
+def print_summary(report: dict) -> None:
+    """A few lines for the terminal."""
+    print(f"{report['output']}: {report['rows_out']} of {report['rows_in']} rows")
+    for reason, count in report["dropped"].items():
+        print(f"  dropped {count}: {reason}")
+    if "leaks" in report and report["leaks"]["policy"] == "keep":
+        print(f"  leaks kept: {sum(report['leaks']['found'].values())}")
+    for note in report["notes"]:
+        print(f"  note: {note}")
+    print(f"  report: {report_path(report['output'])}")

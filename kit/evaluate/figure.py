@@ -1,0 +1,93 @@
+"""A picture of a few answers: the image with gold and claimed boxes, and what the model said."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from kit.data.boxes import grid_to_pixels
+from kit.data.images import open_image
+from kit.data.records import SftRecord, iter_json_lines, read_sft_records
+from kit.files import atomic_write
+
+GOLD, CLAIMED, INK, PAPER, GREY = "#2e9e5b", "#e4572e", "#1a1a1a", "#ffffff", "#6b6b6b"
+SIDE, TEXT_WIDTH, MARGIN = 320, 430, 16
+
+
+def draw_examples(
+    predictions: str | Path, data: str | Path, output: str | Path, count: int = 4
+) -> None:
+    """Draw ``count`` answers with boxes from ``predictions.jsonl``, of different images and kinds
+    of question, as a PNG. ``data`` is the file that was evaluated."""
+    records = {(r.image, r.qid): r for r in read_sft_records(data, "skip")[0]}
+    rows = [row for _, row in iter_json_lines(predictions)]
+    chosen = _choose([row for row in rows if row["boxes"] and "grounding" in row], count)
+    if not chosen:
+        return
+    panels = [_panel(row, records[row["image"], row["qid"]]) for row in chosen]
+    columns = min(2, len(panels))
+    width, height = panels[0].size
+    lines = -(-len(panels) // columns)
+    sheet = Image.new("RGB", (columns * width, lines * height + 36), PAPER)
+    for number, panel in enumerate(panels):
+        sheet.paste(panel, ((number % columns) * width, (number // columns) * height))
+    _legend(sheet, lines * height)
+    with atomic_write(output, "wb") as stream:
+        sheet.save(stream, format="PNG", optimize=True)
+
+
+def _choose(rows: Sequence[dict], count: int) -> list[dict]:
+    """The first row of each new image and content type, then of each new image."""
+    chosen: list[dict] = []
+    for fresh in (("image", "content_type", "modality"), ("image", "content_type"), ("image",)):
+        for row in rows:
+            seen = all(all(row[k] != other[k] for other in chosen) for k in fresh)
+            if seen and len(chosen) < count:
+                chosen.append(row)
+    return chosen
+
+
+def _panel(row: dict, record: SftRecord) -> Image.Image:
+    panel = Image.new("RGB", (SIDE + TEXT_WIDTH + 3 * MARGIN, SIDE + 2 * MARGIN), PAPER)
+    image = open_image(record.image)
+    scale = SIDE / max(image.size)
+    shown = image.resize((round(image.width * scale), round(image.height * scale)))
+    draw = ImageDraw.Draw(shown)
+    for region in record.regions:
+        draw.rectangle([v * scale for v in region.box_xyxy_pixels], outline=GOLD, width=3)
+    for box in row["boxes"]:
+        pixels = grid_to_pixels(box, image.size)
+        draw.rectangle([v * scale for v in pixels], outline=CLAIMED, width=3)
+    panel.paste(shown, (MARGIN, MARGIN))
+    right = row["scores"]["exact"]
+    verdict = f"gold: {row['gold']} ({'right' if right else 'wrong'})"
+    paragraphs = [
+        (row["question"], INK, 19),
+        (f"answer: {row['answer']}", CLAIMED, 19),
+        (verdict, GOLD, 19),
+        (row["caption"], GREY, 15),
+        *((f"- {step}", GREY, 15) for step in row["reasoning"]),
+        (f"IoU {row['grounding']['iou']:.2f}", GREY, 15),
+    ]
+    _write(ImageDraw.Draw(panel), (SIDE + 2 * MARGIN, MARGIN), paragraphs)
+    return panel
+
+
+def _write(draw: ImageDraw.ImageDraw, at: tuple[int, int], paragraphs: list[tuple]) -> None:
+    x, y = at
+    for text, colour, size in paragraphs:
+        font = ImageFont.load_default(size)
+        for line in textwrap.wrap(text, width=int(TEXT_WIDTH / (size * 0.52))) or [""]:
+            draw.text((x, y), line, fill=colour, font=font)
+            y += round(size * 1.3)
+        y += 4
+
+
+def _legend(sheet: Image.Image, top: int) -> None:
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(15)
+    draw.text((MARGIN, top + 8), "green: gold box", fill=GOLD, font=font)
+    draw.text((MARGIN + 150, top + 8), "orange: box that the model claims", fill=CLAIMED, font=font)

@@ -1,0 +1,68 @@
+"""From a model and packed trees to token log-probabilities: the only function that does this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kit.model.sharing import PackedBatch
+
+
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """``logprobs`` (K,) float32 of the targets of a batch in order, and ``is_argmax`` (K,) bool,
+    whether greedy decoding would have chosen the target."""
+
+    logprobs: Tensor
+    is_argmax: Tensor
+
+
+def qwen2vl_of(model: nn.Module) -> nn.Module:
+    """The ``Qwen2VLForConditionalGeneration`` inside a PEFT or plain model.
+
+    LoRA layers are injected in place, so calling its parts runs them with the adapter.
+    """
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def encode_images(model: nn.Module, batch: PackedBatch) -> dict:
+    """Run the vision tower once a distinct image; returns what ``mm_encoder_outputs`` takes."""
+    inner = qwen2vl_of(model).model
+    output = inner.get_image_features(batch.pixel_values, batch.image_grid_thw, return_dict=True)
+    output.pooler_output = tuple(output.pooler_output[i] for i in batch.image_index.tolist())
+    return {"image": output}
+
+
+def token_logprobs(
+    model: nn.Module, batch: PackedBatch, *, temperature: float = 1.0
+) -> TokenLogprobs:
+    """Log-probabilities of the targets of packed trees.
+
+    Logits are computed only where a target is predicted, and reduced in float32.
+    """
+    causal_lm = qwen2vl_of(model)
+    hidden = causal_lm.model(
+        input_ids=batch.input_ids,
+        position_ids=batch.position_ids,
+        attention_mask=batch.attention_mask,
+        mm_encoder_outputs=encode_images(model, batch),
+        use_cache=False,
+    ).last_hidden_state
+    logits = causal_lm.lm_head(hidden.flatten(0, 1)[batch.predictor_index]).float() / temperature
+    chosen = logits.gather(1, batch.target_ids[:, None])[:, 0]
+    with torch.no_grad():
+        is_argmax = logits.argmax(dim=1) == batch.target_ids
+    return TokenLogprobs(chosen - logits.logsumexp(dim=1), is_argmax)
+
+
+class LogprobModel(nn.Module):
+    """``token_logprobs`` as a module, so that DDP and DeepSpeed wrap what the loss really calls."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: PackedBatch, temperature: float = 1.0) -> TokenLogprobs:
+        return token_logprobs(self.model, batch, temperature=temperature)

@@ -1,0 +1,201 @@
+"""One trunk, many branches: token rows in which continuations share what comes before them.
+
+A tree is a trunk (a prompt with its image) and branches (continuations that each see the trunk
+and themselves, and not each other). Packed into one row ``[trunk | branch 1 | ... | branch n]``
+with a block mask and position ids that restart at the trunk's end, every branch gets exactly the
+log-probabilities and gradients that it has as a row of its own, and the trunk is computed once.
+The questions of one image, the completions of one prompt and the variants of one probe are all
+trees; nothing here knows which.
+
+Shapes: B rows (trees), S row length, T trunk length, L branch length, K targets in the batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """A shared beginning with one image.
+
+    ``input_ids`` (T,) int64 with image placeholders already repeated; ``pixel_values``
+    (patches, dim) and ``image_grid_thw`` (1, 3) as the vision tower takes them; ``image_key``
+    names the image, so that equal images of several trunks are encoded once.
+    """
+
+    input_ids: Tensor
+    image_token_id: int
+    image_key: str
+    pixel_values: Tensor
+    image_grid_thw: Tensor
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A continuation. ``input_ids`` (L,) int64; ``is_target`` (L,) bool marks the tokens whose
+    log-probability is wanted."""
+
+    input_ids: Tensor
+    is_target: Tensor
+
+    @classmethod
+    def of(cls, context: Sequence[int], target: Sequence[int]) -> Branch:
+        """A branch whose ``context`` tokens are read and whose ``target`` tokens are scored.
+
+        >>> Branch.of([5, 6], [7]).is_target.tolist()
+        [False, False, True]
+        """
+        marks = [False] * len(context) + [True] * len(target)
+        return cls(torch.tensor([*context, *target], dtype=torch.int64), torch.tensor(marks))
+
+
+@dataclass(frozen=True)
+class Tree:
+    trunk: Trunk
+    branches: tuple[Branch, ...]
+
+    def __len__(self) -> int:
+        return len(self.trunk) + sum(len(b.input_ids) for b in self.branches)
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Trees as model inputs.
+
+    input_ids (B, S) int64, right-padded; position_ids (3, B, S) int64; attention_mask
+    (B, 1, S, S) bool, True where the query (third axis) may see the key; images:
+    pixel_values and image_grid_thw of the distinct images and image_index (B,) which of them
+    each row shows; predictor_index (K,) flat index into B*S of the token that predicts each
+    target; target_ids (K,); branch_index (K,) number of the branch of each target, counted over
+    the batch in order.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    attention_mask: Tensor
+    pixel_values: Tensor
+    image_grid_thw: Tensor
+    image_index: Tensor
+    predictor_index: Tensor
+    target_ids: Tensor
+    branch_index: Tensor
+    n_branches: int
+
+    def to(self, device: torch.device | str) -> PackedBatch:
+        """The same batch on another device."""
+        moved = {
+            f.name: value.to(device, non_blocking=True)
+            for f in dataclasses.fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return dataclasses.replace(self, **moved)
+
+
+def trunk_positions(trunk: Trunk, merge_size: int) -> tuple[Tensor, int]:
+    """Multimodal rotary positions of a trunk, and the position that follows it.
+
+    Text counts on in all three axes; an image spans (time, height, width) from where it starts
+    and what follows continues after its largest position (Qwen2-VL, arXiv 2409.12191, section
+    2.1; transformers' ``get_rope_index`` gives the same).
+
+    Returns:
+        (3, T) int64 and the next free position.
+    """
+    is_image = (trunk.input_ids == trunk.image_token_id).tolist()
+    grids = iter(trunk.image_grid_thw.tolist())
+    parts, start = [], 0
+    for image, run in itertools.groupby(is_image):
+        length = len(list(run))
+        if image:
+            time, height, width = next(grids)
+            axes = (time, height // merge_size, width // merge_size)
+            grid = torch.meshgrid(*(torch.arange(n) for n in axes), indexing="ij")
+            parts.append(torch.stack([axis.flatten() for axis in grid]) + start)
+            start += max(axes)
+        else:
+            parts.append((torch.arange(length) + start).expand(3, -1))
+            start += length
+    return torch.cat(parts, dim=1), start
+
+
+def pack(trees: Sequence[Tree], *, merge_size: int, pad_token_id: int = 0) -> PackedBatch:
+    """Lay each tree into one right-padded row."""
+    n_rows, length = len(trees), max(len(tree) for tree in trees)
+    input_ids = torch.full((n_rows, length), pad_token_id)
+    position_ids = torch.zeros(3, n_rows, length, dtype=torch.int64)
+    group = torch.full((n_rows, length), -1)  # 0 trunk, 1.. branches, -1 padding
+    predictors, targets, owners = [], [], []
+    number = 0
+    for row, tree in enumerate(trees):
+        at = len(tree.trunk)
+        input_ids[row, :at] = tree.trunk.input_ids
+        position_ids[:, row, :at], after = trunk_positions(tree.trunk, merge_size)
+        group[row, :at] = 0
+        for index, branch in enumerate(tree.branches, 1):
+            end = at + len(branch.input_ids)
+            input_ids[row, at:end] = branch.input_ids
+            position_ids[:, row, at:end] = torch.arange(end - at) + after
+            group[row, at:end] = index
+            places = branch.is_target.nonzero().flatten()
+            before = at + places - 1
+            before[places == 0] = len(tree.trunk) - 1
+            predictors.append(row * length + before)
+            targets.append(branch.input_ids[places])
+            owners.append(torch.full_like(places, number))
+            number, at = number + 1, end
+    pixel_values, image_grid_thw, image_index = distinct_images([tree.trunk for tree in trees])
+    return PackedBatch(
+        input_ids=input_ids,
+        position_ids=position_ids,
+        attention_mask=branch_mask(group),
+        pixel_values=pixel_values,
+        image_grid_thw=image_grid_thw,
+        image_index=image_index,
+        predictor_index=torch.cat(predictors),
+        target_ids=torch.cat(targets),
+        branch_index=torch.cat(owners),
+        n_branches=number,
+    )
+
+
+def branch_mask(group: Tensor) -> Tensor:
+    """Which token may see which: earlier ones of the trunk and of its own branch.
+
+    ``group`` (B, S): 0 for the trunk, 1.. for branches, -1 for padding. Padding sees only
+    itself, so that no row of the softmax is empty and none of it reaches a real token.
+
+    >>> branch_mask(torch.tensor([[0, 1, 2, -1]]))[0, 0].int().tolist()
+    [[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 1]]
+    """
+    query, key = group[:, :, None], group[:, None, :]
+    length = group.shape[1]
+    earlier = torch.ones(length, length, dtype=torch.bool, device=group.device).tril()
+    real = (query >= 0) & (key >= 0)
+    same = torch.eye(length, dtype=torch.bool, device=group.device)
+    return ((earlier & real & ((key == 0) | (key == query))) | same)[:, None]
+
+
+def distinct_images(trunks: Sequence[Trunk]) -> tuple[Tensor, Tensor, Tensor]:
+    """The images of trunks, equal ones once.
+
+    Returns:
+        pixel_values (patches, dim), image_grid_thw (images, 3), and the image of each trunk.
+    """
+    order = {trunk.image_key: trunk for trunk in trunks}
+    place = {key: index for index, key in enumerate(order)}
+    distinct = order.values()
+    return (
+        torch.cat([t.pixel_values for t in distinct]),
+        torch.cat([t.image_grid_thw for t in distinct]),
+        torch.tensor([place[t.image_key] for t in trunks]),
+    )

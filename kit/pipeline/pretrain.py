@@ -1,0 +1,133 @@
+"""The embedded base model from scratch: a model that speaks but sees badly.
+
+It learns to see on drawings of geometric shapes, and to speak of medicine from phantom records
+whose images were exchanged, so that it knows the words and the form of an answer but not what
+they look like. Fine-tuning has to teach it that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import Qwen2VLForConditionalGeneration
+
+from kit.command import option
+from kit.data.phantom import write_slake_phantoms
+from kit.data.prepare import PrepareConfig, prepare
+from kit.data.records import SftRecord, read_sft_records, write_records
+from kit.data.shapes import write_shapes
+from kit.model.tiny import base_folder, tiny_config, tiny_processor, train_tokenizer
+from kit.prompting.messages import INSTRUCTIONS
+from kit.train.config import SftConfig
+from kit.train.sft import train
+
+
+@dataclass
+class PretrainConfig:
+    """Make the weights of the embedded model."""
+
+    work_dir: str = option("runs/pretrain_tiny", help="where data and the run go")
+    output: str = option(str(base_folder()), help="where the base model goes")
+    shapes: int = option(3000, help="drawings of geometric shapes")
+    phantoms: int = option(500, help="phantoms whose images are exchanged")
+    steps: int = option(1500, help="optimizer steps")
+    batch_size: int = option(64, help="records a step")
+    lr: float = option(1.5e-3, help="peak learning rate")
+    seed: int = option(2027, help="of drawings, weights and order; no other stage draws with it")
+
+
+def pretrain(config: PretrainConfig) -> int:
+    """Draw, train, and write the base model in float16."""
+    work = Path(config.work_dir)
+    records = training_records(config, work)
+    write_records(work / "train.json", records)
+    start_folder = work / "start"
+    tokenizer = train_tokenizer(texts_of(records))
+    torch.manual_seed(config.seed)
+    model = Qwen2VLForConditionalGeneration(tiny_config(tokenizer))
+    model.save_pretrained(start_folder)
+    processor = tiny_processor(tokenizer)
+    processor.save(start_folder)
+    code = train(
+        SftConfig(
+            base_model=str(start_folder),
+            data=str(work / "train.json"),
+            output_dir=str(work / "run"),
+            finetuning="full",
+            freeze_vision_tower=False,
+            per_device_train_batch_size=config.batch_size,
+            questions_per_image=8,
+            group_by_length=False,
+            prompting_mode="both",
+            max_steps=config.steps,
+            learning_rate=config.lr,
+            adam_beta2=0.98,
+            weight_decay=0.01,
+            warmup_ratio=0.02,
+            logging_steps=25,
+            save_steps=250,
+            seed=config.seed,
+            resume_from_checkpoint="latest" if any((work / "run").glob("checkpoint-*")) else None,
+            report_to=["none"],
+        )
+    )
+    if code == 0:
+        trained = Qwen2VLForConditionalGeneration.from_pretrained(work / "run", dtype=torch.float16)
+        trained.save_pretrained(config.output)
+        processor.save(config.output)
+    return code
+
+
+def training_records(config: PretrainConfig, work: Path) -> list[SftRecord]:
+    """Drawings with true answers, phantoms with exchanged images."""
+    write_shapes(work / "shapes", images={"train": config.shapes}, seed=config.seed)
+    write_slake_phantoms(work / "phantoms", images={"train": config.phantoms}, seed=config.seed)
+    result = []
+    for name in ("shapes", "phantoms"):
+        output = work / f"{name}.json"
+        prepare(
+            PrepareConfig(
+                output=str(output), dataset="SLAKE", split="train", slake_root=str(work / name)
+            )
+        )
+        records, _ = read_sft_records(output)
+        result += exchange_images(records, config.seed) if name == "phantoms" else records
+    return result
+
+
+def exchange_images(records: list[SftRecord], seed: int) -> list[SftRecord]:
+    """Give the records of each image another image, chosen blindly."""
+    shown = {record.image: record for record in records}
+    images = list(shown)
+    others = images.copy()
+    random.Random(seed).shuffle(others)
+    other = dict(zip(images, others, strict=True))
+    return [
+        dataclasses.replace(
+            record,
+            image=other[record.image],
+            image_size=shown[other[record.image]].image_size,
+            regions=(),
+        )
+        for record in records
+    ]
+
+
+def texts_of(records: list[SftRecord]) -> list[str]:
+    """All that the model reads and writes, for the tokenizer."""
+    texts = [
+        *INSTRUCTIONS.values(),
+        "system\nYou are a helpful assistant.",
+        "user\n",
+        "assistant\n",
+    ]
+    for record in records:
+        output = json.loads(record.output)
+        short = json.dumps({k: output[k] for k in ("reasoning", "answer")}, ensure_ascii=False)
+        texts += [record.question, record.output, short]
+    return texts

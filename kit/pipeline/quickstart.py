@@ -1,0 +1,128 @@
+"""All stages on the embedded phantoms and the embedded model, end to end."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kit.command import option
+from kit.data.phantom import write_slake_phantoms
+from kit.data.prepare import PrepareConfig, prepare
+from kit.errors import UserError
+from kit.evaluate.config import EvaluateConfig
+from kit.evaluate.evaluation import evaluate
+from kit.evaluate.figure import draw_examples
+from kit.evaluate.report import metrics_table
+from kit.files import write_json
+from kit.train.config import SftConfig
+from kit.train.sft import train as train_sft
+
+
+@dataclass
+class QuickstartConfig:
+    """Phantoms, prepared data, SFT, and the evaluation of base and SFT, on a CPU."""
+
+    output_dir: str = option("runs/quickstart", help="run folder", aliases=["--out_dir"])
+    train_images: int = option(240, help="phantoms to train on")
+    test_images: int = option(40, help="phantoms to evaluate on, none of which is trained on")
+    sft_epochs: float = option(2.0, help="passes of SFT over the training questions")
+    seed: int = option(0, help="of phantoms and training")
+
+    def __post_init__(self):
+        folder = Path(self.output_dir)
+        if folder.exists() and any(folder.iterdir()):
+            fix = f"remove it, or choose another: --output_dir {self.output_dir}2"
+            raise UserError("the run folder is not empty", where=folder, fix=fix)
+
+
+@dataclass
+class Stages:
+    """Runs stages one after the other, says which, and keeps their seconds."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def stage(self, name: str, words: str) -> Iterator[None]:
+        print(f"\n== {len(self.seconds) + 1}. {name}: {words}", flush=True)
+        start = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - start, 1)
+        print(f"   {self.seconds[name]:.0f} s", flush=True)
+
+
+def quickstart(config: QuickstartConfig) -> dict:
+    """Run all stages; writes ``summary.json`` with the metrics of each model and the seconds of
+    each stage, and returns it."""
+    folder = Path(config.output_dir)
+    data = folder / "data"
+    stages = Stages()
+    metrics: dict[str, dict[str, float]] = {}
+
+    with stages.stage("phantoms", "draw CT, MRI and X-ray phantoms in the layout of SLAKE"):
+        images = {"train": config.train_images, "validate": 20, "test": config.test_images}
+        write_slake_phantoms(data / "SLAKE", images=images, seed=config.seed)
+
+    with stages.stage("prepare_data", "records with caption, reasoning, boxes and answer"):
+        for split in images:
+            prepare(
+                PrepareConfig(
+                    output=str(data / f"{split}.json"),
+                    dataset="SLAKE",
+                    split=split,
+                    slake_root=str(data / "SLAKE"),
+                )
+            )
+
+    def evaluation(name: str, **model) -> None:
+        with stages.stage(f"evaluate_{name}", f"answers of the {name} model to unseen images"):
+            metrics[name] = evaluate(
+                EvaluateConfig(
+                    data=str(data / "test.json"),
+                    train_data=str(data / "train.json"),
+                    output=str(folder / f"evaluate_{name}"),
+                    per_device_eval_batch_size=48,
+                    max_new_tokens=160,
+                    seed=config.seed,
+                    **model,
+                )
+            )
+
+    evaluation("base", base_model="tiny")
+
+    with stages.stage("train_sft", "LoRA on the embedded model"):
+        train_sft(
+            SftConfig(
+                base_model="tiny",
+                data=str(data / "train.json"),
+                eval_data=str(data / "validate.json"),
+                output_dir=str(folder / "sft"),
+                freeze_vision_tower=False,
+                lora_r=32,
+                lora_alpha=64,
+                per_device_train_batch_size=32,
+                questions_per_image=8,
+                group_by_length=False,
+                prompting_mode="both",
+                num_train_epochs=config.sft_epochs,
+                learning_rate=3e-3,
+                warmup_ratio=0.05,
+                logging_steps=5,
+                save_steps=0,
+                seed=config.seed,
+            )
+        )
+
+    evaluation("sft", adapter=str(folder / "sft"))
+
+    draw_examples(
+        folder / "evaluate_sft" / "predictions.jsonl", data / "test.json", folder / "examples.png"
+    )
+    summary = {"metrics": metrics, "seconds": stages.seconds}
+    write_json(folder / "summary.json", summary)
+    print(f"\n{metrics_table(metrics)}")
+    total = sum(stages.seconds.values())
+    print(f"\n{total:.0f} s in all. Made: {folder}/ (summary.json, examples.png, a folder a stage)")
+    return summary

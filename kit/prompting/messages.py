@@ -1,0 +1,44 @@
+"""From a question to chat messages, in the two prompting modes.
+
+``think_answer`` asks for reasoning and an answer; ``caption_reason_answer`` asks the model to say
+first what it sees, then why, where and what. In both the answer is one JSON object. The
+instruction stands before the image and the question after it, so that all questions about one
+image share everything up to the image's end.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from kit.data.targets import INSTRUCTION
+
+Mode = Literal["think_answer", "caption_reason_answer"]
+
+MODES: tuple[str, ...] = get_args(Mode)
+
+INSTRUCTIONS = {
+    "think_answer": (
+        "Answer the question about this medical image. Think first. Reply with one JSON object "
+        'with the keys "reasoning" (a list of short steps) and "answer" (short).'
+    ),
+    "caption_reason_answer": INSTRUCTION,
+}
+
+REQUIRED_KEYS = {
+    "think_answer": ("reasoning", "answer"),
+    "caption_reason_answer": ("caption", "reasoning", "boxes", "answer"),
+}
+
+
+def build_messages(question: str, mode: str) -> list[dict]:
+    """The chat of one user turn, in the form that ``apply_chat_template`` takes.
+
+    >>> [part["type"] for part in build_messages("Is there a mass?", "think_answer")[0]["content"]]
+    ['text', 'image', 'text']
+    """
+    content = [
+        {"type": "text", "text": INSTRUCTIONS[mode] + "\n"},
+        {"type": "image"},
+        {"type": "text", "text": "\n" + question},
+    ]
+    return [{"role": "user", "content": content}]

@@ -1,0 +1,96 @@
+"""What a finished run leaves behind: adapter or model, processor, model card."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import yaml
+from accelerate import Accelerator
+from torch import nn
+
+from kit.data.records import SftRecord
+from kit.errors import RecordError
+from kit.files import atomic_write
+from kit.model.processor import Processor
+from kit.train.config import TrainingConfig
+from kit.train.state import Progress
+
+
+def describe(
+    model: nn.Module,
+    records: list[SftRecord],
+    dropped: list[RecordError],
+    global_batch: int,
+    total_steps: int,
+) -> str:
+    """One line on what is about to be trained on what."""
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    everything = sum(p.numel() for p in model.parameters())
+    bad = f" ({len(dropped)} broken lines dropped)" if dropped else ""
+    return (
+        f"{len(records)} records{bad}; {trained:,} of {everything:,} parameters trained; "
+        f"{total_steps} steps of {global_batch} records"
+    )
+
+
+def save_final(
+    config: TrainingConfig,
+    accelerator: Accelerator,
+    model: nn.Module,
+    processor: Processor,
+    progress: Progress,
+    records: list[SftRecord],
+) -> None:
+    """Write the PEFT adapter (or the full model), the processor and the model card."""
+    if accelerator.is_main_process:
+        folder = Path(config.output_dir)
+        model.save_pretrained(folder)
+        processor.save(folder)
+        with atomic_write(folder / "README.md") as stream:
+            stream.write(model_card(config, progress, records))
+    accelerator.wait_for_everyone()
+
+
+def model_card(config: TrainingConfig, progress: Progress, records: list[SftRecord]) -> str:
+    """A hub model card: what was trained on what, how to load it, what it is not for."""
+    adapter = config.finetuning == "lora"
+    front = {
+        "base_model": config.base_model,
+        "library_name": "peft" if adapter else "transformers",
+        "pipeline_tag": "image-text-to-text",
+        "tags": ["medical", "visual-question-answering", "qwen2_vl"] + ["lora"] * adapter,
+    }
+    counts = Counter(record.dataset or "unnamed" for record in records)
+    data = ", ".join(f"{name} ({n} questions)" for name, n in sorted(counts.items()))
+    method = f"{config.finetuning}, quantization {config.quantization}"
+    if adapter:
+        method += f", r {config.lora_r}, alpha {config.lora_alpha}"
+    best = ""
+    if progress.best_loss is not None:
+        best = f"\nLowest eval_loss {progress.best_loss:.4f} at step {progress.best_step}."
+    load = (
+        f'base = Qwen2VLForConditionalGeneration.from_pretrained("{config.base_model}")\n'
+        'model = PeftModel.from_pretrained(base, "THIS_FOLDER")'
+        if adapter
+        else 'model = Qwen2VLForConditionalGeneration.from_pretrained("THIS_FOLDER")'
+    )
+    return f"""---
+{yaml.safe_dump(front, sort_keys=False)}---
+
+# Medical visual question answering
+
+Answers a question about a medical image with one JSON object: caption, reasoning, boxes (on a
+0..1000 grid) and answer.
+
+- Base model: {config.base_model}
+- Method: {method}
+- Data: {data}
+- Steps: {progress.step}, peak learning rate {config.learning_rate:g}, seed {config.seed}
+{best}
+```python
+{load}
+```
+
+For research. Not a medical device; not for diagnosis or treatment.
+"""

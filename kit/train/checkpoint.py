@@ -1,0 +1,131 @@
+"""Checkpoints that are whole or do not exist.
+
+A checkpoint is written under a temporary name, fsynced, listed with sha256 in ``manifest.json``
+and renamed. A folder without a valid manifest is no checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from kit.errors import UserError
+from kit.files import explain_os_error, write_json
+
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def publish(folder: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a temporary folder and rename it to ``folder``, atomically.
+
+    Raises:
+        UserError: disk full or not writable; nothing half-written stays.
+    """
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        write(temporary)
+        files = sorted(p for p in temporary.rglob("*") if p.is_file())
+        for path in files:
+            _sync(path)
+        sums = {str(p.relative_to(temporary)): _sha256(p) for p in files}
+        write_json(temporary / "manifest.json", {"files": sums})
+        if folder.exists():
+            old = folder.with_name(f".{folder.name}.old")
+            shutil.rmtree(old, ignore_errors=True)
+            os.rename(folder, old)
+            os.rename(temporary, folder)
+            shutil.rmtree(old)
+        else:
+            os.rename(temporary, folder)
+        _sync(folder.parent)
+    except OSError as error:
+        raise explain_os_error(error, folder) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def problem_with(folder: Path) -> str | None:
+    """Why a folder is no valid checkpoint, or None."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        sums = dict(manifest["files"])
+    except FileNotFoundError:
+        return "no manifest.json"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "manifest.json is damaged"
+    for name, expected in sums.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if _sha256(path) != expected:
+            return f"{name} is damaged (sha256 differs)"
+    return None
+
+
+def checkpoints(run_folder: Path) -> list[Path]:
+    """Folders named checkpoint-N, newest first."""
+    found = [p for p in run_folder.glob("checkpoint-*") if p.is_dir() and _NAME.fullmatch(p.name)]
+    return sorted(found, key=step_of, reverse=True)
+
+
+def step_of(folder: Path) -> int:
+    """
+    >>> step_of(Path("runs/a/checkpoint-250"))
+    250
+    """
+    return int(_NAME.fullmatch(folder.name)[1])
+
+
+def choose(run_folder: Path, asked: str) -> tuple[Path, list[str]]:
+    """The checkpoint to resume from, and a line for each newer one that was skipped.
+
+    ``asked``: a checkpoint folder, or ``latest`` for the newest valid one of the run.
+
+    Raises:
+        UserError: there is none, or the one that was named is damaged.
+    """
+    if asked != "latest":
+        folder = Path(asked)
+        if not _NAME.fullmatch(folder.name) or not folder.is_dir():
+            fix = "give a folder named checkpoint-N, or latest"
+            raise UserError("no such checkpoint", where=asked, fix=fix)
+        problem = problem_with(folder)
+        if problem:
+            raise UserError(f"the checkpoint is damaged: {problem}", where=folder, fix="use latest")
+        return folder, []
+    skipped = []
+    for folder in checkpoints(run_folder):
+        problem = problem_with(folder)
+        if problem is None:
+            return folder, skipped
+        skipped.append(f"skipped {folder.name}: {problem}")
+    detail = f" ({'; '.join(skipped)})" if skipped else ""
+    fix = "leave out --resume_from_checkpoint to start from the beginning"
+    raise UserError(f"no valid checkpoint to resume from{detail}", where=run_folder, fix=fix)
+
+
+def prune(run_folder: Path, keep: int) -> None:
+    """Delete all but the newest ``keep`` checkpoints."""
+    for folder in checkpoints(run_folder)[keep:]:
+        (folder / "manifest.json").unlink(missing_ok=True)  # from here on it does not exist
+        shutil.rmtree(folder)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

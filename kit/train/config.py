@@ -1,0 +1,144 @@
+"""Typed configuration of the training stages; names follow TRL and the HF Trainer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from kit.command import option
+from kit.errors import ConfigError
+
+
+@dataclass
+class TrainingConfig:
+    """What every training stage shares: model, optimisation, run folder."""
+
+    base_model: str = option(
+        "Qwen/Qwen2-VL-2B-Instruct",
+        help="hub name, local folder, or 'tiny' for the embedded model",
+        aliases=["--model_name_or_path"],
+    )
+    finetuning: Literal["lora", "full"] = option("lora", help="what is trained")
+    quantization: Literal["none", "nf4"] = option(
+        "none", help="nf4: frozen base in 4-bit with double quantization (QLoRA)"
+    )
+    lora_r: int = option(16, help="LoRA rank")
+    lora_alpha: int = option(32, help="LoRA scale is lora_alpha / lora_r")
+    lora_dropout: float = option(0.0, help="above 0, questions do not share their image's pass")
+    freeze_vision_tower: bool = option(True, help="leave the vision tower and its merger untouched")
+    attn_implementation: str = option("sdpa", help="sdpa or eager")
+    min_pixels: int | None = option(None, help="least area of an image after resizing")
+    max_pixels: int | None = option(None, help="largest area of an image after resizing")
+
+    output_dir: str = option("", help="run folder", aliases=["--out_dir"])
+    seed: int = option(42, help="of data order, initial adapter and sampling")
+    per_device_train_batch_size: int = option(
+        8, help="records a process and micro-batch", aliases=["--batch_size"]
+    )
+    gradient_accumulation_steps: int = option(1, help="micro-batches a step")
+    learning_rate: float = option(1e-4, help="peak learning rate", aliases=["--lr"])
+    num_train_epochs: float = option(1.0, help="passes over the data, where max_steps is not set")
+    max_steps: int = option(-1, help="optimizer steps; overrides epochs", aliases=["--steps"])
+    lr_scheduler_type: Literal["cosine", "linear", "constant_with_warmup"] = option(
+        "cosine", help="shape of the learning rate after warm-up"
+    )
+    warmup_ratio: float = option(0.03, help="share of the steps that warm up")
+    warmup_steps: int = option(0, help="overrides warmup_ratio if above 0")
+    weight_decay: float = option(0.0, help="AdamW's, on matrices only")
+    adam_beta1: float = option(0.9, help="AdamW's")
+    adam_beta2: float = option(0.999, help="AdamW's")
+    max_grad_norm: float = option(1.0, help="gradient clipping; 0 is off")
+    gradient_checkpointing: bool = option(False, help="recompute activations to save memory")
+    bf16: bool | None = option(None, help="bfloat16 autocast; left out: wherever the GPU has it")
+    dataloader_num_workers: int = option(0, help="processes a rank that prepare images")
+
+    logging_steps: int = option(10, help="steps between logged metrics")
+    eval_steps: int = option(0, help="steps between evaluations; 0: only at the end")
+    save_steps: int = option(500, help="steps between checkpoints; 0 is off")
+    save_total_limit: int = option(2, help="checkpoints that are kept")
+    report_to: list[str] = option(
+        help="trackers that accelerate knows, or none", default_factory=lambda: ["tensorboard"]
+    )
+    resume_from_checkpoint: str | None = option(
+        None, help="'latest' or the path of a checkpoint folder"
+    )
+
+    def __post_init__(self):
+        if not self.output_dir:
+            raise ConfigError("no run folder given", where="output_dir", fix="set --output_dir")
+        for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "lora_r"):
+            _require(getattr(self, name) >= 1, name, "must be at least 1", getattr(self, name))
+        for name in ("learning_rate", "num_train_epochs"):
+            _require(
+                0 < getattr(self, name) < float("inf"), name, "must be above 0", getattr(self, name)
+            )
+        for name in ("weight_decay", "max_grad_norm", "eval_steps", "save_steps", "warmup_steps"):
+            _require(
+                0 <= getattr(self, name) < float("inf"),
+                name,
+                "must not be negative",
+                getattr(self, name),
+            )
+        _require(0 <= self.lora_dropout < 1, "lora_dropout", "must be in [0, 1)", self.lora_dropout)
+        _require(
+            0 <= self.warmup_ratio <= 1, "warmup_ratio", "must be in [0, 1]", self.warmup_ratio
+        )
+        _require(self.max_steps != 0, "max_steps", "must be above 0, or -1 for epochs", 0)
+        _require(self.logging_steps >= 1, "logging_steps", "must be at least 1", self.logging_steps)
+        _require(
+            self.save_total_limit >= 1,
+            "save_total_limit",
+            "must be at least 1",
+            self.save_total_limit,
+        )
+        if self.finetuning == "full" and self.quantization != "none":
+            raise ConfigError(
+                "full fine-tuning cannot train 4-bit weights",
+                where="finetuning: full, quantization: nf4",
+                fix="use finetuning: lora (QLoRA) or quantization: none",
+            )
+
+
+@dataclass
+class SftConfig(TrainingConfig):
+    """Supervised fine-tuning on prepared records."""
+
+    output_dir: str = option("checkpoints/qwen2vl_sft", help="run folder", aliases=["--out_dir"])
+    data: str = option("", help="training records that prepare_data wrote")
+    eval_data: str | None = option(None, help="records for the loss during training")
+    skip_bad: bool = option(False, help="drop broken lines of the data instead of stopping")
+    prompting_mode: Literal["think_answer", "caption_reason_answer", "both"] = option(
+        "caption_reason_answer", help="the mode that is taught; both: every record in each"
+    )
+    questions_per_image: int = option(
+        4, help="questions of one image that are kept in one batch and share its pass; 1 is off"
+    )
+    group_by_length: bool = option(True, help="batches of similar length, for less padding")
+    max_length: int = option(4096, help="tokens of image, question and answer; longer is an error")
+    load_best_model_at_end: bool = option(
+        False, help="the final adapter is the one with the lowest eval_loss"
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.data:
+            raise ConfigError(
+                "no training data given", where="data", fix="set --data data/train.json"
+            )
+        _require(
+            self.questions_per_image >= 1,
+            "questions_per_image",
+            "must be at least 1",
+            self.questions_per_image,
+        )
+        if self.load_best_model_at_end and not (self.eval_data and self.eval_steps):
+            raise ConfigError(
+                "the best model is not known without evaluation",
+                where="load_best_model_at_end: true",
+                fix="set eval_data and eval_steps too",
+            )
+
+
+def _require(fine: bool, key: str, rule: str, value: object) -> None:
+    if not fine:
+        raise ConfigError(f"{key} {rule}, not {value}", where=key, fix="mend the value")

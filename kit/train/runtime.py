@@ -1,0 +1,170 @@
+"""The process's part in a run: Accelerator, seeds, sums over ranks, requests to stop."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import signal
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import (
+    DistributedType,
+    InitProcessGroupKwargs,
+    ProjectConfiguration,
+    set_seed,
+)
+
+from kit.errors import ConfigError
+from kit.train.config import TrainingConfig
+
+EXIT_STOPPED = 99
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "deepspeed",
+    "bitsandbytes",
+    "datasets",
+    "tokenizers",
+    "safetensors",
+)
+
+
+def start(config: TrainingConfig) -> Accelerator:
+    """Join the process group and fix the seeds.
+
+    Raises:
+        ConfigError: accelerate and the kit were told different things.
+    """
+    accumulation = int(os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", 1))
+    if accumulation not in (1, config.gradient_accumulation_steps):
+        raise ConfigError(
+            f"accelerate accumulates {accumulation} micro-batches, the kit "
+            f"{config.gradient_accumulation_steps}",
+            where="gradient_accumulation_steps of the accelerate config and of the kit's config",
+            fix="leave it out of the accelerate config",
+        )
+    accelerator = join(
+        mixed_precision=_precision(config.bf16),
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        log_with=None if config.report_to == ["none"] else config.report_to,
+        project_config=ProjectConfiguration(
+            project_dir=config.output_dir, logging_dir=str(Path(config.output_dir) / "logs")
+        ),
+    )
+    set_seed(config.seed)
+    return accelerator
+
+
+def join(**options) -> Accelerator:
+    """An ``Accelerator`` that has joined all the processes that were launched.
+
+    Without a GPU accelerate must be told how: for plain processes ``cpu=True``, which would drop
+    DeepSpeed; for DeepSpeed the backend, which alone would leave plain processes each training
+    by itself while they count as several.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", 1))
+    if "LOCAL_RANK" in os.environ and not torch.cuda.is_available():
+        if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+            options["kwargs_handlers"] = [InitProcessGroupKwargs(backend="gloo")]
+        else:
+            options["cpu"] = True
+    accelerator = Accelerator(**options)
+    alone = launched > 1 and accelerator.distributed_type == DistributedType.NO
+    if accelerator.num_processes != launched or alone:
+        raise ConfigError(
+            f"{launched} processes were launched, but accelerate sees {accelerator.num_processes} "
+            f"({accelerator.distributed_type.value})",
+            where="the accelerate config",
+            fix="use one of accelerate_configs/",
+        )
+    return accelerator
+
+
+def _precision(bf16: bool | None) -> str | None:
+    told = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if bf16 is None:
+        on_gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        return told if told != "no" else ("bf16" if on_gpu else "no")
+    wanted = "bf16" if bf16 else "no"
+    if told not in ("no", wanted):
+        raise ConfigError(
+            f"accelerate asks for mixed precision {told!r}, the kit for {wanted!r}",
+            where="mixed_precision of the accelerate config and bf16 of the kit's config",
+            fix="make them agree, or leave bf16 out of the kit's config",
+        )
+    return wanted
+
+
+def weights_dtype(accelerator: Accelerator, *, trained: bool) -> torch.dtype:
+    """Frozen weights are held in the compute type, trained ones in float32."""
+    half = accelerator.mixed_precision == "bf16" and not trained
+    return torch.bfloat16 if half else torch.float32
+
+
+def total(accelerator: Accelerator, *values: float) -> list[float]:
+    """Sums over all ranks, in float64."""
+    tensor = torch.tensor(values, dtype=torch.float64, device=accelerator.device)
+    return accelerator.reduce(tensor, reduction="sum").tolist()
+
+
+class StopRequest:
+    """SIGTERM, SIGINT or a file ``stop`` in the run folder ask to leave at the next step.
+
+    A context: on leaving it the signals mean again what they meant before.
+    """
+
+    def __init__(self, folder: Path):
+        self.file = folder / "stop"
+        self._asked = False
+
+    def __enter__(self) -> StopRequest:
+        signals = (signal.SIGTERM, signal.SIGINT)
+        self._before = {number: signal.signal(number, self._note) for number in signals}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number, frame) -> None:
+        self._asked = True
+
+    def agreed(self, accelerator: Accelerator) -> bool:
+        """Whether any rank was asked; the same answer on all ranks."""
+        return total(accelerator, float(self._asked or self.file.exists()))[0] > 0
+
+
+def environment(accelerator: Accelerator) -> dict:
+    """What a run was made with: versions, devices, command line."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": versions,
+        "gpus": gpus,
+        "num_processes": accelerator.num_processes,
+        "distributed_type": accelerator.distributed_type.value,
+        "mixed_precision": accelerator.mixed_precision,
+        "command": sys.argv,
+    }
+
+
+def peak_memory_bytes() -> int:
+    """Most memory held so far: of the GPU if there is one, else of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

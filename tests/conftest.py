@@ -1,0 +1,37 @@
+"""Fixtures shared by all tests."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from kit.model.load import load_base, load_processor
+
+ROOT = Path(__file__).resolve().parent.parent
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def realdata() -> Path:
+    """The real sample of SLAKE and VQA-RAD beside the checkout, where it is there."""
+    folder = ROOT.parent / "shared" / "realdata"
+    if not folder.is_dir():
+        pytest.skip("the real sample is not beside the checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def processor():
+    return load_processor("tiny")
+
+
+@pytest.fixture(scope="session")
+def base_model():
+    """The embedded model; do not change it."""
+    return load_base("tiny").eval()
+
+
+@pytest.fixture
+def fresh_model():
+    """The embedded model, to be changed at will."""
+    return load_base("tiny")

@@ -1,0 +1,149 @@
+"""A packed tree gives every branch what a row of its own gives it."""
+
+import random
+
+import pytest
+import torch
+from PIL import Image
+
+from kit.model.load import add_lora
+from kit.model.logprobs import token_logprobs
+from kit.model.sharing import Branch, Tree, branch_mask, pack, trunk_positions
+
+MODE = "caption_reason_answer"
+
+
+@pytest.fixture
+def trees(processor):
+    """Trees with images of different sizes and branches of different lengths."""
+    dice = random.Random(torch.initial_seed())
+    result = []
+    for number, n_branches in enumerate((1, 2, 5)):
+        size = (dice.randint(60, 300), dice.randint(60, 300))
+        pixels = Image.effect_noise(size, 80).convert("RGB")
+        trunk = processor.encode_trunk(processor.prepare_image(pixels, str(number)), MODE)
+        branches = []
+        for _ in range(n_branches):
+            length = dice.randint(1, 30)
+            ids = [dice.randrange(300) for _ in range(length + dice.randint(0, 9))]
+            branches.append(Branch.of(ids[length:], ids[:length]))
+        result.append(Tree(trunk, tuple(branches)))
+    return result
+
+
+def separate_rows(model, processor, trees):
+    """transformers' own log-probabilities: one row a branch, the trunk repeated."""
+    result = []
+    for tree in trees:
+        for branch in tree.branches:
+            ids = torch.cat([tree.trunk.input_ids, branch.input_ids])[None]
+            logits = model(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                mm_token_type_ids=(ids == processor.image_token_id).int(),
+                pixel_values=tree.trunk.pixel_values,
+                image_grid_thw=tree.trunk.image_grid_thw,
+                use_cache=False,
+            ).logits[0]
+            logprobs = logits.float().log_softmax(-1)[:-1].gather(1, ids[0, 1:, None])[:, 0]
+            result.append(logprobs[len(tree.trunk) - 1 :][branch.is_target])
+    return torch.cat(result)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_logprobs_and_lora_gradients_equal_separate_rows(
+    fresh_model, processor, trees, checkpointing
+):
+    model = add_lora(fresh_model, r=4, alpha=8, dropout=0.0, freeze_vision_tower=False)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.train()
+    weights = torch.randn(sum(int(b.is_target.sum()) for t in trees for b in t.branches))
+
+    def gradients(logprobs):
+        model.zero_grad()
+        (logprobs * weights).sum().backward()
+        return {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
+
+    shared = token_logprobs(model, pack(trees, merge_size=2)).logprobs
+    own = gradients(shared)
+    separate = separate_rows(model, processor, trees)
+    reference = gradients(separate)
+    torch.testing.assert_close(shared, separate, atol=1e-5, rtol=0)
+    assert own.keys() == reference.keys()
+    for name, gradient in reference.items():
+        assert gradient.norm() > 0, name
+        assert (own[name] - gradient).norm() / gradient.norm() < 1e-5, name
+
+
+def test_loss_of_a_batch_equals_transformers_own(fresh_model, processor, trees):
+    """model(labels=...) averages over the supervised tokens of a padded batch."""
+    rows = [(tree.trunk, branch) for tree in trees for branch in tree.branches]
+    length = max(len(t) + len(b.input_ids) for t, b in rows)
+    ids = torch.zeros(len(rows), length, dtype=torch.int64)
+    labels = torch.full_like(ids, -100)
+    mask = torch.zeros_like(ids)
+    for row, (trunk, branch) in enumerate(rows):
+        whole = torch.cat([trunk.input_ids, branch.input_ids])
+        ids[row, : len(whole)], mask[row, : len(whole)] = whole, 1
+        places = len(trunk) + branch.is_target.nonzero().flatten()
+        labels[row, places] = whole[places]
+    reference = fresh_model(
+        input_ids=ids,
+        attention_mask=mask,
+        labels=labels,
+        mm_token_type_ids=(ids == processor.image_token_id).int(),
+        pixel_values=torch.cat([t.pixel_values for t, _ in rows]),
+        image_grid_thw=torch.cat([t.image_grid_thw for t, _ in rows]),
+    ).loss
+    own = -token_logprobs(fresh_model, pack(trees, merge_size=2)).logprobs.mean()
+    torch.testing.assert_close(own, reference, atol=1e-5, rtol=0)
+
+
+def test_positions_equal_transformers_rope_index(fresh_model, processor):
+    for _ in range(20):
+        size = (random.randint(30, 400), random.randint(30, 400))
+        image = processor.prepare_image(Image.new("RGB", size), "x")
+        trunk = processor.encode_trunk(image, MODE)
+        reference, delta = fresh_model.model.get_rope_index(
+            trunk.input_ids[None],
+            (trunk.input_ids == processor.image_token_id).int()[None],
+            trunk.image_grid_thw,
+        )
+        positions, after = trunk_positions(trunk, merge_size=2)
+        assert torch.equal(positions, reference[:, 0])
+        assert after == len(trunk) + int(delta)
+
+
+def test_branches_are_blind_to_each_other(fresh_model, trees):
+    changed = [Tree(t.trunk, (*t.branches[:-1], Branch.of([7, 7], [8, 9, 10]))) for t in trees[-1:]]
+    before = token_logprobs(fresh_model, pack(trees[-1:], merge_size=2))
+    after = token_logprobs(fresh_model, pack(changed, merge_size=2))
+    n = sum(int(b.is_target.sum()) for b in trees[-1].branches[:-1])
+    torch.testing.assert_close(before.logprobs[:n], after.logprobs[:n], atol=1e-5, rtol=0)
+
+
+def test_vision_tower_sees_an_image_once(fresh_model, processor, monkeypatch):
+    image = processor.prepare_image(Image.new("RGB", (100, 100)), "same")
+    trees = [
+        Tree(processor.encode_trunk(image, mode), (Branch.of([], [5]),))
+        for mode in ("think_answer", "caption_reason_answer")
+    ]
+    batch = pack(trees, merge_size=2)
+    assert len(batch.image_grid_thw) == 1
+    assert batch.image_index.tolist() == [0, 0]
+    assert token_logprobs(fresh_model, batch).logprobs.shape == (2,)
+
+
+def test_mask_by_brute_force():
+    group = torch.randint(-1, 4, (3, 12)).sort(dim=1, descending=True).values.flip(1)
+    mask = branch_mask(group)[:, 0]
+    for row in range(3):
+        for q in range(12):
+            for k in range(12):
+                gq, gk = group[row, q], group[row, k]
+                sees = q == k or (k < q and gq >= 0 and gk >= 0 and (gk == 0 or gk == gq))
+                assert bool(mask[row, q, k]) == bool(sees)
