@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from kit.data.phantom import write_slake_phantoms
+from kit.data.prepare import PrepareConfig, prepare
 from kit.model.load import load_base, load_processor
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,3 +37,22 @@ def base_model():
 def fresh_model():
     """The embedded model, to be changed at will."""
     return load_base("tiny")
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory) -> dict[str, Path]:
+    """A few phantoms in the layout of SLAKE, prepared: the data file of each split."""
+    folder = tmp_path_factory.mktemp("phantoms")
+    images = {"train": 12, "validate": 2, "test": 4}
+    write_slake_phantoms(folder / "SLAKE", images=images, seed=1)
+    files = {split: folder / f"{split}.json" for split in images}
+    for split, output in files.items():
+        prepare(
+            PrepareConfig(
+                output=str(output),
+                dataset="SLAKE",
+                split=split,
+                slake_root=str(folder / "SLAKE"),
+            )
+        )
+    return files

@@ -6,15 +6,19 @@ shorter one, byte for byte.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 
-from kit.data.phantom_anatomy import KINDS, Scene, draw_body
+from kit.data.phantom_anatomy import KINDS, draw_body
 from kit.data.phantom_drawing import bounding_box
-from kit.data.phantom_layout import Drawn, Picture, numbers, write_slake
+from kit.data.phantom_layout import Drawn, Picture, numbers, save_jpeg, write_slake
 from kit.data.phantom_lesions import Lesion, add_lesions
 from kit.data.phantom_questions import ask
+from kit.data.phantom_rad import rad_rows, set_traps
+from kit.data.phantom_scene import Scene
+from kit.files import atomic_write, explain_os_error
 
 # Grey codes of the masks; those of SLAKE where it has the label.
 _CODES = {
@@ -43,6 +47,7 @@ _LOCATIONS = {
     "X-ray chest": ("X-Ray", "Lung"),
 }
 _LESION_COUNTS = (0, 0, 1, 2)
+_RAD_NUMBERS = 400_000  # far from the numbers of the SLAKE layout: no image is in both
 _IMAGES = {"train": 200, "validate": 30, "test": 60}
 
 
@@ -65,6 +70,40 @@ def write_slake_phantoms(
     )
 
 
+def write_vqa_rad_phantoms(
+    root: str | Path, *, images: int = 120, test_images: int = 60, seed: int = 0
+) -> None:
+    """Write phantoms in the original VQA-RAD layout under ``root``, with its documented traps.
+
+    ``images`` have questions in the train split and ``test_images`` in the test split; as in the
+    original, three in four of the test images are train images too.
+
+    Raises:
+        UserError: the folder cannot be written.
+        ValueError: a count out of range.
+    """
+    root = Path(root)
+    shared = min(images, round(0.75 * test_images))
+    train, test_only = numbers("train", images), numbers("test", test_images - shared)
+    rows: list[dict] = []
+    try:
+        (root / "VQA_RAD Image Folder").mkdir(parents=True, exist_ok=True)
+        for number in [*train, *test_only]:
+            own = _RAD_NUMBERS + number
+            kind, _ = _cell(own, seed)
+            rng = np.random.default_rng([seed, 3, own])
+            picture, questions = draw_phantom(own, seed=seed)
+            save_jpeg(picture.pixels, root / "VQA_RAD Image Folder" / f"synpic{own}.jpg")
+            test = len(questions) if number in test_only else 0
+            test = len(questions) // 3 if number < shared else test
+            rows += rad_rows(own, kind, questions[:test], "test_", rng)
+            rows += rad_rows(own, kind, questions[test:], "", rng)
+        with atomic_write(root / "VQA_RAD Dataset Public.json") as stream:
+            json.dump(set_traps(rows), stream, indent=0, ensure_ascii=False)
+    except OSError as error:
+        raise explain_os_error(error, root) from error
+
+
 def draw_phantom(number: int, *, seed: int) -> Drawn:
     """The picture of this number and its questions."""
     scene, lesions, rng = draw_scene(number, seed=seed)
@@ -83,12 +122,18 @@ def draw_scene(number: int, *, seed: int) -> tuple[Scene, list[Lesion], np.rando
 
     Sixteen neighbours hold every kind of scan with every count of lesions.
     """
-    cells = len(KINDS) * len(_LESION_COUNTS)
-    block = np.random.default_rng([seed, 0, number // cells])
-    cell = int(block.permutation(cells)[number % cells])
+    kind, lesions = _cell(number, seed)
     rng = np.random.default_rng([seed, 1, number])
-    scene = draw_body(KINDS[cell % len(KINDS)], rng)
-    return scene, add_lesions(scene, _LESION_COUNTS[cell // len(KINDS)]), rng
+    scene = draw_body(kind, rng)
+    return scene, add_lesions(scene, lesions), rng
+
+
+def _cell(number: int, seed: int) -> tuple[str, int]:
+    """The kind of scan and the count of lesions that this number has drawn."""
+    cells = len(KINDS) * len(_LESION_COUNTS)
+    block = np.random.default_rng([seed, 0, number // cells]).permutation(cells)
+    cell = int(block[number % cells])
+    return KINDS[cell % len(KINDS)], _LESION_COUNTS[cell // len(KINDS)]
 
 
 def _picture(scene: Scene, lesions: list[Lesion], pixels: np.ndarray) -> Picture:

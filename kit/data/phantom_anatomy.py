@@ -7,71 +7,14 @@ the patient's side as in SLAKE: the left kidney is on the right of the image.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 
-from kit.data.phantom_drawing import (
-    Canvas,
-    Frame,
-    ellipse,
-    mirrored,
-    scaled,
-    smooth,
-    wobble,
-)
+from kit.data.phantom_drawing import ellipse, mirrored, scaled, smooth, wobble
+from kit.data.phantom_scene import Organ, Scene, draw_spine, draw_trunk, open_scene
 
 KINDS = ("CT abdomen", "CT lung", "MRI brain", "X-ray chest")
-
-
-@dataclass(frozen=True)
-class Organ:
-    """A drawn organ: ``cover`` is ``(height, width)`` in 0..1; ``tone`` White, Gray, Black or ""."""
-
-    label: str
-    cover: np.ndarray
-    tone: str = ""
-
-    @property
-    def area(self) -> float:
-        """Pixels covered."""
-        return float(self.cover.sum())
-
-
-@dataclass
-class Scene:
-    """A body being drawn. ``facts`` are what questions may ask beside organs and lesions."""
-
-    kind: str
-    canvas: Canvas
-    frame: Frame
-    rng: np.random.Generator
-    organs: list[Organ] = field(default_factory=list)
-    facts: dict[str, str] = field(default_factory=dict)
-
-    def tissue(self, outline, level: float, *, texture: float = 0.0, soft: float = 0.0):
-        """Fill an outline given in unit coordinates; returns what it covers."""
-        return self.canvas.fill(self.frame.to_pixels(outline), level, texture=texture, soft=soft)
-
-    def organ(
-        self, label: str, outline, level: float, *, texture: float = 5.0, soft: float = 0.0, tone=""
-    ) -> Organ:
-        """Draw an organ and remember where it is."""
-        organ = Organ(label, self.tissue(outline, level, texture=texture, soft=soft), tone)
-        self.organs.append(organ)
-        return organ
-
-    def line(self, points, level: float, thickness: int, *, soft: float = 0.0, strength=1.0):
-        """Draw an open line given in unit coordinates."""
-        cover = self.canvas.stroke(self.frame.to_pixels(points), thickness)
-        if soft:
-            cover = cv2.GaussianBlur(cover, (0, 0), soft)
-        self.canvas.blend(cover, level, strength)
-
-    def chance(self, probability: float) -> bool:
-        """True with this probability."""
-        return bool(self.rng.random() < probability)
 
 
 def draw_body(kind: str, rng: np.random.Generator) -> Scene:
@@ -85,68 +28,24 @@ def draw_body(kind: str, rng: np.random.Generator) -> Scene:
     return draw[kind](rng)
 
 
-def _open_scene(
-    kind: str, rng: np.random.Generator, *, size: tuple[int, int], radii: tuple[float, float], level
-) -> Scene:
-    """``size``: width and height before jitter, ``radii``: the body's, as parts of the size."""
-    width, height = (int(s + rng.integers(-10, 11)) for s in size)
-    scale = rng.uniform(0.84, 1.0)
-    reach = width * radii[0] * scale, height * radii[1] * scale
-    slack = [max(0.0, side / 2 - r - 2) for side, r in zip((width, height), reach, strict=True)]
-    centre = (
-        width / 2 + slack[0] * rng.uniform(-0.75, 0.75),
-        height / 2 + slack[1] * rng.uniform(-0.75, 0.75),
-    )
-    frame = Frame(centre, reach, rng.uniform(-0.1, 0.1))
-    return Scene(kind, Canvas(width, height, level=level, rng=rng), frame, rng)
-
-
-def _draw_trunk(scene: Scene, *, fat: float, muscle: float) -> None:
-    """Skin, fat, muscle wall, ribs and the scanner's table of a cross-section."""
-    rng = scene.rng
-    if scene.chance(0.6):
-        below = np.linspace(-0.9, 0.9, 24)
-        depth = rng.uniform(1.12, 1.25)
-        scene.line(np.stack([below, depth + 0.1 * (1 - below**2)], axis=1), 120, 1)
-    scene.tissue(ellipse(0, 0, 1, 1), muscle + 20)
-    scene.tissue(ellipse(0, 0, 0.975, 0.97), fat, texture=4)
-    wall = 0.9 - rng.uniform(0, 0.06)
-    scene.tissue(ellipse(0, 0, wall, wall), muscle, texture=5)
-    for angle in np.arange(0.2, 2 * math.pi, 0.52) + rng.uniform(-0.1, 0.1):
-        x, y = 0.87 * math.cos(angle), 0.86 * math.sin(angle)
-        if y < 0.7 and abs(x) > 0.2:
-            scene.tissue(ellipse(x, y, 0.075, 0.03, angle + math.pi / 2), 225)
-
-
-def _draw_spine(scene: Scene, y: float) -> None:
-    """A vertebra with its canal; the cord in it is the organ."""
-    level = scene.rng.uniform(205, 235)
-    process = [(-0.05, y + 0.1), (0.05, y + 0.1), (0.02, y + 0.36), (-0.02, y + 0.36)]
-    scene.tissue(smooth(process, 1), level)
-    wings = [(-0.26, y + 0.2), (0, y + 0.1), (0.26, y + 0.2), (0.1, y + 0.24), (-0.1, y + 0.24)]
-    scene.tissue(smooth(wings, 2), level)
-    scene.tissue(ellipse(0, y, 0.135, 0.135), level, texture=10)
-    scene.organ("Spinal Cord", ellipse(0, y + 0.165, 0.06, 0.07), 110, texture=0)
-
-
 def _draw_ct_abdomen(rng: np.random.Generator) -> Scene:
-    scene = _open_scene("CT abdomen", rng, size=(212, 184), radii=(0.47, 0.44), level=6)
-    _draw_trunk(scene, fat=62, muscle=112)
+    scene = open_scene("CT abdomen", rng, size=(212, 184), radii=(0.47, 0.44), level=6)
+    draw_trunk(scene, fat=62, muscle=112)
     scene.tissue(ellipse(0, -0.03, 0.8, 0.78), 58, texture=5)
-    _draw_spine(scene, 0.38)
+    draw_spine(scene, 0.38)
     scene.tissue(ellipse(rng.uniform(-0.02, 0.06), 0.16, 0.055, 0.065), 200)
     for _ in range(14):
         x, y = rng.uniform(-0.25, 0.45), rng.uniform(-0.62, 0.05)
         scene.tissue(ellipse(x, y, rng.uniform(0.06, 0.1), 0.07, rng.uniform(0, 3)), 104, texture=6)
     gray = rng.uniform(128, 146)
     liver = [(-0.78, -0.1), (-0.6, -0.55), (-0.2, -0.66), (0.14, -0.5), (-0.05, -0.28)]
-    liver += [(-0.16, 0.02), (-0.22, 0.2), (-0.46, 0.32), (-0.66, 0.42), (-0.8, 0.2)]
+    liver += [(-0.16, 0.02), (-0.26, 0.12), (-0.48, 0.16), (-0.66, 0.34), (-0.79, 0.2)]
     big_liver = scene.chance(0.5)
-    size = rng.uniform(1.0, 1.08) if big_liver else rng.uniform(0.62, 0.7)
+    size = rng.uniform(1.0, 1.08) if big_liver else rng.uniform(0.55, 0.62)
     scene.organ("Liver", smooth(scaled(wobble(liver, 0.04, rng), size, (-0.75, -0.1))), gray)
     if scene.chance(0.6):
         spleen = [(0.79, -0.25), (0.82, 0.1), (0.66, 0.42), (0.46, 0.5), (0.5, 0.2), (0.56, -0.1)]
-        size = rng.uniform(0.8, 0.95) if big_liver else rng.uniform(1.2, 1.3)
+        size = rng.uniform(0.8, 0.95) if big_liver else rng.uniform(1.5, 1.6)
         outline = scaled(wobble(spleen, 0.03, rng), size, (0.79, 0.12))
         scene.organ("Spleen", smooth(np.minimum(outline, 0.9)), gray - rng.uniform(0, 15))
     if scene.chance(0.5):
@@ -169,17 +68,19 @@ def _draw_kidney(scene: Scene, label: str, side: int, size: float, bright: bool)
     sinus = scaled(ellipse(0.34, 0.33, 0.06, 0.08), size, (0.33, 0.3))
     if side < 0:
         outline, sinus = mirrored(outline), mirrored(sinus)
-    scene.tissue(smooth(scaled(outline, 1.14, (side * 0.4, 0.3))), 58)
+    rim = smooth(scaled(outline, 1.14, (side * 0.4, 0.3)))
+    scene.tissue(rim, 58)
+    scene.hide(rim)
     level = rng.uniform(205, 225) if bright else rng.uniform(118, 135)
     scene.organ(label, smooth(outline), level, tone="White" if bright else "Gray")
     scene.tissue(sinus, 85, soft=0.8)
 
 
 def _draw_ct_lung(rng: np.random.Generator) -> Scene:
-    scene = _open_scene("CT lung", rng, size=(212, 180), radii=(0.48, 0.42), level=4)
-    _draw_trunk(scene, fat=70, muscle=128)
+    scene = open_scene("CT lung", rng, size=(212, 180), radii=(0.48, 0.42), level=4)
+    draw_trunk(scene, fat=70, muscle=128)
     with_heart = scene.chance(0.55)
-    _draw_spine(scene, 0.5)
+    draw_spine(scene, 0.5)
     scene.tissue(ellipse(rng.uniform(0.1, 0.16), 0.36, 0.07, 0.085), 185)
     missing = rng.choice(["Left Lung", "Right Lung", "none"], p=[0.25, 0.25, 0.5])
     left_bigger = scene.chance(0.5)
@@ -217,7 +118,7 @@ def _draw_vessels(scene: Scene, organ: Organ, count: int) -> None:
 
 
 def _draw_mri_brain(rng: np.random.Generator) -> Scene:
-    scene = _open_scene("MRI brain", rng, size=(176, 200), radii=(0.455, 0.46), level=3)
+    scene = open_scene("MRI brain", rng, size=(176, 200), radii=(0.455, 0.46), level=3)
     canvas = scene.canvas
     t2 = scene.chance(0.5)
     scene.facts["weighting"] = "T2" if t2 else "T1"
@@ -256,8 +157,7 @@ def _draw_mri_brain(rng: np.random.Generator) -> Scene:
 
 
 def _draw_xray_chest(rng: np.random.Generator) -> Scene:
-    scene = _open_scene("X-ray chest", rng, size=(192, 204), radii=(0.5, 0.48), level=10)
-    canvas = scene.canvas
+    scene = open_scene("X-ray chest", rng, size=(192, 204), radii=(0.5, 0.48), level=10)
     haze = rng.uniform(150, 172)
     trunk = [(-0.2, -1.1), (0.2, -1.1), (0.24, -0.86), (0.95, -0.72), (1.1, -0.3), (0.97, 0.2)]
     trunk += [(0.98, 1.2), (-0.98, 1.2), (-0.97, 0.2), (-1.1, -0.3), (-0.95, -0.72), (-0.24, -0.86)]
@@ -269,7 +169,6 @@ def _draw_xray_chest(rng: np.random.Generator) -> Scene:
     left_bigger = scene.chance(0.5)
     lung = [(0.2, -0.62), (0.4, -0.8), (0.6, -0.6), (0.74, -0.1), (0.78, 0.46), (0.5, 0.44)]
     lung += [(0.22, 0.52), (0.17, 0.1), (0.16, -0.3)]
-    covers = []
     for label, side in (("Left Lung", 1), ("Right Lung", -1)):
         outline = wobble(lung, 0.03, rng)
         outline[:, 1] *= rng.uniform(1.0, 1.08) if left_bigger == (side > 0) else 0.78
@@ -277,8 +176,8 @@ def _draw_xray_chest(rng: np.random.Generator) -> Scene:
         if label == missing:
             scene.tissue(outline, haze + 12, texture=8, soft=4)
         else:
-            covers.append(scene.organ(label, outline, rng.uniform(58, 76), soft=1.5).cover)
-    _draw_rib_cage(scene, sum(covers), haze)
+            scene.organ(label, outline, rng.uniform(48, 64), soft=1.5)
+    _draw_rib_cage(scene, sum(organ.cover for organ in scene.organs), haze)
     enlarged = scene.chance(0.5)
     scene.facts["heart enlarged"] = "Yes" if enlarged else "No"
     width = rng.uniform(0.43, 0.48) if enlarged else rng.uniform(0.22, 0.26)
@@ -311,5 +210,5 @@ def _draw_marker(scene: Scene) -> None:
         "L": [(0, 0), (0, 10), (6, 10)],
     }
     letter, x = ("R", 8) if scene.chance(0.5) else ("L", scene.canvas.width - 15)
-    strokes = np.array(letters[letter], dtype=float) + (x, 8)
+    strokes = np.array(letters[letter], dtype=float) + np.array([x, 8])
     scene.canvas.blend(scene.canvas.stroke(strokes, 1), 235)

@@ -41,12 +41,12 @@ class Canvas:
         self.width, self.height, self.rng = width, height, rng
         self.pixels = np.full((height, width), level, dtype=np.float32)
 
-    def cover(self, outline: np.ndarray) -> np.ndarray:
-        """How much of each pixel lies inside a closed outline, 0 to 1."""
-        stencil = np.zeros((self.height, self.width), dtype=np.uint8)
-        points = np.round(outline * (1 << _SUBPIXEL_BITS)).astype(np.int32)
-        cv2.fillPoly(stencil, [points], 255, lineType=cv2.LINE_AA, shift=_SUBPIXEL_BITS)
-        return stencil.astype(np.float32) / 255
+    def cover(self, outline: np.ndarray, *, soft: float = 0.0) -> np.ndarray:
+        """How much of each pixel lies inside a closed outline, 0 to 1; ``soft`` blurs the edge."""
+        window = self._window(outline, soft)
+        cover = np.zeros_like(self.pixels)
+        cover[window] = self._stencil(outline, window, soft)
+        return cover
 
     def stroke(self, points: np.ndarray, thickness: int) -> np.ndarray:
         """How much of each pixel lies on an open line, 0 to 1."""
@@ -61,19 +61,18 @@ class Canvas:
 
     def fill(
         self, outline: np.ndarray, level: float, *, texture: float = 0.0, soft: float = 0.0
-    ) -> np.ndarray:
-        """Fill an outline with a level and a soft texture; returns what it covers."""
-        cover = self.cover(outline)
-        if soft:
-            cover = cv2.GaussianBlur(cover, (0, 0), soft)
-        self.blend(cover, level + texture * self.clouds(5) if texture else level)
-        return cover
+    ) -> None:
+        """Fill an outline with a level and a soft texture."""
+        window = self._window(outline, soft)
+        inside = self.pixels[window]
+        cover = self._stencil(outline, window, soft)
+        if texture:
+            level = level + texture * _clouds(self.rng, inside.shape, 5)
+        inside += cover * (level - inside)
 
     def clouds(self, grain: int) -> np.ndarray:
         """Smooth noise of about unit size whose blobs are ``grain`` pixels wide."""
-        shape = (self.height // grain + 2, self.width // grain + 2)
-        coarse = self.rng.standard_normal(shape, dtype=np.float32)
-        return cv2.resize(coarse, (self.width, self.height), interpolation=cv2.INTER_CUBIC)
+        return _clouds(self.rng, self.pixels.shape, grain)
 
     def finish(self, *, blur: float, noise: float, gain: float, offset: float) -> np.ndarray:
         """The picture as the scanner gives it: blurred, noisy, windowed, ``uint8``."""
@@ -81,6 +80,31 @@ class Canvas:
         grain = self.rng.standard_normal(picture.shape, dtype=np.float32)
         picture += noise * cv2.GaussianBlur(grain, (0, 0), 0.6)
         return np.clip(picture * gain + offset, 0, 255).round().astype(np.uint8)
+
+    def _window(self, outline: np.ndarray, soft: float) -> tuple[slice, slice]:
+        """The part of the image that an outline can touch, at least one pixel."""
+        margin = 2 + math.ceil(4 * soft)
+        low = np.floor(outline.min(axis=0)).astype(int) - margin
+        high = np.ceil(outline.max(axis=0)).astype(int) + margin + 1
+        left, top = np.clip(low, 0, (self.width - 1, self.height - 1))
+        right, bottom = np.clip(high, (left + 1, top + 1), (self.width, self.height))
+        return slice(top, bottom), slice(left, right)
+
+    def _stencil(self, outline: np.ndarray, window: tuple[slice, slice], soft: float) -> np.ndarray:
+        rows, columns = window
+        shape = rows.stop - rows.start, columns.stop - columns.start
+        stencil = np.zeros(shape, dtype=np.uint8)
+        points = (outline - (columns.start, rows.start)) * (1 << _SUBPIXEL_BITS)
+        points = np.round(points).astype(np.int32)
+        cv2.fillPoly(stencil, [points], 255, lineType=cv2.LINE_AA, shift=_SUBPIXEL_BITS)
+        cover = stencil.astype(np.float32) / 255
+        return cv2.GaussianBlur(cover, (0, 0), soft) if soft else cover
+
+
+def _clouds(rng: np.random.Generator, shape: tuple[int, ...], grain: int) -> np.ndarray:
+    height, width = shape
+    coarse = rng.standard_normal((height // grain + 2, width // grain + 2), dtype=np.float32)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
 def ellipse(

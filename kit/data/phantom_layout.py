@@ -19,13 +19,18 @@ QUESTIONS_AT_MOST = 16
 
 @dataclass(frozen=True)
 class Question:
-    """One English question. ``kind`` names what is asked; it is not written to any file."""
+    """One English question.
+
+    ``kind`` names what is asked and ``wordings`` are all texts that ask it; the SLAKE layout
+    holds neither.
+    """
 
     kind: str
     question: str
     answer: str
     content_type: str
     answer_type: str
+    wordings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

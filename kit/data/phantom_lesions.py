@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from kit.data.phantom_anatomy import Organ, Scene
 from kit.data.phantom_drawing import Canvas, blob, ellipse
+from kit.data.phantom_scene import Organ, Scene
 
 QUADRANTS = ("Upper Left", "Upper Right", "Lower Left", "Lower Right")
-TONES = {"White": 236.0, "Gray": 128.0, "Black": 22.0}
+TONES = {"White": 236.0, "Gray": 136.0, "Black": 22.0}
 
 _HOSTS = {
     "CT abdomen": ("Liver", "Spleen", "Left Kidney", "Right Kidney"),
@@ -62,11 +62,9 @@ def _hosts(scene: Scene) -> list[Organ]:
     return [o for o in scene.organs if o.label in _HOSTS[scene.kind]]
 
 
-def _free(scene: Scene, host: Organ, lesions: list[Lesion]) -> np.ndarray:
+def _free(host: Organ, lesions: list[Lesion]) -> np.ndarray:
     """Pixels where the organ can be seen and no lesion lies near."""
     free = host.cover > 0.9
-    for organ in scene.organs[scene.organs.index(host) + 1 :]:
-        free &= organ.cover < 0.1
     for lesion in lesions:
         free &= cv2.dilate(lesion.cover, np.ones((9, 9), np.uint8)) < 0.1
     return free
@@ -76,12 +74,14 @@ def _add_spot(scene: Scene, lesions: list[Lesion]) -> Lesion | None:
     """A lesion of a random look in a random quadrant, in an organ that has room for it there."""
     rng, canvas = scene.rng, scene.canvas
     side = min(canvas.width, canvas.height)
+    hosts = _hosts(scene)
     rooms = {
         host.label: cv2.distanceTransform(
-            np.pad(_free(scene, host, lesions), 1).astype(np.uint8), cv2.DIST_L2, 5
+            np.pad(_free(host, lesions), 1).astype(np.uint8), cv2.DIST_L2, 5
         )[1:-1, 1:-1]
-        for host in _hosts(scene)
+        for host in hosts
     }
+    bright = {host.label for host in hosts if host.tone == "White"}
     for quadrant in rng.permutation(QUADRANTS):
         for _ in range(_TRIES):
             look = _draw_look(scene.kind, rng)
@@ -90,7 +90,8 @@ def _add_spot(scene: Scene, lesions: list[Lesion]) -> Lesion | None:
             fits = {
                 label: places
                 for label, room in rooms.items()
-                if len(places := np.argwhere(room * window > radius * look.inner + 0.5)) > 8
+                if not (label in bright and look.tone in ("White", ""))
+                and len(places := np.argwhere(room * window > radius * look.inner + 0.5)) > 8
             }
             if fits:
                 host = sorted(fits)[rng.integers(len(fits))]
@@ -153,10 +154,11 @@ def _paint(canvas: Canvas, look: _Look, middle: tuple[float, float], radius: flo
     else:
         outline = ellipse(*middle, radius, radius * rng.uniform(0.94, 1.0))
     if look.shape == "Ring":
-        cover = canvas.fill(outline, TONES["White"])
+        canvas.fill(outline, TONES["White"])
         canvas.fill(ellipse(*middle, radius * 0.62, radius * 0.6), TONES["Black"] + 10)
-        return cover
-    return canvas.fill(outline, TONES[look.tone] + rng.uniform(-8, 8), texture=4)
+    else:
+        canvas.fill(outline, TONES[look.tone] + rng.uniform(-8, 8), texture=4)
+    return canvas.cover(outline)
 
 
 def _add_effusion(scene: Scene, lesions: list[Lesion]) -> Lesion | None:
@@ -170,8 +172,6 @@ def _add_effusion(scene: Scene, lesions: list[Lesion]) -> Lesion | None:
     across = (x - columns.mean()) / max(1.0, len(columns) / 2)
     level = rows[-1] - len(rows) * (rng.uniform(0.2, 0.26) + 0.12 * across**2)
     cover = host.cover * np.clip(y - level, 0, 1).astype(np.float32)
-    for organ in scene.organs[scene.organs.index(host) + 1 :]:
-        cover = cover * (1 - organ.cover)
     if any((lesion.cover * cover).any() for lesion in lesions):
         return None
     canvas.blend(cover, 225)

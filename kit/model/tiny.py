@@ -88,16 +88,16 @@ def tiny_processor(tokenizer: Qwen2Tokenizer, pixels_a_side: int = 140) -> Proce
 
 
 def tiny_config(tokenizer: Qwen2Tokenizer) -> Qwen2VLConfig:
-    """About 3.5 million parameters in Qwen2-VL's shape; the head size of 32 fits the rotary
+    """About 1.7 million parameters in Qwen2-VL's shape; the head size of 32 fits the rotary
     sections of time, height and width."""
     ids = {t: tokenizer.convert_tokens_to_ids(t) for t in SPECIAL_TOKENS}
     return Qwen2VLConfig(
         text_config={
             "vocab_size": len(tokenizer),
-            "hidden_size": 192,
-            "intermediate_size": 512,
-            "num_hidden_layers": 5,
-            "num_attention_heads": 6,
+            "hidden_size": 128,
+            "intermediate_size": 384,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "max_position_embeddings": 4096,
             "rope_parameters": {
@@ -109,7 +109,7 @@ def tiny_config(tokenizer: Qwen2Tokenizer) -> Qwen2VLConfig:
             "eos_token_id": ids["<|im_end|>"],
             "pad_token_id": ids["<|endoftext|>"],
         },
-        vision_config={"depth": 4, "embed_dim": 128, "num_heads": 4, "hidden_size": 192},
+        vision_config={"depth": 4, "embed_dim": 96, "num_heads": 3, "hidden_size": 128},
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"],

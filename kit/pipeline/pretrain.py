@@ -1,8 +1,8 @@
 """The embedded base model from scratch: a model that speaks but sees badly.
 
 It learns to see on drawings of geometric shapes, and to speak of medicine from phantom records
-whose images were exchanged, so that it knows the words and the form of an answer but not what
-they look like. Fine-tuning has to teach it that.
+most of which come with the image of another one, so that it knows the words and the form of an
+answer but hardly what they look like. Fine-tuning has to teach it that.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ class PretrainConfig:
     work_dir: str = option("runs/pretrain_tiny", help="where data and the run go")
     output: str = option(str(base_folder()), help="where the base model goes")
     shapes: int = option(3000, help="drawings of geometric shapes")
-    phantoms: int = option(500, help="phantoms whose images are exchanged")
+    phantoms: int = option(1200, help="phantoms, most of which show another one's image")
+    exchanged: float = option(0.7, help="share of the phantoms whose images are exchanged")
     steps: int = option(1500, help="optimizer steps")
-    batch_size: int = option(64, help="records a step")
+    batch_size: int = option(48, help="records a step")
     lr: float = option(1.5e-3, help="peak learning rate")
     seed: int = option(2027, help="of drawings, weights and order; no other stage draws with it")
 
@@ -61,7 +62,7 @@ def pretrain(config: PretrainConfig) -> int:
             finetuning="full",
             freeze_vision_tower=False,
             per_device_train_batch_size=config.batch_size,
-            questions_per_image=8,
+            questions_per_image=2,
             group_by_length=False,
             prompting_mode="both",
             max_steps=config.steps,
@@ -92,27 +93,26 @@ def training_records(config: PretrainConfig, work: Path) -> list[SftRecord]:
         output = work / f"{name}.json"
         prepare(
             PrepareConfig(
-                output=str(output), dataset="SLAKE", split="train", slake_root=str(work / name)
+                output=str(output), dataset="SLAKE",split="train",leaks="keep",slake_root=str(work / name)
             )
         )
         records, _ = read_sft_records(output)
-        result += exchange_images(records, config.seed) if name == "phantoms" else records
+        if name == "phantoms":
+            records = exchange_images(records, config.exchanged, config.seed)
+        result += records
     return result
 
 
-def exchange_images(records: list[SftRecord], seed: int) -> list[SftRecord]:
-    """Give the records of each image another image, chosen blindly."""
-    shown = {record.image: record for record in records}
-    images = list(shown)
-    others = images.copy()
-    random.Random(seed).shuffle(others)
-    other = dict(zip(images, others, strict=True))
+def exchange_images(records: list[SftRecord], share: float, seed: int) -> list[SftRecord]:
+    """Give the records of a share of the images another image of them, chosen blindly."""
+    dice = random.Random(seed)
+    images = list(dict.fromkeys(record.image for record in records))
+    exchanged = dice.sample(images, round(share * len(images)))
+    others = dice.sample(exchanged, len(exchanged))
+    other = dict(zip(exchanged, others, strict=True))
     return [
         dataclasses.replace(
-            record,
-            image=other[record.image],
-            image_size=shown[other[record.image]].image_size,
-            regions=(),
+            record, image=other.get(record.image, record.image), regions=(), image_size=None
         )
         for record in records
     ]

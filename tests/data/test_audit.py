@@ -91,7 +91,7 @@ def test_similarity_is_symmetric_bounded_and_reflexive(first, second):
 
 def test_leaks_of_the_real_sample(realdata):
     root = realdata / "SLAKE"
-    for language, count in (("en", 34), ("zh", 205)):
+    for language, count in (("en", 30), ("zh", 121)):
         train = [r for r in read_slake(root, "train", language)[0] if isinstance(r, RawQuestion)]
         test = [r for r in read_slake(root, "test", "both")[0] if isinstance(r, RawQuestion)]
         other = {r.image for r in test if r.language != language}

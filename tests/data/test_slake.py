@@ -70,7 +70,7 @@ def test_real_sample(realdata, case):
     for row in sound:
         source = raw[int(row.qid)]
         assert row.question == " ".join(source["question"].split())
-        assert row.image == realdata.resolve() / "SLAKE" / "imgs" / source["img_name"]
+        assert row.image == realdata.absolute() / "SLAKE" / "imgs" / source["img_name"]
         assert set(row.evidence) <= set(row.regions)
         labels = json.loads((row.image.parent / "detection.json").read_text())
         assert [r.label for r in row.regions] == [next(iter(item)) for item in labels]

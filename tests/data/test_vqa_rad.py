@@ -41,7 +41,7 @@ def read_one(folder, **changes):
     return rows[0], mended
 
 
-@pytest.mark.parametrize(("split", "count", "images"), [("train", 196, 33), ("test", 62, 24)])
+@pytest.mark.parametrize(("split", "count", "images"), [("train", 196, 33), ("test", 62, 23)])
 def test_real_sample(realdata, split, count, images):
     rows, mended = read_vqa_rad(realdata / "VQA_RAD", split)
     assert all(isinstance(row, RawQuestion) for row in rows)

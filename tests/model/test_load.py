@@ -1,0 +1,178 @@
+"""Loading: what is frozen, what is trained, and refusals that say what to do."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import Qwen2VLForConditionalGeneration
+
+from kit.data.images import open_image
+from kit.data.records import read_sft_records
+from kit.errors import UserError
+from kit.model.generation import Prompt, Sampling, generate
+from kit.model.load import add_lora, load_adapter, load_base, load_processor
+from kit.model.logprobs import token_logprobs
+from kit.model.tiny import base_folder, tiny_config
+from kit.prompting.messages import MODES
+from kit.train.batches import pack_records
+
+
+@pytest.fixture
+def adapter(tmp_path, fresh_model):
+    model = add_lora(fresh_model, r=4, alpha=8, dropout=0.0, freeze_vision_tower=True)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+    model.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def logits_of(model):
+    ids = torch.arange(30)[None]
+    return model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_lora_reaches_all_linear_layers_it_should(fresh_model, frozen):
+    linear = {
+        name
+        for name, module in fresh_model.named_modules()
+        if isinstance(module, torch.nn.Linear) and name != "lm_head"
+    }
+    model = add_lora(fresh_model, r=2, alpha=2, dropout=0.0, freeze_vision_tower=frozen)
+    adapted = {
+        name.split(".lora_A")[0].removeprefix("base_model.model.")
+        for name, parameter in model.named_parameters()
+        if "lora_A" in name and parameter.requires_grad
+    }
+    assert adapted == {name for name in linear if not (frozen and "visual" in name)}
+    assert all("lora_" in n for n, p in model.named_parameters() if p.requires_grad)
+
+
+def test_adapter_loads_in_plain_peft_and_here(adapter):
+    ours = load_adapter(load_base("tiny"), adapter).eval()
+    base = Qwen2VLForConditionalGeneration.from_pretrained(base_folder(), dtype=torch.float32)
+    plain = PeftModel.from_pretrained(base, adapter).eval()
+    torch.testing.assert_close(logits_of(ours), logits_of(plain))
+    assert not torch.allclose(logits_of(ours), logits_of(load_base("tiny").eval()))
+
+
+def test_adapter_for_another_base_is_refused(adapter, tmp_path):
+    """Other sizes, and other layers."""
+    config = tiny_config(load_processor("tiny").tokenizer)
+    for key, value in {"num_hidden_layers": 2, "intermediate_size": 64}.items():
+        text = config.text_config.to_dict() | {key: value}
+        text.pop("layer_types", None)
+        other = Qwen2VLForConditionalGeneration(
+            type(config)(**config.to_dict() | {"text_config": text})
+        )
+        with pytest.raises(UserError, match="does not fit this base model"):
+            load_adapter(other, adapter)
+
+
+REFUSALS = {
+    "missing folder": ("/no/such/model", "no such model folder"),
+    "relative path": ("./nothing/here", "no such model folder"),
+    "file not folder": (__file__, "config.json"),
+}
+
+
+@pytest.mark.parametrize(("name", "message"), REFUSALS.values(), ids=REFUSALS)
+def test_no_such_base(name, message):
+    with pytest.raises(UserError, match=message):
+        load_base(name)
+
+
+def test_folder_of_another_kind_is_refused(tmp_path, adapter):
+    with pytest.raises(UserError, match="adapter, not a base model"):
+        load_base(str(adapter))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    with pytest.raises(UserError, match="not a Qwen2-VL model but 'llama'"):
+        load_base(str(tmp_path))
+    (tmp_path / "config.json").write_text("{broken")
+    with pytest.raises(UserError, match="cannot read"):
+        load_base(str(tmp_path))
+
+
+def test_pickled_weights_are_refused(tmp_path):
+    """Nothing but safetensors is opened: a pickle could run code."""
+    folder = tmp_path / "pickled"
+    shutil.copytree(base_folder(), folder)
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"no \*.safetensors"):
+        load_base(str(folder))
+
+
+def test_truncated_weights_are_a_clear_error(tmp_path, adapter):
+    folder = tmp_path / "cut"
+    shutil.copytree(base_folder(), folder)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(UserError, match="cannot load the model"):
+        load_base(str(folder))
+    cut = adapter / "adapter_model.safetensors"
+    cut.write_bytes(cut.read_bytes()[:2000])
+    with pytest.raises(UserError, match="does not fit|cannot load"):
+        load_adapter(load_base("tiny"), adapter)
+
+
+def test_adapter_with_missing_weights_is_refused(adapter):
+    weights = load_file(adapter / "adapter_model.safetensors")
+    weights.pop(sorted(weights)[0])
+    save_file(weights, adapter / "adapter_model.safetensors")
+    with pytest.raises(UserError, match="does not fit"):
+        load_adapter(load_base("tiny"), adapter)
+
+
+def test_not_an_adapter_folder(tmp_path):
+    with pytest.raises(UserError, match=r"adapter_config\.json"):
+        load_adapter(load_base("tiny"), tmp_path)
+
+
+def test_pixel_bounds_must_fit():
+    with pytest.raises(UserError, match="exceeds max_pixels"):
+        load_processor("tiny", min_pixels=100_000, max_pixels=50_000)
+
+
+def test_qlora_keeps_its_gradients_over_a_generation(prepared, processor):
+    """Train, generate, train: on CPUs with AVX512-BF16 bitsandbytes would repack the weights at
+    the generation and the second training step would silently lose its gradients."""
+    records = read_sft_records(prepared["train"])[0][:4]
+    torch.manual_seed(0)
+    model = load_base("tiny", quantization="nf4")
+    assert any("Linear4bit" in type(m).__name__ for m in model.modules())
+    model = add_lora(model, r=4, alpha=8, dropout=0.0, freeze_vision_tower=False).train()
+    frozen = {n: p.detach().clone() for n, p in model.named_parameters() if not p.requires_grad}
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=1e-2)
+    batch = pack_records(records, processor, modes=MODES, merge_size=2, max_length=4096)
+
+    def step():
+        optimizer.zero_grad()
+        loss = -token_logprobs(model, batch).logprobs.mean()
+        loss.backward()
+        norms = {name: parameter.grad.norm() for name, parameter in trained.items()}
+        optimizer.step()
+        return loss.item(), norms
+
+    first, _ = step()
+    image = processor.prepare_image(open_image(records[0].image), "x")
+    prompt = Prompt(processor.encode_trunk(image, MODES[0]), ((1, 2, 3),))
+    generate(
+        model, [prompt], Sampling(max_new_tokens=4), end_id=processor.end_of_turn_id,
+        unsampled_ids=processor.unsampled_ids,
+    )  # fmt: skip
+    losses = []
+    for _ in range(5):
+        loss, norms = step()
+        losses.append(loss)
+        assert all(norm > 0 for norm in norms.values()), [n for n, v in norms.items() if v == 0]
+    assert losses[-1] < first
+    for name, parameter in model.named_parameters():
+        if name in frozen:
+            assert torch.equal(parameter, frozen[name]), name

@@ -1,0 +1,217 @@
+"""The SFT loop on the embedded model: artefacts, splits of the batch, resume, stopping."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from kit.errors import ConfigError, UserError
+from kit.model.load import load_adapter, load_base
+from kit.model.tiny import base_folder
+from kit.train.config import SftConfig
+from kit.train.runtime import EXIT_STOPPED
+from kit.train.sft import train
+
+ROOT = Path(__file__).resolve().parents[2]
+PLAIN = {
+    "base_model": "tiny",
+    "max_steps": 3,
+    "per_device_train_batch_size": 8,
+    "learning_rate": 1e-2,
+    "warmup_ratio": 0.0,
+    "freeze_vision_tower": False,
+    "logging_steps": 1,
+    "save_steps": 0,
+    "report_to": ["none"],
+}
+
+
+def config(prepared, folder, **changes) -> SftConfig:
+    return SftConfig(data=str(prepared["train"]), output_dir=str(folder), **PLAIN | changes)
+
+
+def rows(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def adapter_of(folder) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def most_apart(a, b) -> float:
+    assert a.keys() == b.keys()
+    return max(float((a[k] - b[k]).abs().max()) for k in a)
+
+
+def test_a_run_leaves_what_was_promised(prepared, tmp_path):
+    changes = {"max_steps": 6, "report_to": ["tensorboard"], "save_steps": 2, "eval_steps": 3}
+    assert train(config(prepared, tmp_path, eval_data=str(prepared["test"]), **changes)) == 0
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names >= {
+        "config.yaml", "environment.json", "metrics.jsonl", "summary.json", "README.md", "logs",
+        "adapter_config.json", "adapter_model.safetensors", "tokenizer.json",
+        "preprocessor_config.json", "checkpoint-2", "checkpoint-4", "best",
+    }  # fmt: skip
+    assert list(tmp_path.glob("logs/**/events.*"))
+    losses = [row["loss"] for row in rows(tmp_path) if "loss" in row]
+    assert len(losses) == 6
+    assert losses[-1] < losses[0]
+    assert [row["step"] for row in rows(tmp_path) if "eval_loss" in row] == [3, 6]
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["max_steps"] == 6
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["step"] == 6
+    assert summary["samples"] == 48
+    assert summary["finished"] is True
+    assert "base_model: tiny" in (tmp_path / "README.md").read_text()
+    weights = adapter_of(tmp_path)
+    assert all(w.dtype == torch.float32 for w in weights.values())
+    assert all(w.abs().max() > 0 for name, w in weights.items() if "lora_B" in name)
+    adapted = load_adapter(load_base("tiny"), tmp_path)
+    frozen = load_file(base_folder() / "model.safetensors")
+    for name, weight in adapted.get_base_model().state_dict().items():
+        plain = name.replace(".base_layer", "")
+        if plain in frozen:
+            assert torch.equal(weight, frozen[plain].float()), name
+
+
+@pytest.mark.parametrize("split", [(1, 8), (2, 4), (4, 2), (8, 1)])
+def test_gradient_does_not_depend_on_the_split(prepared, tmp_path, split):
+    """Answers differ in length, so means of means would show."""
+    train(config(prepared, tmp_path / "whole", questions_per_image=1))
+    size, accumulation = split
+    train(
+        config(
+            prepared,
+            tmp_path / "split",
+            questions_per_image=1,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=accumulation,
+        )
+    )
+    assert most_apart(adapter_of(tmp_path / "whole"), adapter_of(tmp_path / "split")) < 1e-4
+    for whole, part in zip(rows(tmp_path / "whole"), rows(tmp_path / "split"), strict=True):
+        assert part["loss"] == pytest.approx(whole["loss"], abs=1e-5)
+        assert part["grad_norm"] == pytest.approx(whole["grad_norm"], rel=1e-4)
+
+
+def test_gradient_checkpointing_changes_nothing(prepared, tmp_path):
+    for name, checkpointing in (("plain", False), ("saving", True)):
+        train(config(prepared, tmp_path / name, gradient_checkpointing=checkpointing))
+    assert most_apart(adapter_of(tmp_path / "plain"), adapter_of(tmp_path / "saving")) < 1e-5
+
+
+def test_resume_is_the_same_run(prepared, tmp_path):
+    train(config(prepared, tmp_path / "whole", max_steps=6))
+    train(config(prepared, tmp_path / "parts", max_steps=6, save_steps=4))
+    (tmp_path / "parts" / "adapter_model.safetensors").unlink()
+    changes = {"max_steps": 6, "save_steps": 4, "resume_from_checkpoint": "latest"}
+    train(config(prepared, tmp_path / "parts", **changes))
+    assert most_apart(adapter_of(tmp_path / "whole"), adapter_of(tmp_path / "parts")) == 0
+    assert rows(tmp_path / "whole") == rows(tmp_path / "parts")
+
+
+def test_resume_refuses_another_configuration(prepared, tmp_path):
+    train(config(prepared, tmp_path, save_steps=2))
+    with pytest.raises(UserError, match="learning_rate: 0.01 -> 0.02"):
+        train(
+            config(
+                prepared, tmp_path, save_steps=2, learning_rate=0.02, resume_from_checkpoint="latest"
+            )
+        )
+    with pytest.raises(ConfigError, match="checkpoints of an earlier run"):
+        train(config(prepared, tmp_path))
+
+
+def test_full_fine_tuning_moves_everything_but_a_frozen_tower(prepared, tmp_path):
+    train(config(prepared, tmp_path, finetuning="full", freeze_vision_tower=True))
+    before, after = load_file(base_folder() / "model.safetensors"), load_file(
+        tmp_path / "model.safetensors"
+    )
+    for name, weight in before.items():
+        moved = not torch.equal(weight.float(), after[name].float())
+        assert moved == ("visual" not in name), name
+    assert load_base(str(tmp_path)) is not None
+
+
+def test_qlora_trains(prepared, tmp_path):
+    train(config(prepared, tmp_path, quantization="nf4", max_steps=5))
+    losses = [row["loss"] for row in rows(tmp_path)]
+    assert losses[-1] < losses[0]
+
+
+def test_best_weights_are_kept_and_used(prepared, tmp_path):
+    """The learning rate is far too high on purpose, so that the first evaluation is the best."""
+    changes = {"learning_rate": 0.5, "max_grad_norm": 0.0, "eval_steps": 1, "max_steps": 4}
+    train(
+        config(
+            prepared, tmp_path, eval_data=str(prepared["test"]), load_best_model_at_end=True,
+            **changes,
+        )
+    )  # fmt: skip
+    evaluations = {r["step"]: r["eval_loss"] for r in rows(tmp_path) if "eval_loss" in r}
+    best = min(evaluations, key=evaluations.get)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["best_step"] == best
+    kept = load_file(tmp_path / "best" / "trained.safetensors")
+    final = adapter_of(tmp_path)
+    for name, weight in kept.items():
+        assert torch.equal(weight, final[name.replace(".default", "")])
+
+
+def command(prepared, folder, *flags) -> list[str]:
+    return [
+        "launch/train_sft.py", "--base_model", "tiny", "--data", str(prepared["train"]),
+        "--output_dir", str(folder), "--report_to", "none", "--freeze_vision_tower", "false",
+        "--questions_per_image", "1", "--lr", "1e-2", "--logging_steps", "1", *flags,
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_processes_are_one(prepared, tmp_path):
+    train(config(prepared, tmp_path / "one", questions_per_image=1, warmup_ratio=0.03))
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "accelerate.commands.launch",
+            "--config_file", "accelerate_configs/cpu.yaml",
+            *command(prepared, tmp_path / "two", "--steps", "3", "--batch_size", "4"),
+        ],
+        cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert most_apart(adapter_of(tmp_path / "one"), adapter_of(tmp_path / "two")) < 1e-5
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_the_resumed_run_is_the_same(prepared, tmp_path):
+    flags = ["--steps", "12", "--batch_size", "8", "--save_steps", "0"]
+    whole = subprocess.run(
+        [sys.executable, *command(prepared, tmp_path / "whole", *flags)], cwd=ROOT, check=False
+    )
+    assert whole.returncode == 0
+    process = subprocess.Popen(
+        [sys.executable, *command(prepared, tmp_path / "parts", *flags)], cwd=ROOT
+    )
+    metrics = tmp_path / "parts" / "metrics.jsonl"
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 3):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == EXIT_STOPPED
+    resumed = subprocess.run(
+        [
+            sys.executable,
+            *command(prepared, tmp_path / "parts", *flags, "--resume_from_checkpoint", "latest"),
+        ],
+        cwd=ROOT,
+        check=False,
+    )
+    assert resumed.returncode == 0
+    assert most_apart(adapter_of(tmp_path / "whole"), adapter_of(tmp_path / "parts")) == 0
