@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import difflib
 import logging
 import os
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_origin, get_type_hints
 
 import yaml
 from transformers.hf_argparser import HfArgumentParser
 from transformers.utils import logging as transformers_logging
 
 from kit.errors import ConfigError, UserError
+from kit.files import DISK_FULL, explain_os_error
 
 Config = TypeVar("Config")
 
 EXIT_USER_ERROR = 2
+SECONDS_TO_BE_ENDED = 3.0
 
 
 def option(default=dataclasses.MISSING, *, help: str, aliases: Sequence[str] = (), **kwargs):
@@ -44,7 +47,7 @@ def parse(config_class: type[Config], arguments: Sequence[str] | None = None) ->
         ConfigError: unknown key (with the nearest known one), wrong type, file not readable.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder = _Parser([], add_help=False, allow_abbrev=False)
     finder.add_argument("--cfg")
     found, flags = finder.parse_known_args(arguments)
     from_file = _yaml_flags(config_class, Path(found.cfg)) if found.cfg else []
@@ -62,15 +65,36 @@ def parse(config_class: type[Config], arguments: Sequence[str] | None = None) ->
 def run(stage: Callable[[], object]) -> None:
     """Run a stage's main; a user's mistake ends it with a clear message and exit code 2."""
     _quieten_libraries()
+    threading.excepthook, before = _unless_disk_is_full, threading.excepthook
     try:
         sys.exit(stage() or 0)
     except UserError as error:
-        if int(os.environ.get("RANK", 0)) == 0:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(EXIT_USER_ERROR)
+        _refuse(error)
     except BrokenPipeError:  # the reader of our output went away (``| head``)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        _refuse(explain_os_error(error, error.filename or "a file of the run"))
+    finally:
+        threading.excepthook = before
+
+
+def _unless_disk_is_full(failure: threading.ExceptHookArgs) -> None:
+    """A tracker's thread dies of a full disk with a traceback; its next call says so again."""
+    error = failure.exc_value
+    if not (isinstance(error, OSError) and error.errno in DISK_FULL):
+        threading.__excepthook__(failure)
+
+
+def _refuse(error: UserError) -> None:
+    rank = int(os.environ.get("RANK", 0))
+    if rank > 0:  # if the first process says the same, the launcher ends this one meanwhile
+        time.sleep(SECONDS_TO_BE_ENDED)
+    name = f"error in process {rank}" if rank > 0 else "error"
+    print(f"{name}: {error}", file=sys.stderr, flush=True)
+    sys.exit(EXIT_USER_ERROR)
 
 
 def to_yaml(config) -> str:
@@ -97,9 +121,8 @@ class _Parser(HfArgumentParser):
             wrong = [w for w in message.split(":", 1)[1].split() if w.startswith("--")]
             hints = [_nearest(w.lstrip("-").split("=")[0], known) for w in wrong]
             fix = "; ".join(h for h in hints if h) or "see --help for the known options"
-            raise ConfigError(
-                f"unknown option {' '.join(wrong) or message}", where=self.where, fix=fix
-            )
+            what = f"unknown option {' '.join(wrong)}" if wrong else message
+            raise ConfigError(what, where=self.where, fix=fix)
         raise ConfigError(message, where=self.where, fix="see --help for what the option takes")
 
 
@@ -112,10 +135,10 @@ def _parser(config_class: type, where: str) -> _Parser:
 
 def _yaml_flags(config_class: type, path: Path) -> list[str]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
     except FileNotFoundError as error:
         raise ConfigError("no such config file", where=path, fix="check --cfg") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
             f"cannot read the config file: {reason}", where=path, fix="mend the YAML"
@@ -128,22 +151,53 @@ def _yaml_flags(config_class: type, path: Path) -> list[str]:
             where=path,
             fix="write 'key: value' lines",
         )
-    known = {f.name for f in dataclasses.fields(config_class) if f.init}
+    known = {f.name: f for f in dataclasses.fields(config_class) if f.init}
+    types = get_type_hints(config_class)
     flags = []
     for key, value in content.items():
         if key not in known:
-            fix = _nearest(str(key), sorted(known)) or "remove it; --help lists the known keys"
+            fix = _known_key(str(key), known) or "remove it; --help lists the known keys"
             raise ConfigError(f"unknown key {key!r}", where=path, fix=fix)
-        if isinstance(value, dict):
-            raise ConfigError(f"key {key!r} takes no mapping", where=path, fix="see --help")
-        if value is None:
-            continue
-        items = value if isinstance(value, list) else [value]
-        if items:
-            flags += (
-                [f"--{key}", *map(str, items)] if isinstance(value, list) else [f"--{key}={value}"]
-            )
+        problem = _wrong_shape(value, takes_list=get_origin(types[key]) is list)
+        if problem:
+            raise ConfigError(f"key {key!r} {problem}", where=path, fix="see --help")
+        if isinstance(value, list):
+            flags += [f"--{key}", *map(str, value)]
+        elif value is not None:
+            flags.append(f"--{key}={value}")
     return flags
+
+
+def _wrong_shape(value: object, takes_list: bool) -> str | None:
+    if isinstance(value, dict):
+        return "takes no mapping"
+    if isinstance(value, list) and not takes_list:
+        return "takes one value, not a list"
+    if value == []:
+        return "is an empty list: remove it for the default, or write none"
+    return None
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error; by itself the last one would win."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                line = key.start_mark.line + 1
+                raise yaml.YAMLError(f"key {key.value!r} stands twice, again in line {line}")
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _known_key(word: str, known: dict[str, dataclasses.Field]) -> str | None:
+    """A hint at the key that was meant: of a short flag its long name, else the nearest."""
+    for name, field in known.items():
+        if f"--{word}" in field.metadata.get("aliases", ()):
+            return f"did you mean {name!r}?"
+    return _nearest(word, sorted(known))
 
 
 def _nearest(word: str, known: Sequence[str]) -> str | None:

@@ -29,6 +29,15 @@ class UserError(Exception):
             lines.append(f"  fix:   {self.fix}")
         return "\n".join(lines)
 
+    def __reduce__(self):  # so that it passes whole from one process to another
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(kind: type, arguments: tuple, fields: dict) -> UserError:
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(fields)
+    return error
+
 
 class ConfigError(UserError):
     """A configuration key or flag that is unknown, of the wrong type, or contradicts another."""

@@ -6,12 +6,15 @@ import contextlib
 import errno
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from kit.errors import UserError
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager
@@ -34,7 +37,7 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        make_readable(temporary)
         os.replace(temporary, path)
         temporary = None
     except OSError as error:
@@ -45,9 +48,46 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
                 os.unlink(temporary)
 
 
+def require_folder(path: str | Path) -> None:
+    """Check, without making it, that ``path`` is a folder for results or can become one.
+
+    Raises:
+        UserError: a file stands there or above it, or nothing may be written there.
+    """
+    path = Path(path)
+    standing = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not standing.is_dir():
+        what = "is a file, not a folder" if standing == path else f"{standing} is a file"
+        raise UserError(what, where=path, fix="choose another output folder")
+    if not os.access(standing, os.W_OK | os.X_OK):
+        raise UserError("no permission to write", where=path, fix="choose another output path")
+
+
+@contextlib.contextmanager
+def explained(path: str | Path) -> Iterator[None]:
+    """Let a library write below ``path``; what it raises if it cannot is a clear error.
+
+    Raises:
+        UserError: the disk is full, or the operating system refused otherwise.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise explain_os_error(error, path) from error
+    except Exception as error:
+        # safetensors and tokenizers give the number in their text, torch none
+        number = re.search(r"os error (\d+)", str(error))
+        if number:
+            os_error = OSError(int(number[1]), os.strerror(int(number[1])))
+            raise explain_os_error(os_error, path) from error
+        if "inline_container" in str(error):
+            raise explain_os_error(OSError(errno.ENOSPC, ""), path) from error
+        raise
+
+
 def explain_os_error(error: OSError, path: str | Path) -> UserError:
     """Turn an operating-system refusal at ``path`` into an error that says what to do."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in DISK_FULL:
         fix = "free some space or choose another output folder; nothing half-written was left"
         return UserError("the disk is full", where=path, fix=fix)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -58,8 +98,12 @@ def explain_os_error(error: OSError, path: str | Path) -> UserError:
 def write_json(path: str | Path, value: Any) -> None:
     """Write one indented JSON document atomically; NaN and infinity are refused (ValueError)."""
     with atomic_write(path) as stream:
-        json.dump(value, stream, indent=2, ensure_ascii=False, allow_nan=False)
-        stream.write("\n")
+        stream.write(json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """The one text of a JSON document that the kit writes for a value."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict]) -> None:
@@ -69,7 +113,8 @@ def write_jsonl(path: str | Path, rows: Iterable[dict]) -> None:
             stream.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _umask() -> int:
-    value = os.umask(0)
-    os.umask(value)
-    return value
+def make_readable(path: str | Path) -> None:
+    """Give a file that was made for its owner alone the mode of any other new file."""
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(path, 0o666 & ~umask)

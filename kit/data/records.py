@@ -7,15 +7,24 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from kit.errors import DataError, RecordError
+from kit.data.boxes import GRID
+from kit.data.images import open_image
+from kit.errors import DataError, ImageError, RecordError
 from kit.files import write_jsonl
 
 BadLines = Literal["report", "strict", "skip"]
+
+# What a Qwen2-VL tokenizer reads as a control token wherever it stands in a text.
+_CONTROL_TOKEN = re.compile(r"<\|\w+\|>")
+_READ_BY_THE_MODEL = ("question", "output")
+
+_HUGE = 1e300  # more than any coordinate, less than what overflows
 
 _NOT_A_PATH = re.compile(r"^\s*([a-z][a-z0-9+.-]*://|data:)", re.IGNORECASE)
 
@@ -66,27 +75,33 @@ def write_records(path: str | Path, records: list) -> None:
 
 
 def read_sft_records(
-    path: str | Path, on_bad: BadLines = "report"
+    path: str | Path, on_bad: BadLines = "report", *, decode_images: bool = False
 ) -> tuple[list[SftRecord], list[RecordError]]:
     """Read and validate a prepared data file; image paths come back absolute.
 
     ``on_bad``: ``strict`` raises at the first broken line, ``report`` after the whole file was
     checked (all of them listed), ``skip`` drops them and returns them as second value.
+    ``decode_images``: a line is also broken if its image cannot be decoded, or is not of the
+    line's ``image_size``; each image is decoded once (a few milliseconds).
 
     Raises:
         DataError: no such file, no record in it, or broken lines.
     """
     path = Path(path)
-    records, problems = [], []
+    lines: list[tuple[str, SftRecord | RecordError]] = []
     for where, value in iter_json_lines(path):
         try:
             if isinstance(value, RecordError):
                 raise value
-            records.append(parse_sft_record(value, where=where, folder=path.parent))
+            lines.append((where, parse_sft_record(value, where=where, folder=path.parent)))
         except RecordError as problem:
-            problems.append(problem)
+            lines.append((where, problem))
             if on_bad == "strict":
                 break
+    if decode_images:
+        lines = _with_image_problems(lines)
+    records = [line for _, line in lines if isinstance(line, SftRecord)]
+    problems = [line for _, line in lines if isinstance(line, RecordError)]
     if problems and on_bad != "skip":
         raise DataError(
             f"{len(problems)} broken line{'s' if len(problems) > 1 else ''}",
@@ -166,6 +181,7 @@ def parse_sft_record(value: Any, *, where: str, folder: Path) -> SftRecord:
             raise _bad(where, field.name, f"must be text, not {type(item).__name__}", "wrong_type")
         if required and field.name != "input" and not item.strip():
             raise _bad(where, field.name, "is empty", f"empty_{field.name}")
+        _check_text(item, where, field.name)
         text[field.name] = item
     image_size = _image_size(value.get("image_size"), where)
     regions = _regions(value.get("regions", []), image_size, where)
@@ -181,8 +197,8 @@ def resolve_image(image: str, *, folder: Path, where: str, field: str = "image")
         RecordError: URL or data URI, a relative path that leaves ``folder``, or no such file.
     """
     if _NOT_A_PATH.match(image):
-        shown = image if len(image) <= 60 else image[:57] + "..."
-        raise _bad(where, field, f"is a URL, not a path of a local file: {shown}", "image_url")
+        what = f"is a URL, not a path of a local file: {_shortened(image)}"
+        raise _bad(where, field, what, "image_url")
     if "\0" in image:
         raise _bad(where, field, "holds a NUL character", "image_path")
     path = Path(image)
@@ -191,7 +207,12 @@ def resolve_image(image: str, *, folder: Path, where: str, field: str = "image")
         path = Path(os.path.normpath(folder / path))
         if not path.is_relative_to(folder):
             raise _bad(where, field, f"leaves the folder {folder}: {image}", "image_outside")
-    if not path.is_file():
+    try:
+        found = path.is_file()
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        shown = _shortened(str(path))
+        raise _bad(where, field, f"{error.strerror}: {shown}", "image_path") from error
+    if not found:
         raise _bad(where, field, f"no such file: {path}", "image_missing")
     return path
 
@@ -204,9 +225,9 @@ def check_box(box: Any, image_size: tuple[int, int] | None) -> str | None:
     """
     numbers = isinstance(box, (list, tuple)) and len(box) == 4
     if not numbers or any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in box):
-        return f"must be four numbers: {box!r}"
-    if not all(math.isfinite(v) for v in box):
-        return f"holds a number that is not finite: {box!r}"
+        return f"must be four numbers: {_shortened(repr(box))}"
+    if not all(abs(v) < _HUGE for v in box):  # also holds for NaN, and for integers of any length
+        return f"holds a number that is not finite: {_shortened(repr(box))}"
     x1, y1, x2, y2 = box
     if x2 <= x1 or y2 <= y1:
         return f"is inverted: {list(box)}"
@@ -217,13 +238,20 @@ def check_box(box: Any, image_size: tuple[int, int] | None) -> str | None:
     return None
 
 
+def _shortened(text: str) -> str:
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
 def _image_size(value: Any, where: str) -> tuple[int, int] | None:
     if value is None:
         return None
     fine = isinstance(value, list) and len(value) == 2
     if not fine or not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in value):
         raise _bad(
-            where, "image_size", f"must be [width, height] in pixels: {value!r}", "wrong_type"
+            where,
+            "image_size",
+            f"must be [width, height] in pixels: {_shortened(repr(value))}",
+            "wrong_type",
         )
     return value[0], value[1]
 
@@ -243,6 +271,16 @@ def _regions(value: Any, image_size: tuple[int, int] | None, where: str) -> tupl
     return tuple(regions)
 
 
+def _check_text(text: str, where: str, field: str) -> None:
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        what = "holds a lone surrogate, which is no character"
+        raise _bad(where, field, what, "bad_text")
+    token = _CONTROL_TOKEN.search(text) if field in _READ_BY_THE_MODEL else None
+    if token:
+        what = f"holds {token[0]}, which the model reads as a control token"
+        raise _bad(where, field, what, "bad_text")
+
+
 def _check_target(output: str, where: str) -> None:
     try:
         target = strict_json(output)
@@ -252,6 +290,58 @@ def _check_target(output: str, where: str) -> None:
     for key, kind in expected.items():
         if not isinstance(target, dict) or not isinstance(target.get(key), kind):
             raise _bad(where, "output", f"lacks {key!r} ({kind.__name__})", "bad_output")
+    for text in (target["caption"], target["answer"]):
+        _check_text(text, where, "output")
+    for index, step in enumerate(target["reasoning"]):
+        if not isinstance(step, str):
+            raise _bad(where, "output", f"reasoning[{index}] must be text", "bad_output")
+        _check_text(step, where, "output")
+    for index, box in enumerate(target["boxes"]):
+        whole = isinstance(box, list) and all(type(v) is int for v in box)
+        problem = check_box(box, None) if whole else f"must be integers: {_shortened(repr(box))}"
+        if problem is None and not (min(box) >= 0 and max(box) <= GRID):
+            problem = f"is outside the grid 0..{GRID}: {box}"
+        if problem:
+            raise _bad(where, "output", f"boxes[{index}] {problem}", "bad_output")
+
+
+def _with_image_problems(
+    lines: list[tuple[str, SftRecord | RecordError]],
+) -> list[tuple[str, SftRecord | RecordError]]:
+    """The lines, with a :class:`RecordError` in place of each record whose image is not fit."""
+    images = list(dict.fromkeys(line.image for _, line in lines if isinstance(line, SftRecord)))
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        decoded = dict(zip(images, pool.map(_size_or_problem, images), strict=True))
+    return [
+        (
+            where,
+            _image_problem(line, decoded, where) or line if isinstance(line, SftRecord) else line,
+        )
+        for where, line in lines
+    ]
+
+
+def _size_or_problem(path: str) -> tuple[int, int] | ImageError:
+    try:
+        return open_image(path).size
+    except ImageError as error:
+        return error
+
+
+def _image_problem(
+    record: SftRecord, decoded: Mapping[str, tuple[int, int] | ImageError], where: str
+) -> RecordError | None:
+    found = decoded[record.image]
+    if isinstance(found, ImageError):
+        what = f"{found.what}: {record.image} ({found.fix})"
+        return _bad(where, "image", what, "bad_image")
+    if record.image_size is not None and record.image_size != found:
+        what = (
+            f"is {list(record.image_size)}, but the image is {found[0]}x{found[1]} pixels: "
+            f"{record.image} (prepare the data anew: launch/prepare_data.py)"
+        )
+        return _bad(where, "image_size", what, "bad_image")
+    return None
 
 
 def _bad(where: str, field: str | None, what: str, reason: str) -> RecordError:

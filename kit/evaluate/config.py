@@ -34,7 +34,7 @@ class EvaluateConfig:
     max_records: int | None = option(None, help="only the first so many records")
     quantization: Literal["none", "nf4"] = option("none", help="nf4: base in 4-bit")
     bf16: bool | None = option(None, help="bfloat16; left out: wherever the GPU has it")
-    attn_implementation: str = option("sdpa", help="sdpa or eager")
+    attn_implementation: Literal["sdpa", "eager"] = option("sdpa", help="of the model")
     min_pixels: int | None = option(None, help="least area of an image after resizing")
     max_pixels: int | None = option(None, help="largest area of an image after resizing")
     skip_bad: bool = option(False, help="drop broken lines of the data instead of stopping")
@@ -47,7 +47,14 @@ class EvaluateConfig:
         if not (self.base_model or self.adapter):
             fix = "set --adapter, --base_model or both"
             raise ConfigError("no model given", where="base_model, adapter", fix=fix)
-        for name in ("per_device_eval_batch_size", "max_new_tokens", "max_records"):
+        for name in (
+            "per_device_eval_batch_size", "max_new_tokens", "max_records", "min_pixels",
+            "max_pixels",
+        ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ConfigError(f"{name} must be at least 1, not {value}", where=name)
+                what = f"{name} must be at least 1, not {value}"
+                raise ConfigError(what, where=name, fix="mend the value")
+        if self.seed < 0:
+            what = f"seed must not be negative, not {self.seed}"
+            raise ConfigError(what, where="seed", fix="mend the value")

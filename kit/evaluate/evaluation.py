@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,18 +17,25 @@ from tqdm.auto import tqdm
 from kit.data.audit import question_only_floor
 from kit.data.images import open_image
 from kit.data.records import SftRecord, read_sft_records
-from kit.errors import UserError
+from kit.errors import DataError, UserError
 from kit.evaluate.config import EvaluateConfig
 from kit.evaluate.statistics import bootstrap_interval
-from kit.files import write_json, write_jsonl
+from kit.files import atomic_write, require_folder, write_json
 from kit.model.generation import Completion, Prompt, Sampling, generate
-from kit.model.load import adapter_base, load_adapter, load_base, load_processor
+from kit.model.load import (
+    adapter_base,
+    load_adapter,
+    load_base,
+    load_processor,
+    require_adapter,
+    resolve_base,
+)
 from kit.model.processor import Processor
 from kit.prompting.answers import parse_answer
 from kit.prompting.messages import MODES, REQUIRED_KEYS
 from kit.scoring.accuracy import aggregate, score_answer
 from kit.scoring.grounding import grounding_scores
-from kit.train.batches import modes_of
+from kit.train.batches import modes_of, prompt_lengths
 from kit.train.runtime import join
 
 INTERVALS = ("exact/all", "exact/open", "exact/closed", "json_valid_rate", "box_rate", "iou/mean")
@@ -40,7 +49,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     processes share them, and so are the numbers.
     """
     accelerator = join()
-    records, dropped = read_sft_records(config.data, "skip" if config.skip_bad else "report")
+    require_folder(config.output)
+    if config.adapter:
+        require_adapter(config.adapter)
+    on_bad = "skip" if config.skip_bad else "report"
+    records, dropped = read_sft_records(config.data, on_bad, decode_images=True)
     records = records[: config.max_records]
     floor = None
     if config.train_data:
@@ -48,6 +61,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     model, processor = load_model(config, accelerator)
 
     modes = modes_of(config.prompting_mode)
+    require_room(records, processor, modes, model, config.max_new_tokens)
     batches = plan(records, modes, config.per_device_eval_batch_size)
     own = batches[accelerator.process_index :: accelerator.num_processes]
     bar = tqdm(
@@ -67,19 +81,52 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
             for i, mode, done in answered
         ]
         metrics = summarise(rows, config.seed) | {"n": len(records), "n_dropped": len(dropped)}
-        write_jsonl(Path(config.output) / "predictions.jsonl", rows)
-        write_json(Path(config.output) / "metrics.json", metrics)
+        write_results(Path(config.output), rows, metrics)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return metrics
 
 
+def require_room(
+    records: Sequence[SftRecord],
+    processor: Processor,
+    modes: Sequence[str],
+    model: nn.Module,
+    max_new_tokens: int,
+) -> None:
+    """Check that every prompt and its answer fit into the model's positions.
+
+    Raises:
+        DataError: names the first record that does not.
+    """
+    room = model.config.text_config.max_position_embeddings
+    for mode in modes:
+        lengths = prompt_lengths(records, processor, mode)
+        for record, length in zip(records, lengths, strict=True):
+            if length + max_new_tokens > room:
+                raise DataError(
+                    f"prompt of {length} tokens; with {max_new_tokens} new ones it exceeds the "
+                    f"model's {room}",
+                    where=f"{record.image} (qid {record.qid}): {record.question[:80]}",
+                    fix="lower max_pixels or max_new_tokens, or shorten the question",
+                )
+
+
+def write_results(folder: Path, rows: list[dict], metrics: dict[str, float]) -> None:
+    """Write ``predictions.jsonl`` and ``metrics.json``: both, or (UserError) neither."""
+    with atomic_write(folder / "predictions.jsonl") as stream:
+        stream.writelines(
+            json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows
+        )
+        stream.flush()
+        os.fsync(stream.fileno())
+        write_json(folder / "metrics.json", metrics)
+
+
 def load_model(config: EvaluateConfig, accelerator: Accelerator) -> tuple[nn.Module, Processor]:
     """The base, merged or adapted model in evaluation mode, and its processor."""
-    name = config.base_model or adapter_base(config.adapter)
-    if not name:
-        fix = "give its base with --base_model"
-        raise UserError("the adapter does not name its base", where=config.adapter, fix=fix)
+    name = config.base_model or named_base(config.adapter)
+    processor = load_processor(name, min_pixels=config.min_pixels, max_pixels=config.max_pixels)
     half = config.bf16
     if half is None:
         half = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
@@ -92,8 +139,25 @@ def load_model(config: EvaluateConfig, accelerator: Accelerator) -> tuple[nn.Mod
     )
     if config.adapter:
         model = load_adapter(model, config.adapter)
-    processor = load_processor(name, min_pixels=config.min_pixels, max_pixels=config.max_pixels)
     return model.eval(), processor
+
+
+def named_base(adapter: str) -> str:
+    """The base model that an adapter names.
+
+    Raises:
+        UserError: it names none, or one that is not there.
+    """
+    fix = "give its base with --base_model"
+    name = adapter_base(adapter)
+    if not name:
+        raise UserError("the adapter does not name its base", where=adapter, fix=fix)
+    try:
+        resolve_base(name)
+    except UserError as error:
+        what = f"the base that the adapter names cannot be used: {error.what}"
+        raise UserError(what, where=f"{name}, named by {adapter}", fix=fix) from error
+    return name
 
 
 @dataclass(frozen=True)

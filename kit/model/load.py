@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError, safe_open
 from torch import nn
@@ -20,8 +21,9 @@ from transformers import (
 )
 
 from kit.errors import UserError
-from kit.model.processor import Processor
+from kit.model.processor import END_OF_TURN, IMAGE_TOKEN, Processor
 from kit.model.tiny import TINY, base_folder
+from kit.prompting.messages import MODES, build_messages
 
 LANGUAGE_LAYERS = "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
 VISION_LAYERS = r"attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2|merger\.mlp\.[02]"
@@ -76,7 +78,8 @@ def load_processor(
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **_source_options(source))
         image_processor = AutoImageProcessor.from_pretrained(source, **_source_options(source))
-    except (OSError, ValueError) as error:
+        _require_chat(tokenizer)
+    except Exception as error:  # a damaged file may raise anything, tokenizers a plain Exception
         raise _not_loadable(name, error) from error
     size = dict(image_processor.size)
     size["shortest_edge"] = min_pixels or size["shortest_edge"]
@@ -86,6 +89,16 @@ def load_processor(
         raise UserError(what, where=name, fix="set min_pixels and max_pixels to fit each other")
     image_processor.size = size
     return Processor(tokenizer, image_processor)
+
+
+def _require_chat(tokenizer) -> None:
+    """Where its files are missing, transformers makes an empty tokenizer without a word."""
+    unknown = {IMAGE_TOKEN, END_OF_TURN} - set(tokenizer.get_vocab())
+    if unknown:
+        raise ValueError(f"the tokenizer does not know {', '.join(sorted(unknown))}")
+    text = tokenizer.apply_chat_template(build_messages("", MODES[0]), tokenize=False)
+    if f"{IMAGE_TOKEN}<|vision_end|>" not in text:
+        raise ValueError("the tokenizer's chat template has no place for an image")
 
 
 def load_base(
@@ -105,7 +118,12 @@ def load_base(
         UserError: no such folder, not a Qwen2-VL, no safetensors, hub not reachable.
     """
     source = resolve_base(name)
-    options: dict = {"dtype": dtype, "attn_implementation": attn_implementation}
+    options: dict = {
+        "dtype": dtype,
+        "attn_implementation": attn_implementation,
+        "ignore_mismatched_sizes": True,  # they are refused below, by name
+        "output_loading_info": True,
+    }
     if quantization == "nf4":
         options["device_map"] = {"": device}
         options["quantization_config"] = BitsAndBytesConfig(
@@ -116,11 +134,15 @@ def load_base(
             llm_int8_skip_modules=["visual", "lm_head"],
         )
     try:
-        model = Qwen2VLForConditionalGeneration.from_pretrained(
+        model, found = Qwen2VLForConditionalGeneration.from_pretrained(
             source, use_safetensors=True, **_source_options(source), **options
         )
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
         raise _not_loadable(name, error) from error
+    wrong = sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]]))
+    if wrong:
+        what = f"{len(wrong)} weights are missing or of another size, first {wrong[0]}"
+        raise _not_loadable(name, ValueError(what))
     if quantization == "nf4":
         _keep_trainable_after_generation(model)
     else:
@@ -150,10 +172,7 @@ def load_adapter(model: nn.Module, folder: str | Path, *, trainable: bool = Fals
         UserError: no adapter there, or one that was trained on another base.
     """
     folder = Path(folder)
-    adapter_base(folder)
-    if not (folder / "adapter_model.safetensors").is_file():
-        fix = "the kit loads safetensors only; is the run finished?"
-        raise UserError("no adapter_model.safetensors", where=folder, fix=fix)
+    require_adapter(folder)
     try:
         with safe_open(folder / "adapter_model.safetensors", framework="pt") as weights:
             shapes = {
@@ -175,10 +194,35 @@ def load_adapter(model: nn.Module, folder: str | Path, *, trainable: bool = Fals
     return adapted
 
 
+def require_adapter(folder: str | Path) -> None:
+    """Check that a folder holds a LoRA adapter, without reading its weights.
+
+    Raises:
+        UserError: no such folder, or no finished adapter in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        fix = "give a folder with adapter_config.json, as train_sft writes it"
+        raise UserError("no such adapter folder", where=folder, fix=fix)
+    if (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
+        what = "a whole model, not an adapter: it has no adapter_config.json"
+        raise UserError(what, where=folder, fix="give it as --base_model")
+    kind = _adapter_config(folder).get("peft_type")
+    if kind != "LORA":
+        what = f"not a LoRA adapter: peft_type is {kind!r}"
+        raise UserError(what, where=folder / "adapter_config.json", fix="is the file whole?")
+    if not (folder / "adapter_model.safetensors").is_file():
+        fix = "the kit loads safetensors only; is the run finished?"
+        raise UserError("no adapter_model.safetensors", where=folder, fix=fix)
+
+
 def adapter_base(folder: str | Path) -> str:
     """The name of the base model that an adapter folder was trained on."""
-    config = _read_json(Path(folder) / "adapter_config.json", what="an adapter_config.json")
-    return config.get("base_model_name_or_path") or ""
+    return _adapter_config(Path(folder)).get("base_model_name_or_path") or ""
+
+
+def _adapter_config(folder: Path) -> dict:
+    return _read_json(folder / "adapter_config.json", what="an adapter_config.json")
 
 
 def _keep_trainable_after_generation(model: nn.Module) -> None:
@@ -195,7 +239,10 @@ def _source_options(source: str | Path) -> dict:
 
 def _read_json(path: Path, what: str) -> dict:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError(f"it holds a {type(value).__name__}, not an object")
+        return value
     except FileNotFoundError as error:
         raise UserError(
             f"the folder holds no {what.split()[-1]}",
@@ -210,7 +257,8 @@ def _read_json(path: Path, what: str) -> dict:
 
 def _not_loadable(name: str, error: Exception) -> UserError:
     fix = "check the name; without a network give a local folder with the model's files"
-    return UserError(f"cannot load the model: {str(error).splitlines()[0]}", where=name, fix=fix)
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return UserError(f"cannot load the model: {reason}", where=name, fix=fix)
 
 
 def _other_base(folder: Path, detail: str) -> UserError:

@@ -93,7 +93,11 @@ def training_records(config: PretrainConfig, work: Path) -> list[SftRecord]:
         output = work / f"{name}.json"
         prepare(
             PrepareConfig(
-                output=str(output), dataset="SLAKE",split="train",leaks="keep",slake_root=str(work / name)
+                output=str(output),
+                dataset="SLAKE",
+                split="train",
+                leaks="keep",
+                slake_root=str(work / name),
             )
         )
         records, _ = read_sft_records(output)

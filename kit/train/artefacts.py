@@ -11,8 +11,8 @@ from torch import nn
 
 from kit.data.records import SftRecord
 from kit.errors import RecordError
-from kit.files import atomic_write
 from kit.model.processor import Processor
+from kit.train import checkpoint
 from kit.train.config import TrainingConfig
 from kit.train.state import Progress
 
@@ -43,12 +43,19 @@ def save_final(
     records: list[SftRecord],
 ) -> None:
     """Write the PEFT adapter (or the full model), the processor and the model card."""
-    if accelerator.is_main_process:
-        folder = Path(config.output_dir)
-        model.save_pretrained(folder)
+
+    def write(folder: Path) -> None:
+        if config.finetuning == "lora":
+            # "auto" would ask a hub whether the vocabulary was changed
+            model.save_pretrained(folder, save_embedding_layers=False)
+        else:
+            model.save_pretrained(folder)
         processor.save(folder)
-        with atomic_write(folder / "README.md") as stream:
-            stream.write(model_card(config, progress, records))
+        card = model_card(config, progress, records)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+    if accelerator.is_main_process:
+        checkpoint.publish_into(Path(config.output_dir), write)
     accelerator.wait_for_everyone()
 
 

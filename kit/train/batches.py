@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import torch
 
-from kit.data.images import open_image
+from kit.data.images import image_size, open_image
 from kit.data.records import SftRecord
-from kit.errors import DataError
-from kit.model.processor import Processor
+from kit.errors import DataError, UserError
+from kit.model.processor import PreparedImage, Processor
 from kit.model.sharing import Branch, PackedBatch, Tree, pack
 from kit.prompting.messages import MODES, REQUIRED_KEYS
 
@@ -103,17 +103,33 @@ class SftBatches(torch.utils.data.Dataset):
         self.size, self.rank, self.world_size = micro_batch_size, rank, world_size
         self.merge_size, self.max_length, self.share = merge_size, max_length, share
 
-    def __getitem__(self, number: int) -> PackedBatch:
+    def __getitem__(self, number: int) -> PackedBatch | UserError:
+        """The batch, or what is wrong with it: a loader's process would raise that with its
+        traceback as the message (see :func:`unless_broken`)."""
         start = (number * self.world_size + self.rank) * self.size
         chosen = [self.records[i] for i in self.stream[start : start + self.size]]
-        return pack_records(
-            chosen,
-            self.processor,
-            modes=self.modes,
-            merge_size=self.merge_size,
-            max_length=self.max_length,
-            share=self.share,
-        )
+        try:
+            return pack_records(
+                chosen,
+                self.processor,
+                modes=self.modes,
+                merge_size=self.merge_size,
+                max_length=self.max_length,
+                share=self.share,
+            )
+        except UserError as error:
+            return error
+
+
+def unless_broken(batch: PackedBatch | UserError) -> PackedBatch:
+    """The batch itself.
+
+    Raises:
+        UserError: it is one.
+    """
+    if isinstance(batch, UserError):
+        raise batch
+    return batch
 
 
 def target_text(record: SftRecord, mode: str) -> str:
@@ -163,13 +179,49 @@ def pack_records(
                 processor.encode_question(record.question, mode),
                 processor.encode_answer(target_text(record, mode)),
             )
-            length = len(trunks[key]) + len(branch.input_ids)
-            if length > max_length:
-                raise DataError(
-                    f"record of {length} tokens, over max_length {max_length}",
-                    where=f"{record.image} (qid {record.qid}): {record.question[:80]}",
-                    fix="raise max_length, or lower max_pixels for fewer image tokens",
-                )
+            _require_length(len(trunks[key]) + len(branch.input_ids), max_length, record)
             grown.setdefault(key, []).append(branch)
     trees = [Tree(trunks[key], tuple(branches)) for key, branches in grown.items()]
     return pack(trees, merge_size=merge_size)
+
+
+def require_max_length(
+    records: Sequence[SftRecord], processor: Processor, modes: tuple[str, ...], max_length: int
+) -> None:
+    """Check the length of every record before any is trained on.
+
+    Raises:
+        DataError: a record longer than ``max_length`` tokens.
+    """
+    for mode in modes:
+        lengths = prompt_lengths(records, processor, mode)
+        for record, length in zip(records, lengths, strict=True):
+            answer = processor.encode_answer(target_text(record, mode))
+            _require_length(length + len(answer), max_length, record)
+
+
+def prompt_lengths(records: Sequence[SftRecord], processor: Processor, mode: str) -> list[int]:
+    """Tokens of each record's prompt, image and question; of the image only the header is read."""
+    merge = processor.image_processor.merge_size**2
+    sizes = {path: image_size(path) for path in dict.fromkeys(r.image for r in records)}
+    patches = {
+        path: processor.image_processor.get_number_of_image_patches(height, width)
+        for path, (width, height) in sizes.items()
+    }
+    no_image = PreparedImage("", torch.empty(0), torch.empty(0), 0)
+    around = len(processor.encode_trunk(no_image, mode))
+    return [
+        around
+        + patches[record.image] // merge
+        + len(processor.encode_question(record.question, mode))
+        for record in records
+    ]
+
+
+def _require_length(length: int, max_length: int, record: SftRecord) -> None:
+    if length > max_length:
+        raise DataError(
+            f"record of {length} tokens, over max_length {max_length}",
+            where=f"{record.image} (qid {record.qid}): {record.question[:80]}",
+            fix="raise max_length, or lower max_pixels for fewer image tokens",
+        )

@@ -6,16 +6,17 @@ and renamed. A folder without a valid manifest is no checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from kit.errors import UserError
-from kit.files import explain_os_error, write_json
+from kit.files import explained, json_text, make_readable, write_json
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 
@@ -26,15 +27,8 @@ def publish(folder: Path, write: Callable[[Path], None]) -> None:
     Raises:
         UserError: disk full or not writable; nothing half-written stays.
     """
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        write(temporary)
-        files = sorted(p for p in temporary.rglob("*") if p.is_file())
-        for path in files:
-            _sync(path)
-        sums = {str(p.relative_to(temporary)): _sha256(p) for p in files}
+    with _staged(folder, write) as temporary:
+        sums = {str(p.relative_to(temporary)): _sha256(p) for p in _files(temporary)}
         write_json(temporary / "manifest.json", {"files": sums})
         if folder.exists():
             old = folder.with_name(f".{folder.name}.old")
@@ -45,8 +39,36 @@ def publish(folder: Path, write: Callable[[Path], None]) -> None:
         else:
             os.rename(temporary, folder)
         _sync(folder.parent)
-    except OSError as error:
-        raise explain_os_error(error, folder) from error
+
+
+def publish_into(folder: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a temporary folder and move its files into ``folder``, weights last.
+
+    Raises:
+        UserError: disk full or not writable; what stood in ``folder`` before is untouched.
+    """
+    with _staged(folder / "final", write) as temporary:
+        for path in sorted(_files(temporary), key=lambda p: p.suffix == ".safetensors"):
+            target = folder / path.relative_to(temporary)
+            target.parent.mkdir(exist_ok=True)
+            os.replace(path, target)
+        _sync(folder)
+
+
+@contextlib.contextmanager
+def _staged(folder: Path, write: Callable[[Path], None]) -> Iterator[Path]:
+    """A temporary sibling of ``folder`` that ``write`` has filled, safe on the disk; removed on
+    leaving."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    try:
+        with explained(folder):
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            write(temporary)
+            for path in _files(temporary):
+                make_readable(path)
+                _sync(path)
+            yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -54,12 +76,17 @@ def publish(folder: Path, write: Callable[[Path], None]) -> None:
 def problem_with(folder: Path) -> str | None:
     """Why a folder is no valid checkpoint, or None."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        text = (folder / "manifest.json").read_text(encoding="utf-8")
+        manifest = json.loads(text)
         sums = dict(manifest["files"])
     except FileNotFoundError:
         return "no manifest.json"
     except (OSError, ValueError, KeyError, TypeError):
         return "manifest.json is damaged"
+    if text != json_text(manifest):  # damage that JSON would not notice
+        return "manifest.json is damaged"
+    if not sums:
+        return "manifest.json lists no file"
     for name, expected in sums.items():
         path = folder / name
         if not path.is_file():
@@ -116,6 +143,10 @@ def prune(run_folder: Path, keep: int) -> None:
     for folder in checkpoints(run_folder)[keep:]:
         (folder / "manifest.json").unlink(missing_ok=True)  # from here on it does not exist
         shutil.rmtree(folder)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def _sync(path: Path) -> None:

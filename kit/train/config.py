@@ -26,7 +26,7 @@ class TrainingConfig:
     lora_alpha: int = option(32, help="LoRA scale is lora_alpha / lora_r")
     lora_dropout: float = option(0.0, help="above 0, questions do not share their image's pass")
     freeze_vision_tower: bool = option(True, help="leave the vision tower and its merger untouched")
-    attn_implementation: str = option("sdpa", help="sdpa or eager")
+    attn_implementation: Literal["sdpa", "eager"] = option("sdpa", help="of the model")
     min_pixels: int | None = option(None, help="least area of an image after resizing")
     max_pixels: int | None = option(None, help="largest area of an image after resizing")
 
@@ -66,31 +66,31 @@ class TrainingConfig:
     def __post_init__(self):
         if not self.output_dir:
             raise ConfigError("no run folder given", where="output_dir", fix="set --output_dir")
-        for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "lora_r"):
-            _require(getattr(self, name) >= 1, name, "must be at least 1", getattr(self, name))
+        for name in (
+            "per_device_train_batch_size", "gradient_accumulation_steps", "lora_r", "lora_alpha",
+            "logging_steps", "save_total_limit", "min_pixels", "max_pixels",
+        ):  # fmt: skip
+            value = getattr(self, name)
+            _require(value is None or value >= 1, name, "must be at least 1", value)
         for name in ("learning_rate", "num_train_epochs"):
             _require(
                 0 < getattr(self, name) < float("inf"), name, "must be above 0", getattr(self, name)
             )
-        for name in ("weight_decay", "max_grad_norm", "eval_steps", "save_steps", "warmup_steps"):
-            _require(
-                0 <= getattr(self, name) < float("inf"),
-                name,
-                "must not be negative",
-                getattr(self, name),
-            )
-        _require(0 <= self.lora_dropout < 1, "lora_dropout", "must be in [0, 1)", self.lora_dropout)
+        for name in (
+            "weight_decay", "max_grad_norm", "eval_steps", "save_steps", "warmup_steps",
+            "dataloader_num_workers",
+        ):  # fmt: skip
+            value = getattr(self, name)
+            _require(0 <= value < float("inf"), name, "must not be negative", value)
+        for name in ("lora_dropout", "adam_beta1", "adam_beta2"):
+            value = getattr(self, name)
+            _require(0 <= value < 1, name, "must be in [0, 1)", value)
         _require(
             0 <= self.warmup_ratio <= 1, "warmup_ratio", "must be in [0, 1]", self.warmup_ratio
         )
-        _require(self.max_steps != 0, "max_steps", "must be above 0, or -1 for epochs", 0)
-        _require(self.logging_steps >= 1, "logging_steps", "must be at least 1", self.logging_steps)
-        _require(
-            self.save_total_limit >= 1,
-            "save_total_limit",
-            "must be at least 1",
-            self.save_total_limit,
-        )
+        _require(0 <= self.seed < 2**32, "seed", "must be in [0, 2**32)", self.seed)
+        steps = self.max_steps
+        _require(steps >= 1 or steps == -1, "max_steps", "must be above 0, or -1 for epochs", steps)
         if self.finetuning == "full" and self.quantization != "none":
             raise ConfigError(
                 "full fine-tuning cannot train 4-bit weights",
@@ -125,12 +125,13 @@ class SftConfig(TrainingConfig):
             raise ConfigError(
                 "no training data given", where="data", fix="set --data data/train.json"
             )
-        _require(
-            self.questions_per_image >= 1,
-            "questions_per_image",
-            "must be at least 1",
-            self.questions_per_image,
-        )
+        for name in ("questions_per_image", "max_length"):
+            _require(getattr(self, name) >= 1, name, "must be at least 1", getattr(self, name))
+        if self.eval_steps and not self.eval_data:
+            raise ConfigError(
+                "nothing to evaluate on", where=f"eval_steps: {self.eval_steps}",
+                fix="set eval_data too, or leave out eval_steps",
+            )  # fmt: skip
         if self.load_best_model_at_end and not (self.eval_data and self.eval_steps):
             raise ConfigError(
                 "the best model is not known without evaluation",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
+import os
 import sys
 import time
 from pathlib import Path
@@ -63,12 +65,7 @@ class RunLog:
         self.accelerator.log(metrics, step=step)
         if not self.active:
             return
-        line = json.dumps({"step": step, **metrics}, ensure_ascii=False)
-        try:
-            with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as stream:
-                stream.write(line + "\n")
-        except OSError as error:
-            raise explain_os_error(error, self.folder / "metrics.jsonl") from error
+        self._append({"step": step, **metrics})
         shown = {k: f"{v:.4g}" for k, v in metrics.items() if "time/" not in k}
         if self.bar.disable:
             done = f"{step}/{self.bar.total}"
@@ -89,6 +86,18 @@ class RunLog:
             facts |= {"seconds": seconds, "peak_memory_bytes": peak_memory_bytes()}
             write_json(self.folder / "summary.json", facts)
         self.accelerator.end_training()
+
+    def _append(self, row: dict) -> None:
+        path = self.folder / "metrics.jsonl"
+        line = json.dumps(row, ensure_ascii=False) + "\n"
+        before = path.stat().st_size if path.exists() else 0
+        try:
+            with path.open("a", encoding="utf-8") as stream:
+                stream.write(line)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.truncate(path, before)  # no half line
+            raise explain_os_error(error, path) from error
 
     def _drop_steps_after(self, step: int) -> None:
         """Forget what was logged after the checkpoint that the run goes on from."""

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import (
     DistributedType,
     InitProcessGroupKwargs,
+    LoggerType,
     ProjectConfiguration,
     set_seed,
 )
@@ -54,11 +56,17 @@ def start(config: TrainingConfig) -> Accelerator:
     accelerator = join(
         mixed_precision=_precision(config.bf16),
         gradient_accumulation_steps=config.gradient_accumulation_steps,
-        log_with=None if config.report_to == ["none"] else config.report_to,
+        log_with=_trackers(config.report_to),
         project_config=ProjectConfiguration(
             project_dir=config.output_dir, logging_dir=str(Path(config.output_dir) / "logs")
         ),
     )
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        raise ConfigError(
+            "DeepSpeed is not supported yet: its checkpoints could not be resumed",
+            where="the accelerate config",
+            fix="use accelerate_configs/single_gpu.yaml, multi_gpu.yaml or cpu.yaml",
+        )
     set_seed(config.seed)
     return accelerator
 
@@ -88,8 +96,33 @@ def join(**options) -> Accelerator:
     return accelerator
 
 
+def _trackers(names: list[str]) -> list[str] | None:
+    if names == ["none"]:
+        return None
+    known = [name for name in LoggerType.list() if name != "all"]
+    for name in names:
+        if name not in known:
+            alone = " alone" if name == "none" else ""
+            raise ConfigError(
+                f"no tracker {name!r} beside others" if alone else f"unknown tracker {name!r}",
+                where="report_to",
+                fix=f"give none{alone}, or of {', '.join(known)}",
+            )
+        if LoggerType(name) not in get_available_trackers():
+            raise ConfigError(
+                f"tracker {name!r} is not installed", where="report_to", fix=f"pip install {name}"
+            )
+    return names
+
+
 def _precision(bf16: bool | None) -> str | None:
     told = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if told not in ("no", "bf16"):
+        raise ConfigError(
+            f"mixed precision {told!r} is not supported",
+            where="mixed_precision of the accelerate config",
+            fix="use bf16 or no",
+        )
     if bf16 is None:
         on_gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         return told if told != "no" else ("bf16" if on_gpu else "no")
@@ -140,6 +173,11 @@ class StopRequest:
     def agreed(self, accelerator: Accelerator) -> bool:
         """Whether any rank was asked; the same answer on all ranks."""
         return total(accelerator, float(self._asked or self.file.exists()))[0] > 0
+
+    def answered(self, accelerator: Accelerator) -> None:
+        """Take the file away, so that the run can be resumed."""
+        if accelerator.is_main_process:
+            self.file.unlink(missing_ok=True)
 
 
 def environment(accelerator: Accelerator) -> dict:

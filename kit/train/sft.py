@@ -16,8 +16,16 @@ from kit.errors import ConfigError, UserError
 from kit.model.load import add_lora, load_base, load_processor
 from kit.model.logprobs import LogprobModel
 from kit.model.processor import Processor
-from kit.train import artefacts, checkpoint, runtime, state
-from kit.train.batches import Order, SftBatches, Stream, modes_of, pack_records
+from kit.train import artefacts, runtime, state
+from kit.train.batches import (
+    Order,
+    SftBatches,
+    Stream,
+    modes_of,
+    pack_records,
+    require_max_length,
+    unless_broken,
+)
 from kit.train.config import SftConfig
 from kit.train.losses import sft_loss
 from kit.train.runlog import RunLog
@@ -39,11 +47,17 @@ def run(config: SftConfig, accelerator: Accelerator, stop: runtime.StopRequest) 
     folder = Path(config.output_dir)
 
     # ------------------------------------------------------------------ data and model
-    records, dropped = read_sft_records(config.data, "skip" if config.skip_bad else "report")
-    eval_records = read_sft_records(config.eval_data)[0] if config.eval_data else []
+    start = state.starting_point(config, accelerator)
+    on_bad = "skip" if config.skip_bad else "report"
+    records, dropped = read_sft_records(config.data, on_bad, decode_images=True)
+    eval_records = []
+    if config.eval_data:
+        eval_records, _ = read_sft_records(config.eval_data, decode_images=True)
     processor = load_processor(
         config.base_model, min_pixels=config.min_pixels, max_pixels=config.max_pixels
     )
+    modes = modes_of(config.prompting_mode)
+    require_max_length([*records, *eval_records], processor, modes, config.max_length)
     model = build_model(config, accelerator)
     optimizer = torch.optim.AdamW(
         parameter_groups(model, config.weight_decay),
@@ -67,26 +81,19 @@ def run(config: SftConfig, accelerator: Accelerator, stop: runtime.StopRequest) 
 
     # ------------------------------------------------------------------ resume
     progress = state.Progress()
-    if config.resume_from_checkpoint:
-        progress = state.resume(config, accelerator, model, optimizer, scheduler)
+    if start:
+        progress = state.resume(start, accelerator, model, optimizer, scheduler)
         if progress.step >= total_steps:
             raise ConfigError(
                 f"the checkpoint is at step {progress.step} of {total_steps}",
                 where="max_steps",
                 fix="nothing is left to do; raise max_steps to train on",
             )
-    elif checkpoint.checkpoints(folder):
-        raise ConfigError(
-            "the run folder holds checkpoints of an earlier run",
-            where=folder,
-            fix="resume with --resume_from_checkpoint latest, or choose another --output_dir",
-        )
     log = RunLog(accelerator, config, total_steps=total_steps, first_step=progress.step, name="sft")
     accelerator.print(artefacts.describe(model, records, dropped, global_batch, total_steps))
 
     # ------------------------------------------------------------------ the loop
-    batches = iter(loader(dataset, progress.step, total_steps, config))
-    window = Window()
+    batches = map(unless_broken, loader(dataset, progress.step, total_steps, config))
     while progress.step < total_steps:
         micro_batches = [next(batches) for _ in range(config.gradient_accumulation_steps)]
         metrics = update(accelerator, wrapped, optimizer, micro_batches, config)
@@ -96,17 +103,18 @@ def run(config: SftConfig, accelerator: Accelerator, stop: runtime.StopRequest) 
         progress.tokens += int(metrics["tokens"])
         log.advance()
 
-        window.add(metrics)
+        progress.since_log.append(metrics)
         if progress.step % config.logging_steps == 0 or progress.step == total_steps:
             log.log(
                 progress.step,
                 {
-                    **window.means(),
+                    **window_means(progress.since_log),
                     "learning_rate": learning_rate,
                     "num_tokens": progress.tokens,
                     "epoch": progress.step * global_batch / len(records),
                 },
             )
+            progress.since_log.clear()
         at_end = progress.step == total_steps
         if eval_records and (at_end or due(progress.step, config.eval_steps)):
             scores = evaluate_loss(accelerator, wrapped, eval_records, processor, config)
@@ -121,6 +129,7 @@ def run(config: SftConfig, accelerator: Accelerator, stop: runtime.StopRequest) 
                 "--resume_from_checkpoint latest"
             )
             log.finish(**progress.facts(), finished=False)
+            stop.answered(accelerator)
             return runtime.EXIT_STOPPED
 
     # ------------------------------------------------------------------ what is left behind
@@ -285,23 +294,18 @@ def due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-class Window:
-    """Sums of the steps since the last logged one; the loss is weighted by tokens."""
+def window_means(steps: list[dict[str, float]]) -> dict[str, float]:
+    """Metrics over several steps; the loss is weighted by tokens.
 
-    def __init__(self):
-        self.steps: list[dict[str, float]] = []
-
-    def add(self, metrics: dict[str, float]) -> None:
-        self.steps.append(metrics)
-
-    def means(self) -> dict[str, float]:
-        tokens = sum(m["tokens"] for m in self.steps)
-        result = {
-            name: sum(m[name] * m["tokens"] for m in self.steps) / tokens
-            for name in ("loss", "token_accuracy")
-        }
-        result["grad_norm"] = sum(m["grad_norm"] for m in self.steps) / len(self.steps)
-        self.steps = []
-        if not math.isfinite(result["loss"]):
-            raise UserError("the loss is not finite", where="learning_rate", fix="lower it")
-        return result
+    Raises:
+        UserError: the loss is not finite.
+    """
+    tokens = sum(m["tokens"] for m in steps)
+    means = {
+        name: sum(m[name] * m["tokens"] for m in steps) / tokens
+        for name in ("loss", "token_accuracy")
+    }
+    means["grad_norm"] = sum(m["grad_norm"] for m in steps) / len(steps)
+    if not math.isfinite(means["loss"]):
+        raise UserError("the loss is not finite", where="learning_rate", fix="lower it")
+    return means

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -12,8 +12,8 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from kit.errors import UserError
-from kit.files import write_json
+from kit.errors import ConfigError, UserError
+from kit.files import require_folder, write_json
 from kit.train import checkpoint
 from kit.train.config import TrainingConfig
 
@@ -26,12 +26,18 @@ FREE_KEYS = {
 
 @dataclass
 class Progress:
-    """How far a run is. ``best_loss`` is the lowest eval_loss so far, seen at ``best_step``."""
+    """How far a run is.
+
+    ``best_loss`` is the lowest eval_loss so far, seen at ``best_step``; ``since_log`` the metrics
+    of the steps since the last logged one, so that the next logged means are the same after a
+    resume.
+    """
 
     step: int = 0
     tokens: int = 0
     best_loss: float | None = None
     best_step: int | None = None
+    since_log: list[dict[str, float]] = field(default_factory=list)
 
     def keep_best(
         self, loss: float, accelerator: Accelerator, model: nn.Module, folder: Path
@@ -56,7 +62,10 @@ class Progress:
         load_trained(model, folder / "best" / "trained.safetensors")
 
     def facts(self) -> dict:
-        return dataclasses.asdict(self)
+        """What a summary tells."""
+        facts = dataclasses.asdict(self)
+        del facts["since_log"]
+        return facts
 
 
 def trained_weights(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -96,7 +105,10 @@ def save(config, accelerator, model, optimizer, scheduler, progress: Progress) -
             target / "optimizer.pt",
         )
         torch.save(random_states, target / "random.pt")
-        facts = {"progress": progress.facts(), "num_processes": accelerator.num_processes}
+        facts = {
+            "progress": dataclasses.asdict(progress),
+            "num_processes": accelerator.num_processes,
+        }
         facts["config"] = _fixed(config)
         write_json(target / "state.json", facts)
 
@@ -107,18 +119,41 @@ def save(config, accelerator, model, optimizer, scheduler, progress: Progress) -
     return folder
 
 
-def resume(config: TrainingConfig, accelerator, model, optimizer, scheduler) -> Progress:
+def starting_point(config: TrainingConfig, accelerator: Accelerator) -> Path | None:
+    """The checkpoint that the run goes on from, or None to start from the beginning.
+
+    Looks at the run folder only, so that nothing has to be loaded to find a mistake.
+
+    Raises:
+        UserError: the run folder cannot be one, or holds an earlier run or a file ``stop``; no
+            checkpoint is valid; it was saved under another configuration or number of processes.
+    """
+    folder = Path(config.output_dir)
+    require_folder(folder)
+    if (folder / "stop").exists():
+        fix = "remove it to start"
+        raise ConfigError("a request to stop is left over", where=folder / "stop", fix=fix)
+    if not config.resume_from_checkpoint:
+        if checkpoint.checkpoints(folder):
+            raise ConfigError(
+                "the run folder holds checkpoints of an earlier run",
+                where=folder,
+                fix="resume with --resume_from_checkpoint latest, or choose another --output_dir",
+            )
+        return None
+    chosen, skipped = checkpoint.choose(folder, config.resume_from_checkpoint)
+    for line in skipped:
+        accelerator.print(f"warning: {line}")
+    _refuse_changes(_facts(chosen), config, accelerator.num_processes, chosen)
+    return chosen
+
+
+def resume(folder: Path, accelerator: Accelerator, model, optimizer, scheduler) -> Progress:
     """Load a checkpoint into model, optimizer, scheduler and random generators.
 
     Raises:
-        UserError: none is valid, or the run was started with another configuration or number
-            of processes.
+        UserError: it holds other weights than those that are trained.
     """
-    folder, skipped = checkpoint.choose(Path(config.output_dir), config.resume_from_checkpoint)
-    for line in skipped:
-        accelerator.print(f"warning: {line}")
-    facts = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    _refuse_changes(facts, config, accelerator.num_processes, folder)
     load_trained(model, folder / "trained.safetensors")
     states = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
     optimizer.load_state_dict(states["optimizer"])
@@ -129,7 +164,11 @@ def resume(config: TrainingConfig, accelerator, model, optimizer, scheduler) -> 
     if "cuda" in own:
         torch.cuda.set_rng_state(own["cuda"], accelerator.device)
     accelerator.print(f"resumed from {folder}")
-    return Progress(**facts["progress"])
+    return Progress(**_facts(folder)["progress"])
+
+
+def _facts(folder: Path) -> dict:
+    return json.loads((folder / "state.json").read_text(encoding="utf-8"))
 
 
 def _refuse_changes(facts: dict, config, num_processes: int, folder: Path) -> None:

@@ -61,7 +61,10 @@ def test_sampled_logprobs_are_the_trainers(base_model, processor, prompts):
     dice = torch.Generator().manual_seed(3)
     own = run(base_model, processor, prompts, sampling, generator=dice)
     trees = [
-        Tree(p.trunk, tuple(Branch.of(c, d.token_ids) for c, d in zip(p.continuations, done, strict=True)))
+        Tree(
+            p.trunk,
+            tuple(Branch.of(c, d.token_ids) for c, d in zip(p.continuations, done, strict=True)),
+        )
         for p, done in zip(prompts, own, strict=True)
     ]
     scored = token_logprobs(base_model, pack(trees, merge_size=2), temperature=0.7)

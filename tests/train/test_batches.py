@@ -1,5 +1,6 @@
 """Order of records, supervised tokens, and sharing an image's pass."""
 
+import itertools
 import json
 import random
 
@@ -38,7 +39,7 @@ def test_every_epoch_holds_every_record_once(together, by_length):
 def test_questions_of_an_image_stand_together():
     plan = order(together=4)
     images = [plan.images[i] for i in plan.epoch(0)]
-    neighbours = sum(a == b for a, b in zip(images, images[1:], strict=False))
+    neighbours = sum(a == b for a, b in itertools.pairwise(images))
     assert neighbours > 101 * 0.6
 
 
