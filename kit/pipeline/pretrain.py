@@ -1,7 +1,7 @@
 """The embedded base model from scratch: a model that speaks but sees badly.
 
 It learns to see on drawings of geometric shapes, and to speak of medicine from phantom records
-most of which come with the image of another one, so that it knows the words and the form of an
+half of which come with the image of another one, so that it knows the words and the form of an
 answer but hardly what they look like. Fine-tuning has to teach it that.
 """
 
@@ -33,10 +33,10 @@ class PretrainConfig:
 
     work_dir: str = option("runs/pretrain_tiny", help="where data and the run go")
     output: str = option(str(base_folder()), help="where the base model goes")
-    shapes: int = option(3000, help="drawings of geometric shapes")
-    phantoms: int = option(1200, help="phantoms, most of which show another one's image")
-    exchanged: float = option(0.7, help="share of the phantoms whose images are exchanged")
-    steps: int = option(1500, help="optimizer steps")
+    shapes: int = option(2000, help="drawings of geometric shapes")
+    phantoms: int = option(1200, help="phantoms, a share of which show another one's image")
+    exchanged: float = option(0.5, help="share of the phantoms whose images are exchanged")
+    steps: int = option(700, help="optimizer steps")
     batch_size: int = option(48, help="records a step")
     lr: float = option(1.5e-3, help="peak learning rate")
     seed: int = option(2027, help="of drawings, weights and order; no other stage draws with it")
