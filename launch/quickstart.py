@@ -3,10 +3,10 @@
 from kit import command
 
 
-def main() -> None:
+def main() -> int:
     from kit.pipeline.quickstart import QuickstartConfig, quickstart
 
-    quickstart(command.parse(QuickstartConfig))
+    return quickstart(command.parse(QuickstartConfig))
 
 
 if __name__ == "__main__":

@@ -768,7 +768,7 @@ def require_whole(folder: Path) -> None:
 TRAIN_AND_SAVE = ["--save_steps", "1", "--lora_r", "2", "--logging_steps", "1"]
 
 
-@pytest.mark.parametrize("failing", [1, 2, 3, 5, 7, 10, 20])
+@pytest.mark.parametrize("failing", [1, 2, 3, 5, 9, 10, 17, 18])
 def test_disk_full_while_training(failing, work, command, monkeypatch):
     """The so-manieth write to reach the disk fails: of the log, a checkpoint, the adapter."""
     full_at(failing, monkeypatch)
@@ -820,7 +820,7 @@ def disk(work):
         subprocess.run(["umount", "-l", str(work / "disk")], check=True)
 
 
-@pytest.mark.parametrize("kilobytes", [4, 8, 60, 120, 260, 420, 500])
+@pytest.mark.parametrize("kilobytes", [4, 8, 60, 120, 260, 330, 420])
 def test_really_full_disk_while_training(kilobytes, disk, work, command):
     """Also where a library does the writing: safetensors, tokenizers, torch and TensorBoard each
     raise something else."""
@@ -833,7 +833,7 @@ def test_really_full_disk_while_training(kilobytes, disk, work, command):
     assert not (folder / "summary.json").exists()
 
 
-@pytest.mark.parametrize("kilobytes", [4, 8, 12, 16])
+@pytest.mark.parametrize("kilobytes", [4, 8])
 def test_really_full_disk_while_evaluating(kilobytes, disk, work, command):
     folder = disk(kilobytes)
     left = command("evaluate", "--output", "disk/out")
@@ -882,15 +882,3 @@ def start(script: str, folder: Path, *flags: str) -> subprocess.Popen:
         [sys.executable, ROOT / "launch" / SCRIPTS[script], *GOOD_FLAGS[script].split(), *flags],
         cwd=folder, env=os.environ | own, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-
-
-def test_zz(work, command, monkeypatch):
-    n=[]
-    o=os.fsync
-    monkeypatch.setattr(os,"fsync",lambda d: n.append(1) or o(d))
-    command("train",*TRAIN_AND_SAVE)
-    print("FSYNC",len(n))
-    command("evaluate","--output","o2")
-    for p in (work/"o2").iterdir(): print(p, p.stat().st_size)
-    for p in (work/"out").rglob("*"): print(p, p.stat().st_size)
-    assert 0

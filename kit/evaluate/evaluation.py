@@ -252,7 +252,7 @@ def prediction_row(
         "answer": parsed.answer,
         "scores": score_answer(parsed.answer, record.answer, answer_type=record.answer_type),
     }
-    if record.regions and record.image_size:
+    if "boxes" in REQUIRED_KEYS[mode] and record.regions and record.image_size:
         gold_boxes = [region.box_xyxy_pixels for region in record.regions]
         row["grounding"] = grounding_scores(parsed.boxes, gold_boxes, record.image_size).to_json()
     if floor is not None:
@@ -285,7 +285,7 @@ def _summarise_mode(rows: list[dict], seed: int) -> dict[str, float]:
         "truncated_rate": [float(row["truncated"]) for row in rows],
         "iou/mean": [row["grounding"]["iou"] if "grounding" in row else None for row in rows],
         "iou/acc@0.5": [
-            float(row["grounding"]["iou"] >= 0.5) if "grounding" in row else None for row in rows
+            row["grounding"]["acc@0.5"] if "grounding" in row else None for row in rows
         ],
         "pointing": [row["grounding"]["pointing"] if "grounding" in row else None for row in rows],
         "floor/question_only": [row["floor"]["exact"] if "floor" in row else None for row in rows],
@@ -298,5 +298,5 @@ def _summarise_mode(rows: list[dict], seed: int) -> dict[str, float]:
         if name in INTERVALS:
             low, high = bootstrap_interval([v for v, _ in kept], [g for _, g in kept], seed=seed)
             metrics |= {f"{name}/low": low, f"{name}/high": high}
-    metrics["iou/n"] = sum("grounding" in row for row in rows)
-    return metrics
+    n_grounded = sum("grounding" in row for row in rows)
+    return metrics | ({"iou/n": n_grounded} if n_grounded else {})

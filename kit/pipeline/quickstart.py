@@ -53,9 +53,9 @@ class Stages:
         print(f"   {self.seconds[name]:.0f} s", flush=True)
 
 
-def quickstart(config: QuickstartConfig) -> dict:
+def quickstart(config: QuickstartConfig) -> int:
     """Run all stages; writes ``summary.json`` with the metrics of each model and the seconds of
-    each stage, and returns it."""
+    each stage. Returns the exit code."""
     folder = Path(config.output_dir)
     data = folder / "data"
     stages = Stages()
@@ -93,7 +93,7 @@ def quickstart(config: QuickstartConfig) -> dict:
     evaluation("base", base_model="tiny")
 
     with stages.stage("train_sft", "LoRA on the embedded model"):
-        train_sft(
+        code = train_sft(
             SftConfig(
                 base_model="tiny",
                 data=str(data / "train.json"),
@@ -115,6 +115,8 @@ def quickstart(config: QuickstartConfig) -> dict:
             )
         )
 
+    if code:  # asked to stop
+        return code
     evaluation("sft", adapter=str(folder / "sft"))
 
     draw_examples(
@@ -125,4 +127,4 @@ def quickstart(config: QuickstartConfig) -> dict:
     print(f"\n{metrics_table(metrics)}")
     total = sum(stages.seconds.values())
     print(f"\n{total:.0f} s in all. Made: {folder}/ (summary.json, examples.png, a folder a stage)")
-    return summary
+    return 0

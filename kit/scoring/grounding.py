@@ -11,7 +11,7 @@ from kit.data.boxes import grid_to_pixels
 
 PixelBox = Sequence[float]
 
-HIT = 0.5  # the mean IoU from which a record counts as found
+HIT = 0.5  # the IoU from which a record counts as found
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class GroundingScores:
       gold boxes, over the area of both together. Neither splitting nor repeating a box changes
       it, and a gold box that is not claimed lowers it.
     - ``box_iou``: mean over the claimed boxes of the IoU with the gold box that fits best.
-    - ``acc_at_half``: 1 if ``box_iou`` is at least 0.5, else 0.
+    - ``acc_at_half``: 1 if ``iou`` is at least 0.5, else 0.
     - ``pointing``: the share of claimed boxes whose centre lies in (or on the edge of) a gold
       box: the pointing game (Zhang et al. 2016, arXiv 1608.00507) with a box's centre as the
       point.
@@ -69,11 +69,11 @@ def grounding_scores(
         return GroundingScores(0.0, 0.0, 0.0, 0.0)
     boxes = [grid_to_pixels(list(box), image_size) for box in claimed]
     fits = [max(iou(box, other) for other in gold) for box in boxes]
-    box_iou = sum(fits) / len(fits)
+    whole = union_iou(boxes, gold)
     return GroundingScores(
-        iou=union_iou(boxes, gold),
-        box_iou=box_iou,
-        acc_at_half=float(box_iou >= HIT),
+        iou=whole,
+        box_iou=sum(fits) / len(fits),
+        acc_at_half=float(whole >= HIT),
         pointing=sum(_points_into(box, gold) for box in boxes) / len(boxes),
     )
 

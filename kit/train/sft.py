@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from transformers import get_scheduler
 
 from kit.data.records import SftRecord, read_sft_records
-from kit.errors import ConfigError, UserError
+from kit.errors import ConfigError
 from kit.model.load import add_lora, load_base, load_processor
 from kit.model.logprobs import LogprobModel
 from kit.model.processor import Processor
@@ -28,6 +28,7 @@ from kit.train.batches import (
 )
 from kit.train.config import SftConfig
 from kit.train.losses import sft_loss
+from kit.train.optimization import clip_gradients, due, parameter_groups, window_means
 from kit.train.runlog import RunLog
 
 
@@ -227,17 +228,6 @@ def build_model(config: SftConfig, accelerator: Accelerator) -> nn.Module:
     return model.train()
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Trained parameters, decayed if they are matrices. Empty groups are left out: DeepSpeed
-    drops them, and the scheduler then no longer matches."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
-
-
 def training_batches(
     config: SftConfig,
     records: list[SftRecord],
@@ -279,33 +269,3 @@ def loader(dataset: SftBatches, first_step: int, total_steps: int, config: SftCo
         num_workers=config.dataloader_num_workers,
         generator=torch.Generator().manual_seed(config.seed),
     )
-
-
-def clip_gradients(accelerator: Accelerator, model: nn.Module, max_norm: float) -> float:
-    """Clip the gradient to ``max_norm`` (0: leave it) and return its norm before that."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    norm = accelerator.clip_grad_norm_(parameters, max_norm or float("inf"))
-    if norm is None:  # DeepSpeed clips by its own configuration
-        norm = model.get_global_grad_norm() or 0.0
-    return float(norm)
-
-
-def due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
-
-
-def window_means(steps: list[dict[str, float]]) -> dict[str, float]:
-    """Metrics over several steps; the loss is weighted by tokens.
-
-    Raises:
-        UserError: the loss is not finite.
-    """
-    tokens = sum(m["tokens"] for m in steps)
-    means = {
-        name: sum(m[name] * m["tokens"] for m in steps) / tokens
-        for name in ("loss", "token_accuracy")
-    }
-    means["grad_norm"] = sum(m["grad_norm"] for m in steps) / len(steps)
-    if not math.isfinite(means["loss"]):
-        raise UserError("the loss is not finite", where="learning_rate", fix="lower it")
-    return means
