@@ -106,6 +106,9 @@ def _quieten_libraries() -> None:
     """Notices of libraries that a user can do nothing about; errors still show."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    logging.getLogger("DeepSpeed").addFilter(
+        lambda record: "Setting accelerator to CPU" not in record.getMessage()
+    )
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
 

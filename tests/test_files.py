@@ -52,11 +52,16 @@ def test_nothing_is_left_of_what_was_broken_off(before, error, tmp_path):
     if before:
         path.parent.mkdir()
         path.write_text(before)
-    with pytest.raises(error), files.atomic_write(path) as stream:
-        stream.write("half")
-        stream.flush()
-        assert len(names(path.parent)) == (2 if before else 1)
-        raise error
+
+    def broken_off():
+        with files.atomic_write(path) as stream:
+            stream.write("half")
+            stream.flush()
+            assert len(names(path.parent)) == (2 if before else 1)
+            raise error
+
+    with pytest.raises(error):
+        broken_off()
     assert names(path.parent) == ({"a.txt"} if before else set())
     assert not before or path.read_text() == before
 

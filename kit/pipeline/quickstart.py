@@ -28,7 +28,7 @@ class QuickstartConfig:
     output_dir: str = option("runs/quickstart", help="run folder", aliases=["--out_dir"])
     train_images: int = option(240, help="phantoms to train on")
     test_images: int = option(40, help="phantoms to evaluate on, none of which is trained on")
-    sft_epochs: float = option(2.0, help="passes of SFT over the training questions")
+    sft_epochs: float = option(3.0, help="passes of SFT over the training questions")
     seed: int = option(0, help="of phantoms and training")
 
     def __post_init__(self):
@@ -103,9 +103,8 @@ def quickstart(config: QuickstartConfig) -> int:
                 lora_r=32,
                 lora_alpha=64,
                 per_device_train_batch_size=32,
-                questions_per_image=8,
+                questions_per_image=4,
                 group_by_length=False,
-                prompting_mode="both",
                 num_train_epochs=config.sft_epochs,
                 learning_rate=3e-3,
                 warmup_ratio=0.05,

@@ -92,6 +92,8 @@ def run(config: SftConfig, accelerator: Accelerator, stop: runtime.StopRequest) 
             )
     log = RunLog(accelerator, config, total_steps=total_steps, first_step=progress.step, name="sft")
     accelerator.print(artefacts.describe(model, records, dropped, global_batch, total_steps))
+    if not dataset.share:
+        accelerator.print("lora_dropout is above 0, so questions do not share their image's pass")
 
     # ------------------------------------------------------------------ the loop
     batches = map(unless_broken, loader(dataset, progress.step, total_steps, config))

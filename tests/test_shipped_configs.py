@@ -1,0 +1,158 @@
+"""Every config that is shipped is read by what it is for."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+
+from kit.command import parse
+from kit.data.prepare import PrepareConfig
+from kit.errors import ConfigError
+from kit.evaluate.config import EvaluateConfig
+from kit.train.config import SftConfig
+from kit.train.runtime import start
+
+ROOT = Path(__file__).resolve().parents[1]
+# By the first word of the file's name: the config class, and the flags without which it is none.
+STAGES = {
+    "prepare": (PrepareConfig, ["--output", "out.json"]),
+    "sft": (SftConfig, ["--data", "train.json"]),
+    "evaluate": (
+        EvaluateConfig,
+        ["--data", "test.json", "--output", "out", "--base_model", "tiny"],
+    ),
+}
+STAGE_FILES = sorted((ROOT / "launch" / "configs").glob("*.yaml"))
+ACCELERATE_FILES = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
+
+
+def read(path: Path):
+    config_class, flags = STAGES[path.stem.split("_")[0]]
+    return parse(config_class, ["--cfg", str(path), *flags])
+
+
+def test_there_are_some():
+    assert {path.stem for path in STAGE_FILES} >= {"sft", "sft_full", "sft_qlora", "sft_tiny"}
+    assert {path.stem for path in ACCELERATE_FILES} >= {"cpu", "single_gpu", "multi_gpu"}
+    assert not [p for p in (ROOT / "launch" / "configs").iterdir() if p not in STAGE_FILES]
+
+
+@pytest.mark.parametrize("path", STAGE_FILES, ids=lambda path: path.stem)
+def test_stage_configs_arrive_as_written(path):
+    """Each key, in the type of its field: 1e-4 is text to YAML 1.1, and a number to us."""
+    config = read(path)
+    written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert written
+    for key, value in written.items():
+        found = getattr(config, key)
+        expected = type(found)(value) if isinstance(found, (int, float, str)) else value
+        assert found == expected, key
+    numbers = [f.name for f in dataclasses.fields(config) if f.type in ("float", "int")]
+    for name in numbers:
+        assert (
+            type(getattr(config, name))
+            is {"float": float, "int": int}[config.__dataclass_fields__[name].type]
+        ), name
+
+
+@pytest.mark.parametrize("path", STAGE_FILES, ids=lambda path: path.stem)
+def test_stage_configs_with_a_typing_error_are_refused(path, tmp_path):
+    """Any key, misspelt; and any key, of another stage."""
+    text = path.read_text(encoding="utf-8")
+    for key in yaml.safe_load(text):
+        wrong = tmp_path / path.name
+        wrong.write_text(text.replace(f"{key}:", f"{key[:-1]}{key[-1]}x:", 1), encoding="utf-8")
+        with pytest.raises(ConfigError, match=f"unknown key '{key}x'") as caught:
+            read(wrong)
+        assert f"did you mean '{key}'?" in str(caught.value)
+        assert str(wrong) in str(caught.value)
+    (tmp_path / path.name).write_text(f"{text}\nmax_new_tokenz: 3\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="unknown key 'max_new_tokenz'"):
+        read(tmp_path / path.name)
+
+
+def test_documented_figures_of_the_configs():
+    """What the comments and the README promise of them."""
+    configs = {path.stem: read(path) for path in STAGE_FILES}
+    assert configs["sft_qlora"].quantization == "nf4"
+    assert configs["sft_full"].finetuning == "full"
+    assert configs["sft_tiny"].base_model == "tiny"
+    assert configs["sft"].learning_rate == 1e-4
+    for name, config in configs.items():
+        if config.max_pixels:  # 28 by 28 pixels are one token
+            tokens = config.max_pixels / 28**2
+            comment = f"# {tokens:.0f} image tokens"
+            assert comment in (ROOT / "launch/configs" / f"{name}.yaml").read_text(), name
+
+
+@pytest.mark.parametrize("path", ACCELERATE_FILES, ids=lambda path: path.stem)
+def test_accelerate_reads_its_configs(path):
+    """With its own loader, which refuses keys that it does not know, and as the launcher does."""
+    config = load_config_from_file(str(path))
+    assert config.mixed_precision in ("no", "bf16")
+    arguments, _, _ = _validate_launch_command(launcher_arguments(path))
+    assert arguments.num_processes == config.num_processes
+    assert arguments.mixed_precision == config.mixed_precision
+    assert bool(arguments.use_cpu) == bool(config.use_cpu)
+    for key in ("deepspeed_config_file", "fsdp_config_file"):
+        named = (yaml.safe_load(path.read_text()).get("deepspeed_config") or {}).get(key)
+        assert named is None or (ROOT / named).is_file()
+
+
+def launcher_arguments(path: Path) -> Namespace:
+    return launch_command_parser().parse_args(["--config_file", str(path), "script.py"])
+
+
+@pytest.mark.parametrize("path", ACCELERATE_FILES, ids=lambda path: path.stem)
+def test_accelerate_configs_contradict_no_stage_config(path, monkeypatch, tmp_path):
+    """What the launcher would put into the environment suits each config that is shipped."""
+    written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert "gradient_accumulation_steps" not in written
+    accelerate_says = {"ACCELERATE_MIXED_PRECISION": str(written["mixed_precision"])}
+    for name, value in accelerate_says.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("kit.train.runtime.join", lambda **options: Namespace(options=options))
+    monkeypatch.setattr("kit.train.runtime.set_seed", lambda seed: None)
+    for stage_file in STAGE_FILES:
+        if stage_file.stem.startswith(("sft", "grpo")):
+            config = dataclasses.replace(read(stage_file), output_dir=str(tmp_path))
+            with_join = start_options(config)
+            assert with_join["mixed_precision"] == written["mixed_precision"]
+            assert with_join["gradient_accumulation_steps"] == config.gradient_accumulation_steps
+
+
+def start_options(config: SftConfig) -> dict:
+    try:
+        return start(config).options
+    except AttributeError:  # a check of the real Accelerator, behind what is asked here
+        return {}
+
+
+@pytest.mark.parametrize("key", ["num_processses", "mixed_precison"])
+def test_accelerate_refuses_unknown_keys(key, tmp_path):
+    path = tmp_path / "wrong.yaml"
+    path.write_text((ROOT / "accelerate_configs/cpu.yaml").read_text() + f"{key}: 1\n")
+    with pytest.raises(ValueError, match=key):
+        load_config_from_file(str(path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ACCELERATE_FILES, ids=lambda path: path.stem)
+def test_launcher_accepts_them(path):
+    """``accelerate launch --config_file`` up to the script's own help, in one process."""
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(path),
+            "--num_processes", "1", "launch/train_sft.py", "--help",
+        ],
+        cwd=ROOT, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "--per_device_train_batch_size" in done.stdout
