@@ -22,12 +22,12 @@ def draw_examples(
 ) -> None:
     """Draw ``count`` answers with boxes from ``predictions.jsonl``, of different images and kinds
     of question, as a PNG. ``data`` is the file that was evaluated."""
-    records = {(r.image, r.qid): r for r in read_sft_records(data, "skip")[0]}
+    records = {(r.image, r.qid, r.question): r for r in read_sft_records(data, "skip")[0]}
     rows = [row for _, row in iter_json_lines(predictions)]
     chosen = _choose([row for row in rows if row["boxes"] and "grounding" in row], count)
     if not chosen:
         return
-    panels = [_panel(row, records[row["image"], row["qid"]]) for row in chosen]
+    panels = [_panel(row, records[row["image"], row["qid"], row["question"]]) for row in chosen]
     columns = min(2, len(panels))
     width, height = panels[0].size
     lines = -(-len(panels) // columns)

@@ -1,0 +1,107 @@
+"""The picture of a few answers: boxes where they belong, and the right record's."""
+
+import json
+
+import pytest
+from PIL import Image, ImageColor
+
+from kit.data.records import Region, SftRecord, read_sft_records, write_records
+from kit.evaluate.figure import CLAIMED, GOLD, MARGIN, SIDE, TEXT_WIDTH, draw_examples
+
+OUTPUT = json.dumps({"caption": "c", "reasoning": ["r"], "boxes": [], "answer": "a"})
+
+
+def record(image="0.png", question="Where?", region=(20, 10, 60, 40), **fields) -> SftRecord:
+    return SftRecord(
+        instruction="i", input=question, output=OUTPUT, image=image, question=question,
+        answer="left", regions=(Region("Lung", region),), image_size=(100, 80), **fields,
+    )  # fmt: skip
+
+
+def prediction(record, *, boxes=((500, 500, 900, 900),), exact=1.0, **fields) -> dict:
+    return {
+        "image": record.image, "qid": record.qid, "question": record.question, "gold": "left",
+        "mode": "caption_reason_answer", "content_type": record.content_type,
+        "modality": record.modality, "answer": "left", "caption": "A chest.",
+        "reasoning": ["One.", "Two."], "boxes": [list(box) for box in boxes],
+        "scores": {"exact": exact}, "grounding": {"iou": 0.25}, **fields,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def draw(tmp_path):
+    """Write records and what was predicted of them, draw, and return the picture (or None)."""
+
+    def call(records, change=lambda rows: rows, **options):
+        for name in {r.image for r in records}:
+            Image.new("RGB", (100, 80), "black").save(tmp_path / name)
+        write_records(tmp_path / "data.json", records)
+        read = read_sft_records(tmp_path / "data.json")[0]
+        rows = change([prediction(r) for r in read])
+        (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        draw_examples(tmp_path / "p.jsonl", tmp_path / "data.json", tmp_path / "o.png", **options)
+        assert {path.name for path in tmp_path.iterdir()} - {"o.png"} == {
+            "data.json", "p.jsonl", *(r.image for r in records)
+        }  # fmt: skip
+        return (
+            Image.open(tmp_path / "o.png").convert("RGB") if (tmp_path / "o.png").exists() else None
+        )
+
+    return call
+
+
+def extent(picture: Image.Image, colour: str, panel: int = 0) -> tuple[float, ...]:
+    """The bounding box of a colour within the image of a panel, in pixels of the 100x80 image."""
+    width, height = SIDE + TEXT_WIDTH + 3 * MARGIN, SIDE + 2 * MARGIN
+    left, top = (panel % 2) * width + MARGIN, (panel // 2) * height + MARGIN
+    shown = picture.crop((left, top, left + SIDE, top + SIDE))
+    wanted = ImageColor.getrgb(colour)
+    mask = Image.new("L", shown.size)
+    mask.putdata([255 * (pixel == wanted) for pixel in shown.getdata()])
+    assert mask.getbbox() is not None
+    return tuple(v * 100 / SIDE for v in mask.getbbox())
+
+
+def test_boxes_stand_where_they_belong(draw):
+    picture = draw([record()])
+    assert extent(picture, GOLD) == pytest.approx((20, 10, 60, 40), abs=0.5)
+    # the grid's 500..900 of 100x80 pixels; the later box is drawn over the earlier
+    assert extent(picture, CLAIMED) == pytest.approx((50, 40, 90, 72), abs=0.5)
+
+
+def test_each_prediction_gets_the_boxes_of_its_own_record(draw):
+    """Questions about one image, without ids."""
+    records = [
+        record(question="Where is it?", region=(0, 0, 20, 20)),
+        record(question="And where is that?", region=(70, 50, 90, 70)),
+    ]
+    assert extent(draw(records, lambda rows: rows[:1]), GOLD)[:2] == pytest.approx((0, 0), abs=0.5)
+    assert extent(draw(records, lambda rows: rows[1:]), GOLD)[:2] == pytest.approx(
+        (70, 50), abs=0.5
+    )
+
+
+def test_images_and_kinds_differ_first(draw):
+    records = [
+        record(image=f"{number % 3}.png", qid=str(number), content_type="Position", modality="CT",
+               region=(number * 10, 0, number * 10 + 9, 20))
+        for number in range(6)
+    ]  # fmt: skip
+    width, height = SIDE + TEXT_WIDTH + 3 * MARGIN, SIDE + 2 * MARGIN
+    assert draw(records).size == (2 * width, 2 * height + 36)  # one an image
+    assert draw(records, count=1).size == (width, height + 36)
+    picture = draw(records, count=3)
+    assert [round(extent(picture, GOLD, panel)[0]) for panel in range(3)] == [0, 10, 20]
+
+
+def test_nothing_to_show_is_no_picture(draw):
+    assert draw([record()], lambda rows: []) is None
+    assert draw([record()], lambda rows: [rows[0] | {"boxes": []}]) is None
+    without = lambda rows: [{k: v for k, v in rows[0].items() if k != "grounding"}]  # noqa: E731
+    assert draw([record()], without) is None
+
+
+def test_long_and_foreign_words_are_no_mistake(draw):
+    words = {"question": "肺在哪里？" * 40, "caption": "wort" * 300, "reasoning": [], "answer": ""}
+    picture = draw([record(question=words["question"])], lambda rows: [rows[0] | words])
+    assert picture.size == (SIDE + TEXT_WIDTH + 3 * MARGIN, SIDE + 2 * MARGIN + 36)
