@@ -21,8 +21,9 @@ from rich.progress import track
 from kit.command import option
 from kit.data import audit, slake, vqa_rad
 from kit.data.download import download
+from kit.data.fields import bad_field
 from kit.data.images import open_image
-from kit.data.questions import RawQuestion, Row, bad_field
+from kit.data.questions import RawQuestion, Row
 from kit.data.report import by_dataset, print_summary, write_prepared
 from kit.data.targets import to_sft_record
 from kit.errors import ConfigError, DataError, ImageError, RecordError

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit.data.records import Region, resolve_image
+from kit.data.fields import bad_field, resolve_image
+from kit.data.records import Region
 from kit.errors import DataError, RecordError
 
 SPLITS = ("train", "validate", "test")
@@ -146,8 +147,3 @@ def image_field(row: dict, field: str, where: str, folder: Path) -> Path:
     if Path(name).is_absolute() or re.match(r"[A-Za-z]:[\\/]", name):
         raise bad_field(where, field, f"must be relative to {folder}: {name}", "image_outside")
     return resolve_image(name, folder=folder, where=where, field=field)
-
-
-def bad_field(where: str, field: str, what: str, reason: str) -> RecordError:
-    """The error of one field of one row."""
-    return RecordError(f"field {field!r}: {what}", reason=reason, where=where)

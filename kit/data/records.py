@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 import os
-import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from kit.data.boxes import GRID
+from kit.data.fields import (
+    bad_field,
+    check_box,
+    check_target,
+    check_text,
+    parse_image_size,
+    resolve_image,
+    strict_json,
+)
 from kit.data.images import open_image
 from kit.errors import DataError, ImageError, RecordError
 from kit.files import write_jsonl
 
 BadLines = Literal["report", "strict", "skip"]
-
-# What a Qwen2-VL tokenizer reads as a control token wherever it stands in a text.
-_CONTROL_TOKEN = re.compile(r"<\|\w+\|>")
-_READ_BY_THE_MODEL = ("question", "output")
-
-_HUGE = 1e300  # more than any coordinate, less than what overflows
-
-_NOT_A_PATH = re.compile(r"^\s*([a-z][a-z0-9+.-]*://|data:)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -142,21 +139,6 @@ def iter_json_lines(path: str | Path) -> Iterator[tuple[str, Any]]:
                 )
 
 
-def strict_json(text: str) -> Any:
-    """``json.loads`` without NaN, Infinity and numbers that overflow to infinity (ValueError)."""
-
-    def finite(literal: str) -> float:
-        value = float(literal)
-        if not math.isfinite(value):
-            raise ValueError(f"number {literal} is not finite")
-        return value
-
-    def refuse(literal: str):
-        raise ValueError(f"{literal} is not JSON")
-
-    return json.loads(text, parse_float=finite, parse_constant=refuse)
-
-
 def parse_sft_record(value: Any, *, where: str, folder: Path) -> SftRecord:
     """Validate one JSON value as an :class:`SftRecord`.
 
@@ -164,7 +146,7 @@ def parse_sft_record(value: Any, *, where: str, folder: Path) -> SftRecord:
         RecordError: names the field and what is wrong with it.
     """
     if not isinstance(value, dict):
-        raise _bad(
+        raise bad_field(
             where, None, f"a record must be an object, not {type(value).__name__}", "wrong_type"
         )
     text = {}
@@ -173,136 +155,38 @@ def parse_sft_record(value: Any, *, where: str, folder: Path) -> SftRecord:
             continue
         required = field.default is dataclasses.MISSING
         if required and field.name not in value:
-            raise _bad(where, field.name, "missing", "missing_field")
+            raise bad_field(where, field.name, "missing", "missing_field")
         item = value.get(field.name, "")
         if field.name == "qid" and isinstance(item, int) and not isinstance(item, bool):
             item = str(item)
         if not isinstance(item, str):
-            raise _bad(where, field.name, f"must be text, not {type(item).__name__}", "wrong_type")
+            raise bad_field(
+                where, field.name, f"must be text, not {type(item).__name__}", "wrong_type"
+            )
         if required and field.name != "input" and not item.strip():
-            raise _bad(where, field.name, "is empty", f"empty_{field.name}")
-        _check_text(item, where, field.name)
+            raise bad_field(where, field.name, "is empty", f"empty_{field.name}")
+        check_text(item, where, field.name)
         text[field.name] = item
-    image_size = _image_size(value.get("image_size"), where)
+    image_size = parse_image_size(value.get("image_size"), where)
     regions = _regions(value.get("regions", []), image_size, where)
-    _check_target(text["output"], where)
+    check_target(text["output"], where)
     text["image"] = str(resolve_image(text["image"], folder=folder, where=where))
     return SftRecord(**text, regions=regions, image_size=image_size)
 
 
-def resolve_image(image: str, *, folder: Path, where: str, field: str = "image") -> Path:
-    """The absolute path of a record's image; only local files, and relative paths stay inside.
-
-    Raises:
-        RecordError: URL or data URI, a relative path that leaves ``folder``, or no such file.
-    """
-    if _NOT_A_PATH.match(image):
-        what = f"is a URL, not a path of a local file: {_shortened(image)}"
-        raise _bad(where, field, what, "image_url")
-    if "\0" in image:
-        raise _bad(where, field, "holds a NUL character", "image_path")
-    path = Path(image)
-    if not path.is_absolute():
-        folder = Path(os.path.abspath(folder))
-        path = Path(os.path.normpath(folder / path))
-        if not path.is_relative_to(folder):
-            raise _bad(where, field, f"leaves the folder {folder}: {image}", "image_outside")
-    try:
-        found = path.is_file()
-    except OSError as error:  # a name that is too long, a folder that may not be entered
-        shown = _shortened(str(path))
-        raise _bad(where, field, f"{error.strerror}: {shown}", "image_path") from error
-    if not found:
-        raise _bad(where, field, f"no such file: {path}", "image_missing")
-    return path
-
-
-def check_box(box: Any, image_size: tuple[int, int] | None) -> str | None:
-    """What is wrong with ``(x1, y1, x2, y2)`` in pixels, or None. One pixel over the edge passes.
-
-    >>> check_box([10, 10, 5, 20], (100, 100))
-    'is inverted: [10, 10, 5, 20]'
-    """
-    numbers = isinstance(box, (list, tuple)) and len(box) == 4
-    if not numbers or any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in box):
-        return f"must be four numbers: {_shortened(repr(box))}"
-    if not all(abs(v) < _HUGE for v in box):  # also holds for NaN, and for integers of any length
-        return f"holds a number that is not finite: {_shortened(repr(box))}"
-    x1, y1, x2, y2 = box
-    if x2 <= x1 or y2 <= y1:
-        return f"is inverted: {list(box)}"
-    if image_size is not None:
-        width, height = image_size
-        if x1 < -1 or y1 < -1 or x2 > width + 1 or y2 > height + 1:
-            return f"is outside the image of {width}x{height}: {list(box)}"
-    return None
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= 120 else text[:117] + "..."
-
-
-def _image_size(value: Any, where: str) -> tuple[int, int] | None:
-    if value is None:
-        return None
-    fine = isinstance(value, list) and len(value) == 2
-    if not fine or not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in value):
-        raise _bad(
-            where,
-            "image_size",
-            f"must be [width, height] in pixels: {_shortened(repr(value))}",
-            "wrong_type",
-        )
-    return value[0], value[1]
-
-
 def _regions(value: Any, image_size: tuple[int, int] | None, where: str) -> tuple[Region, ...]:
     if not isinstance(value, list):
-        raise _bad(where, "regions", "must be a list", "wrong_type")
+        raise bad_field(where, "regions", "must be a list", "wrong_type")
     regions = []
     for index, item in enumerate(value):
         name = f"regions[{index}]"
         if not isinstance(item, dict) or not isinstance(item.get("label"), str):
-            raise _bad(where, name, "must be {label, box_xyxy_pixels}", "wrong_type")
+            raise bad_field(where, name, "must be {label, box_xyxy_pixels}", "wrong_type")
         problem = check_box(item.get("box_xyxy_pixels"), image_size)
         if problem:
-            raise _bad(where, f"{name}.box_xyxy_pixels", problem, "bad_box")
+            raise bad_field(where, f"{name}.box_xyxy_pixels", problem, "bad_box")
         regions.append(Region(item["label"], tuple(float(v) for v in item["box_xyxy_pixels"])))
     return tuple(regions)
-
-
-def _check_text(text: str, where: str, field: str) -> None:
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        what = "holds a lone surrogate, which is no character"
-        raise _bad(where, field, what, "bad_text")
-    token = _CONTROL_TOKEN.search(text) if field in _READ_BY_THE_MODEL else None
-    if token:
-        what = f"holds {token[0]}, which the model reads as a control token"
-        raise _bad(where, field, what, "bad_text")
-
-
-def _check_target(output: str, where: str) -> None:
-    try:
-        target = strict_json(output)
-    except (ValueError, RecursionError) as error:
-        raise _bad(where, "output", f"is not a JSON object: {error}", "bad_output") from error
-    expected = {"caption": str, "reasoning": list, "boxes": list, "answer": str}
-    for key, kind in expected.items():
-        if not isinstance(target, dict) or not isinstance(target.get(key), kind):
-            raise _bad(where, "output", f"lacks {key!r} ({kind.__name__})", "bad_output")
-    for text in (target["caption"], target["answer"]):
-        _check_text(text, where, "output")
-    for index, step in enumerate(target["reasoning"]):
-        if not isinstance(step, str):
-            raise _bad(where, "output", f"reasoning[{index}] must be text", "bad_output")
-        _check_text(step, where, "output")
-    for index, box in enumerate(target["boxes"]):
-        whole = isinstance(box, list) and all(type(v) is int for v in box)
-        problem = check_box(box, None) if whole else f"must be integers: {_shortened(repr(box))}"
-        if problem is None and not (min(box) >= 0 and max(box) <= GRID):
-            problem = f"is outside the grid 0..{GRID}: {box}"
-        if problem:
-            raise _bad(where, "output", f"boxes[{index}] {problem}", "bad_output")
 
 
 def _with_image_problems(
@@ -334,16 +218,11 @@ def _image_problem(
     found = decoded[record.image]
     if isinstance(found, ImageError):
         what = f"{found.what}: {record.image} ({found.fix})"
-        return _bad(where, "image", what, "bad_image")
+        return bad_field(where, "image", what, "bad_image")
     if record.image_size is not None and record.image_size != found:
         what = (
             f"is {list(record.image_size)}, but the image is {found[0]}x{found[1]} pixels: "
             f"{record.image} (prepare the data anew: launch/prepare_data.py)"
         )
-        return _bad(where, "image_size", what, "bad_image")
+        return bad_field(where, "image_size", what, "bad_image")
     return None
-
-
-def _bad(where: str, field: str | None, what: str, reason: str) -> RecordError:
-    what = f"field {field!r}: {what}" if field else what
-    return RecordError(what, reason=reason, where=where)

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from kit.data.boxes import xywh_to_xyxy
 from kit.data.evidence import find_evidence
+from kit.data.fields import check_box
 from kit.data.images import image_size
 from kit.data.questions import (
     SPLITS,
@@ -32,7 +33,7 @@ from kit.data.questions import (
     qid_field,
     text_field,
 )
-from kit.data.records import Region, check_box
+from kit.data.records import Region
 from kit.errors import DataError, ImageError, RecordError
 from kit.files import explain_os_error
 

@@ -17,7 +17,7 @@ from itertools import islice
 from typing import Any
 
 from kit.data.boxes import GRID
-from kit.data.records import strict_json
+from kit.data.fields import strict_json
 
 Box = tuple[int, int, int, int]
 

@@ -53,7 +53,7 @@ def run(config: SftConfig, accelerator: Accelerator, stop: runtime.StopRequest) 
     records, dropped = read_sft_records(config.data, on_bad, decode_images=True)
     eval_records = []
     if config.eval_data:
-        eval_records, _ = read_sft_records(config.eval_data, decode_images=True)
+        eval_records, _ = read_sft_records(config.eval_data, on_bad, decode_images=True)
     processor = load_processor(
         config.base_model, min_pixels=config.min_pixels, max_pixels=config.max_pixels
     )
@@ -88,7 +88,7 @@ def run(config: SftConfig, accelerator: Accelerator, stop: runtime.StopRequest) 
             raise ConfigError(
                 f"the checkpoint is at step {progress.step} of {total_steps}",
                 where="max_steps",
-                fix="nothing is left to do; raise max_steps to train on",
+                fix="nothing is left to do",
             )
     log = RunLog(accelerator, config, total_steps=total_steps, first_step=progress.step, name="sft")
     accelerator.print(artefacts.describe(model, records, dropped, global_batch, total_steps))

@@ -140,6 +140,9 @@ def starting_point(config: TrainingConfig, accelerator: Accelerator) -> Path | N
                 where=folder,
                 fix="resume with --resume_from_checkpoint latest, or choose another --output_dir",
             )
+        if (folder / "summary.json").exists():
+            fix = "choose another --output_dir, or remove it"
+            raise ConfigError("the run folder holds an earlier run", where=folder, fix=fix)
         return None
     chosen, skipped = checkpoint.choose(folder, config.resume_from_checkpoint)
     for line in skipped:

@@ -1,0 +1,145 @@
+"""What a field of a record may hold, and what is said when it holds something else."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from kit.data.boxes import GRID
+from kit.errors import RecordError
+
+# What a Qwen2-VL tokenizer reads as a control token wherever it stands in a text.
+_CONTROL_TOKEN = re.compile(r"<\|\w+\|>")
+_READ_BY_THE_MODEL = ("question", "output")
+
+_HUGE = 1e300  # more than any coordinate, less than what overflows
+
+_NOT_A_PATH = re.compile(r"^\s*([a-z][a-z0-9+.-]*://|data:)", re.IGNORECASE)
+
+
+def strict_json(text: str) -> Any:
+    """``json.loads`` without NaN, Infinity and numbers that overflow to infinity (ValueError)."""
+
+    def finite(literal: str) -> float:
+        value = float(literal)
+        if not math.isfinite(value):
+            raise ValueError(f"number {literal} is not finite")
+        return value
+
+    def refuse(literal: str):
+        raise ValueError(f"{literal} is not JSON")
+
+    return json.loads(text, parse_float=finite, parse_constant=refuse)
+
+
+def resolve_image(image: str, *, folder: Path, where: str, field: str = "image") -> Path:
+    """The absolute path of a record's image; only local files, and relative paths stay inside.
+
+    Raises:
+        RecordError: URL or data URI, a relative path that leaves ``folder``, or no such file.
+    """
+    if _NOT_A_PATH.match(image):
+        what = f"is a URL, not a path of a local file: {_shortened(image)}"
+        raise bad_field(where, field, what, "image_url")
+    if "\0" in image:
+        raise bad_field(where, field, "holds a NUL character", "image_path")
+    path = Path(image)
+    if not path.is_absolute():
+        folder = Path(os.path.abspath(folder))
+        path = Path(os.path.normpath(folder / path))
+        if not path.is_relative_to(folder):
+            raise bad_field(where, field, f"leaves the folder {folder}: {image}", "image_outside")
+    try:
+        found = path.is_file()
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        shown = _shortened(str(path))
+        raise bad_field(where, field, f"{error.strerror}: {shown}", "image_path") from error
+    if not found:
+        raise bad_field(where, field, f"no such file: {path}", "image_missing")
+    return path
+
+
+def check_box(box: Any, image_size: tuple[int, int] | None) -> str | None:
+    """What is wrong with ``(x1, y1, x2, y2)`` in pixels, or None. One pixel over the edge passes.
+
+    >>> check_box([10, 10, 5, 20], (100, 100))
+    'is inverted: [10, 10, 5, 20]'
+    """
+    numbers = isinstance(box, (list, tuple)) and len(box) == 4
+    if not numbers or any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in box):
+        return f"must be four numbers: {_shortened(repr(box))}"
+    if not all(abs(v) < _HUGE for v in box):  # also holds for NaN, and for integers of any length
+        return f"holds a number that is not finite: {_shortened(repr(box))}"
+    x1, y1, x2, y2 = box
+    if x2 <= x1 or y2 <= y1:
+        return f"is inverted: {list(box)}"
+    if image_size is not None:
+        width, height = image_size
+        if x1 < -1 or y1 < -1 or x2 > width + 1 or y2 > height + 1:
+            return f"is outside the image of {width}x{height}: {list(box)}"
+    return None
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def parse_image_size(value: Any, where: str) -> tuple[int, int] | None:
+    """``(width, height)``, or None where the record has none."""
+    if value is None:
+        return None
+    fine = isinstance(value, list) and len(value) == 2
+    if not fine or not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in value):
+        raise bad_field(
+            where,
+            "image_size",
+            f"must be [width, height] in pixels: {_shortened(repr(value))}",
+            "wrong_type",
+        )
+    return value[0], value[1]
+
+
+def check_text(text: str, where: str, field: str) -> None:
+    """Raise for what no tokenizer or JSON writer takes as text."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        what = "holds a lone surrogate, which is no character"
+        raise bad_field(where, field, what, "bad_text")
+    token = _CONTROL_TOKEN.search(text) if field in _READ_BY_THE_MODEL else None
+    if token:
+        what = f"holds {token[0]}, which the model reads as a control token"
+        raise bad_field(where, field, what, "bad_text")
+
+
+def check_target(output: str, where: str) -> None:
+    """Raise unless ``output`` is the JSON object that a model is taught to give."""
+    try:
+        target = strict_json(output)
+    except (ValueError, RecursionError) as error:
+        raise bad_field(where, "output", f"is not a JSON object: {error}", "bad_output") from error
+    expected = {"caption": str, "reasoning": list, "boxes": list, "answer": str}
+    for key, kind in expected.items():
+        if not isinstance(target, dict) or not isinstance(target.get(key), kind):
+            raise bad_field(where, "output", f"lacks {key!r} ({kind.__name__})", "bad_output")
+    for text in (target["caption"], target["answer"]):
+        check_text(text, where, "output")
+    for index, step in enumerate(target["reasoning"]):
+        if not isinstance(step, str):
+            raise bad_field(where, "output", f"reasoning[{index}] must be text", "bad_output")
+        check_text(step, where, "output")
+    for index, box in enumerate(target["boxes"]):
+        whole = isinstance(box, list) and all(type(v) is int for v in box)
+        problem = check_box(box, None) if whole else f"must be integers: {_shortened(repr(box))}"
+        if problem is None and not (min(box) >= 0 and max(box) <= GRID):
+            problem = f"is outside the grid 0..{GRID}: {box}"
+        if problem:
+            raise bad_field(where, "output", f"boxes[{index}] {problem}", "bad_output")
+
+
+def bad_field(where: str, field: str | None, what: str, reason: str) -> RecordError:
+    """The error of one field (or of the whole row) at ``where``."""
+    what = f"field {field!r}: {what}" if field else what
+    return RecordError(what, reason=reason, where=where)
