@@ -1,7 +1,8 @@
 """The embedded base model from scratch: a model that speaks but sees badly.
 
-It learns to see on drawings of geometric shapes, and to speak of medicine from phantom records
-half of which come with the image of another one, so that it knows the words and the form of an
+Its vision tower learns what the parts of drawings and phantoms are. Then the whole model learns to
+answer: truly about drawings of geometric shapes, and in the words of medicine from phantom records
+most of which come with the image of another one, so that it knows the words and the form of an
 answer but hardly what they look like. Fine-tuning has to teach it that.
 """
 
@@ -22,6 +23,7 @@ from kit.data.prepare import PrepareConfig, prepare
 from kit.data.records import SftRecord, read_sft_records, write_records
 from kit.data.shapes import write_shapes
 from kit.model.tiny import base_folder, tiny_config, tiny_processor, train_tokenizer
+from kit.pipeline.vision import teach_vision
 from kit.prompting.messages import INSTRUCTIONS
 from kit.train.config import SftConfig
 from kit.train.sft import train
@@ -33,11 +35,13 @@ class PretrainConfig:
 
     work_dir: str = option("runs/pretrain_tiny", help="where data and the run go")
     output: str = option(str(base_folder()), help="where the base model goes")
-    shapes: int = option(2000, help="drawings of geometric shapes")
+    vision_images: int = option(6000, help="drawings and phantoms that teach the vision tower")
+    vision_steps: int = option(2500, help="steps of the vision tower, of 32 images")
+    shapes: int = option(1200, help="drawings of geometric shapes with questions")
     phantoms: int = option(1200, help="phantoms, a share of which show another one's image")
-    exchanged: float = option(0.5, help="share of the phantoms whose images are exchanged")
-    steps: int = option(700, help="optimizer steps")
-    batch_size: int = option(48, help="records a step")
+    exchanged: float = option(0.8, help="share of the phantoms whose images are exchanged")
+    steps: int = option(750, help="optimizer steps of the whole model")
+    batch_size: int = option(32, help="records a step")
     lr: float = option(1.5e-3, help="peak learning rate")
     seed: int = option(2027, help="of drawings, weights and order; no other stage draws with it")
 
@@ -51,8 +55,15 @@ def pretrain(config: PretrainConfig) -> int:
     tokenizer = train_tokenizer(texts_of(records))
     torch.manual_seed(config.seed)
     model = Qwen2VLForConditionalGeneration(tiny_config(tokenizer))
-    model.save_pretrained(start_folder)
     processor = tiny_processor(tokenizer)
+    teach_vision(
+        model,
+        processor,
+        images=config.vision_images,
+        steps=config.vision_steps,
+        seed=config.seed,
+    )
+    model.save_pretrained(start_folder)
     processor.save(start_folder)
     code = train(
         SftConfig(
