@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kit.data.phantom import write_slake_phantoms
+from kit.data.phantom.dataset import write_slake_phantoms
 from kit.data.prepare import PrepareConfig, prepare
 from kit.model.load import load_base, load_processor
 

@@ -58,7 +58,7 @@ def test_imports_run_downwards(path):
 
 
 def test_data_room_needs_no_torch():
-    for path in (ROOT / "kit" / "data").glob("*.py"):
+    for path in (ROOT / "kit" / "data").rglob("*.py"):
         names = {
             name.split(".")[0]
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))

@@ -18,10 +18,10 @@ import torch
 from transformers import Qwen2VLForConditionalGeneration
 
 from kit.command import option
-from kit.data.phantom import write_slake_phantoms
+from kit.data.phantom.dataset import write_slake_phantoms
+from kit.data.phantom.shapes import write_shapes
 from kit.data.prepare import PrepareConfig, prepare
 from kit.data.records import SftRecord, read_sft_records, write_records
-from kit.data.shapes import write_shapes
 from kit.model.tiny import base_folder, tiny_config, tiny_processor, train_tokenizer
 from kit.pipeline.vision import teach_vision
 from kit.prompting.messages import INSTRUCTIONS

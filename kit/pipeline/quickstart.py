@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kit.command import option
-from kit.data.phantom import write_slake_phantoms
+from kit.data.phantom.dataset import write_slake_phantoms
 from kit.data.prepare import PrepareConfig, prepare
 from kit.errors import UserError
 from kit.evaluate.config import EvaluateConfig

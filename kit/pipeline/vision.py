@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import trange
 
-from kit.data.phantom import draw_phantom
-from kit.data.phantom_layout import Picture
-from kit.data.shapes import draw_shapes
+from kit.data.phantom.dataset import draw_phantom
+from kit.data.phantom.layout import Picture
+from kit.data.phantom.shapes import draw_shapes
 from kit.model.processor import PreparedImage, Processor
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from transformers import Qwen2VLForConditionalGeneration
 
-from kit.data.phantom_layout import Picture
+from kit.data.phantom.layout import Picture
 from kit.model.tiny import tiny_config
 from kit.pipeline.vision import coverage, draw_seen, teach_vision
 

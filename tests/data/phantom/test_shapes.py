@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from kit.data.evidence import LESION_WORDS, ORGANS
-from kit.data.phantom_layout import numbers
+from kit.data.phantom.layout import numbers
+from kit.data.phantom.shapes import SHAPES, draw_shapes, write_shapes
 from kit.data.records import RecordError
-from kit.data.shapes import SHAPES, draw_shapes, write_shapes
 from kit.data.slake import read_slake
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from kit.data.phantom_drawing import Canvas, Frame, bounding_box, ellipse, smooth, wobble
-from kit.data.phantom_layout import Drawn, Picture, Question, numbers, write_slake
+from kit.data.phantom.drawing import Canvas, Frame, bounding_box, ellipse, smooth, wobble
+from kit.data.phantom.layout import Drawn, Picture, Question, numbers, write_slake
 
 SHAPES = ("Disc", "Ring", "Square", "Triangle", "Bar", "Cross", "Ellipse")
 _LEVELS = {"White": 228.0, "Gray": 128.0, "Black": 20.0}

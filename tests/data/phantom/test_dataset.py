@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from kit.data.evidence import find_evidence, is_lesion
-from kit.data.phantom import draw_phantom, write_slake_phantoms, write_vqa_rad_phantoms
-from kit.data.phantom_layout import numbers
+from kit.data.phantom.dataset import draw_phantom, write_slake_phantoms, write_vqa_rad_phantoms
+from kit.data.phantom.layout import numbers
 from kit.data.records import RecordError, Region
 from kit.data.slake import read_slake
 from kit.data.vqa_rad import read_vqa_rad

@@ -11,8 +11,8 @@ import math
 import cv2
 import numpy as np
 
-from kit.data.phantom_drawing import ellipse, mirrored, scaled, smooth, wobble
-from kit.data.phantom_scene import Organ, Scene, draw_spine, draw_trunk, open_scene
+from kit.data.phantom.drawing import ellipse, mirrored, scaled, smooth, wobble
+from kit.data.phantom.scene import Organ, Scene, draw_spine, draw_trunk, open_scene
 
 KINDS = ("CT abdomen", "CT lung", "MRI brain", "X-ray chest")
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from kit.data.phantom_anatomy import KINDS, draw_body
-from kit.data.phantom_drawing import bounding_box
-from kit.data.phantom_layout import Drawn, Picture, numbers, save_jpeg, write_slake
-from kit.data.phantom_lesions import Lesion, add_lesions
-from kit.data.phantom_questions import ask
-from kit.data.phantom_rad import rad_rows, set_traps
-from kit.data.phantom_scene import Scene
+from kit.data.phantom.anatomy import KINDS, draw_body
+from kit.data.phantom.drawing import bounding_box
+from kit.data.phantom.layout import Drawn, Picture, numbers, save_jpeg, write_slake
+from kit.data.phantom.lesions import Lesion, add_lesions
+from kit.data.phantom.questions import ask
+from kit.data.phantom.rad import rad_rows, set_traps
+from kit.data.phantom.scene import Scene
 from kit.files import atomic_write, explain_os_error
 
 # Grey codes of the masks; those of SLAKE where it has the label.

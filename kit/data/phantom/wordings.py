@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kit.data.phantom_layout import Question
+from kit.data.phantom.layout import Question
 
 # kind: (content type, answer type, wordings)
 WORDINGS: dict[str, tuple[str, str, tuple[str, ...]]] = {

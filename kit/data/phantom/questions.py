@@ -11,10 +11,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from kit.data.phantom_layout import Question
-from kit.data.phantom_lesions import Lesion
-from kit.data.phantom_scene import Organ, Scene
-from kit.data.phantom_wordings import word
+from kit.data.phantom.layout import Question
+from kit.data.phantom.lesions import Lesion
+from kit.data.phantom.scene import Organ, Scene
+from kit.data.phantom.wordings import word
 
 FEWEST, MOST = 6, 9
 

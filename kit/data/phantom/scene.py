@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import cv2
 import numpy as np
 
-from kit.data.phantom_drawing import Canvas, Frame, ellipse, smooth
+from kit.data.phantom.drawing import Canvas, Frame, ellipse, smooth
 
 
 @dataclass(frozen=True)

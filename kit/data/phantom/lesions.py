@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from kit.data.phantom_drawing import Canvas, blob, ellipse
-from kit.data.phantom_scene import Organ, Scene
+from kit.data.phantom.drawing import Canvas, blob, ellipse
+from kit.data.phantom.scene import Organ, Scene
 
 QUADRANTS = ("Upper Left", "Upper Right", "Lower Left", "Lower Right")
 TONES = {"White": 236.0, "Gray": 136.0, "Black": 22.0}

@@ -6,7 +6,7 @@ import uuid
 
 import numpy as np
 
-from kit.data.phantom_layout import Question
+from kit.data.phantom.layout import Question
 
 _ORGANS = {"CT abdomen": "ABD", "CT lung": "CHEST", "MRI brain": "HEAD", "X-ray chest": "CHEST"}
 _TYPES = {
