@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kit.command import option
+from kit.command import option, parse
 from kit.data.phantom.dataset import write_slake_phantoms
 from kit.data.prepare import PrepareConfig, prepare
 from kit.errors import UserError
@@ -19,6 +19,8 @@ from kit.evaluate.report import metrics_table
 from kit.files import write_json
 from kit.train.config import SftConfig
 from kit.train.sft import train as train_sft
+
+CONFIGS = Path(__file__).resolve().parents[2] / "launch" / "configs"
 
 
 @dataclass
@@ -93,27 +95,15 @@ def quickstart(config: QuickstartConfig) -> int:
     evaluation("base", base_model="tiny")
 
     with stages.stage("train_sft", "LoRA on the embedded model"):
-        code = train_sft(
-            SftConfig(
-                base_model="tiny",
-                data=str(data / "train.json"),
-                eval_data=str(data / "validate.json"),
-                output_dir=str(folder / "sft"),
-                freeze_vision_tower=False,
-                lora_r=32,
-                lora_alpha=64,
-                per_device_train_batch_size=32,
-                questions_per_image=4,
-                group_by_length=False,
-                num_train_epochs=config.sft_epochs,
-                learning_rate=3e-3,
-                warmup_ratio=0.05,
-                logging_steps=5,
-                save_steps=0,
-                seed=config.seed,
-            )
-        )
-
+        flags = {
+            "cfg": CONFIGS / "sft_tiny.yaml",
+            "data": data / "train.json",
+            "eval_data": data / "validate.json",
+            "output_dir": folder / "sft",
+            "num_train_epochs": config.sft_epochs,
+            "seed": config.seed,
+        }
+        code = train_sft(parse(SftConfig, [f"--{key}={value}" for key, value in flags.items()]))
     if code:  # asked to stop
         return code
     evaluation("sft", adapter=str(folder / "sft"))
