@@ -99,7 +99,7 @@ def _refuse(error: UserError) -> None:
 
 def to_yaml(config) -> str:
     """The resolved configuration, readable by ``--cfg`` again."""
-    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
 
 
 def _quieten_libraries() -> None:

@@ -63,11 +63,10 @@ def _panel(row: dict, record: SftRecord) -> Image.Image:
         draw.rectangle([v * scale for v in pixels], outline=CLAIMED, width=3)
     panel.paste(shown, (MARGIN, MARGIN))
     right = row["scores"]["exact"]
-    verdict = f"gold: {row['gold']} ({'right' if right else 'wrong'})"
     paragraphs = [
         (row["question"], INK, 19),
-        (f"answer: {row['answer']}", CLAIMED, 19),
-        (verdict, GOLD, 19),
+        (f"answer: {row['answer']} ({'right' if right else 'wrong'})", CLAIMED, 19),
+        (f"gold: {row['gold']}", GOLD, 19),
         (row["caption"], GREY, 15),
         *((f"- {step}", GREY, 15) for step in row["reasoning"]),
         (f"IoU {row['grounding']['iou']:.2f}", GREY, 15),

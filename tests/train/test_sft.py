@@ -148,9 +148,10 @@ def test_full_fine_tuning_moves_everything_but_a_frozen_tower(prepared, tmp_path
 
 
 def test_qlora_trains(prepared, tmp_path):
-    train(config(prepared, tmp_path, quantization="nf4", max_steps=5))
-    losses = [row["loss"] for row in rows(tmp_path)]
-    assert losses[-1] < losses[0]
+    changes = {"quantization": "nf4", "max_steps": 6, "eval_steps": 3}
+    train(config(prepared, tmp_path, eval_data=str(prepared["train"]), **changes))
+    losses = [row["eval_loss"] for row in rows(tmp_path) if "eval_loss" in row]
+    assert losses[1] < losses[0]
 
 
 def test_best_weights_are_kept_and_used(prepared, tmp_path):
