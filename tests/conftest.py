@@ -1,7 +1,9 @@
 """Fixtures shared by all tests."""
 
+import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -11,6 +13,11 @@ from kit.model.load import load_base, load_processor
 
 ROOT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(2)
+
+# Fresh examples at every desk; in CI the same ones, so that a change is judged by what it changed.
+hypothesis.settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    hypothesis.settings.load_profile("ci")
 
 
 @pytest.fixture(scope="session")
