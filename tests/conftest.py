@@ -12,7 +12,7 @@ from kit.data.prepare import PrepareConfig, prepare
 from kit.model.load import load_base, load_processor
 
 ROOT = Path(__file__).resolve().parent.parent
-torch.set_num_threads(2)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 
 # Fresh examples at every desk; in CI the same ones, so that a change is judged by what it changed.
 hypothesis.settings.register_profile("ci", derandomize=True)

@@ -23,7 +23,8 @@ from safetensors.torch import load_file, save_file
 
 from kit.command import run
 from kit.data.records import read_sft_records
-from kit.model.load import add_lora, load_base
+from kit.model.adapters import add_lora
+from kit.model.load import load_base
 from kit.model.tiny import base_folder
 from kit.train.checkpoint import problem_with
 from kit.train.runtime import EXIT_STOPPED

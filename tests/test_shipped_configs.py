@@ -16,7 +16,7 @@ from kit.command import parse
 from kit.data.prepare import PrepareConfig
 from kit.errors import ConfigError
 from kit.evaluate.config import EvaluateConfig
-from kit.train.config import SftConfig
+from kit.train.config import GrpoConfig, SftConfig
 from kit.train.runtime import start
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STAGES = {
     "prepare": (PrepareConfig, ["--output", "out.json"]),
     "sft": (SftConfig, ["--data", "train.json"]),
+    "grpo": (GrpoConfig, ["--data_jsonl", "grpo.jsonl", "--sft_ckpt", "checkpoints/sft"]),
     "evaluate": (
         EvaluateConfig,
         ["--data", "test.json", "--output", "out", "--base_model", "tiny"],
@@ -39,7 +40,9 @@ def read(path: Path):
 
 
 def test_there_are_some():
-    assert {path.stem for path in STAGE_FILES} >= {"sft", "sft_full", "sft_qlora", "sft_tiny"}
+    assert {path.stem for path in STAGE_FILES} >= {
+        "sft", "sft_full", "sft_qlora", "sft_tiny", "grpo", "grpo_qlora", "grpo_tiny",
+    }  # fmt: skip
     assert {path.stem for path in ACCELERATE_FILES} >= {"cpu", "single_gpu", "multi_gpu"}
     assert not [p for p in (ROOT / "launch" / "configs").iterdir() if p not in STAGE_FILES]
 

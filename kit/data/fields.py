@@ -14,7 +14,7 @@ from kit.errors import RecordError
 
 # What a Qwen2-VL tokenizer reads as a control token wherever it stands in a text.
 _CONTROL_TOKEN = re.compile(r"<\|\w+\|>")
-_READ_BY_THE_MODEL = ("question", "output")
+_READ_BY_THE_MODEL = ("question", "output", "answer", "gold")
 
 _HUGE = 1e300  # more than any coordinate, less than what overflows
 
@@ -61,6 +61,13 @@ def resolve_image(image: str, *, folder: Path, where: str, field: str = "image")
     if not found:
         raise bad_field(where, field, f"no such file: {path}", "image_missing")
     return path
+
+
+def relative_image(image: Path, folder: Path) -> str:
+    """How a data file in ``folder`` names an image: relative where it lies under it, else absolute;
+    ``resolve_image`` reads it back."""
+    folder, image = Path(os.path.abspath(folder)), Path(os.path.abspath(image))
+    return str(image.relative_to(folder) if image.is_relative_to(folder) else image)
 
 
 def check_box(box: Any, image_size: tuple[int, int] | None) -> str | None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from kit.data.fields import (
     bad_field,
@@ -24,6 +24,7 @@ from kit.errors import DataError, ImageError, RecordError
 from kit.files import write_jsonl
 
 BadLines = Literal["report", "strict", "skip"]
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True)
@@ -84,20 +85,35 @@ def read_sft_records(
     Raises:
         DataError: no such file, no record in it, or broken lines.
     """
+    return read_records(path, parse_sft_record, on_bad, decode_images=decode_images)
+
+
+def read_records(
+    path: str | Path,
+    parse: Callable[..., Record],
+    on_bad: BadLines = "report",
+    *,
+    decode_images: bool = False,
+) -> tuple[list[Record], list[RecordError]]:
+    """:func:`read_sft_records` for records of any kind with an ``image`` and an ``image_size``.
+
+    ``parse(value, where=..., folder=...)`` gives the record of one JSON value, or raises
+    :class:`RecordError`.
+    """
     path = Path(path)
-    lines: list[tuple[str, SftRecord | RecordError]] = []
+    lines: list[tuple[str, Record | RecordError]] = []
     for where, value in iter_json_lines(path):
         try:
             if isinstance(value, RecordError):
                 raise value
-            lines.append((where, parse_sft_record(value, where=where, folder=path.parent)))
+            lines.append((where, parse(value, where=where, folder=path.parent)))
         except RecordError as problem:
             lines.append((where, problem))
             if on_bad == "strict":
                 break
     if decode_images:
         lines = _with_image_problems(lines)
-    records = [line for _, line in lines if isinstance(line, SftRecord)]
+    records = [line for _, line in lines if not isinstance(line, RecordError)]
     problems = [line for _, line in lines if isinstance(line, RecordError)]
     if problems and on_bad != "skip":
         raise DataError(
@@ -145,13 +161,30 @@ def parse_sft_record(value: Any, *, where: str, folder: Path) -> SftRecord:
     Raises:
         RecordError: names the field and what is wrong with it.
     """
+    text = parse_texts(value, SftRecord, where, may_be_empty=("input",))
+    image_size = parse_image_size(value.get("image_size"), where)
+    regions = parse_regions(value.get("regions", []), image_size, where)
+    check_target(text["output"], where)
+    text["image"] = str(resolve_image(text["image"], folder=folder, where=where))
+    return SftRecord(**text, regions=regions, image_size=image_size)
+
+
+def parse_texts(
+    value: Any, record: type, where: str, may_be_empty: Sequence[str] = ()
+) -> dict[str, str]:
+    """The text fields of a record type out of one JSON value; those without a default are
+    required, and must say something unless they are in ``may_be_empty``.
+
+    Raises:
+        RecordError: names the field and what is wrong with it.
+    """
     if not isinstance(value, dict):
         raise bad_field(
             where, None, f"a record must be an object, not {type(value).__name__}", "wrong_type"
         )
     text = {}
-    for field in dataclasses.fields(SftRecord):
-        if field.name in ("regions", "image_size"):
+    for field in dataclasses.fields(record):
+        if field.type != "str":
             continue
         required = field.default is dataclasses.MISSING
         if required and field.name not in value:
@@ -163,18 +196,14 @@ def parse_sft_record(value: Any, *, where: str, folder: Path) -> SftRecord:
             raise bad_field(
                 where, field.name, f"must be text, not {type(item).__name__}", "wrong_type"
             )
-        if required and field.name != "input" and not item.strip():
+        if required and field.name not in may_be_empty and not item.strip():
             raise bad_field(where, field.name, "is empty", f"empty_{field.name}")
         check_text(item, where, field.name)
         text[field.name] = item
-    image_size = parse_image_size(value.get("image_size"), where)
-    regions = _regions(value.get("regions", []), image_size, where)
-    check_target(text["output"], where)
-    text["image"] = str(resolve_image(text["image"], folder=folder, where=where))
-    return SftRecord(**text, regions=regions, image_size=image_size)
+    return text
 
 
-def _regions(value: Any, image_size: tuple[int, int] | None, where: str) -> tuple[Region, ...]:
+def parse_regions(value: Any, image_size: tuple[int, int] | None, where: str) -> tuple[Region, ...]:
     if not isinstance(value, list):
         raise bad_field(where, "regions", "must be a list", "wrong_type")
     regions = []
@@ -190,16 +219,17 @@ def _regions(value: Any, image_size: tuple[int, int] | None, where: str) -> tupl
 
 
 def _with_image_problems(
-    lines: list[tuple[str, SftRecord | RecordError]],
-) -> list[tuple[str, SftRecord | RecordError]]:
+    lines: list[tuple[str, Record | RecordError]],
+) -> list[tuple[str, Record | RecordError]]:
     """The lines, with a :class:`RecordError` in place of each record whose image is not fit."""
-    images = list(dict.fromkeys(line.image for _, line in lines if isinstance(line, SftRecord)))
+    good = [line for _, line in lines if not isinstance(line, RecordError)]
+    images = list(dict.fromkeys(record.image for record in good))
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         decoded = dict(zip(images, pool.map(_size_or_problem, images), strict=True))
     return [
         (
             where,
-            _image_problem(line, decoded, where) or line if isinstance(line, SftRecord) else line,
+            line if isinstance(line, RecordError) else _image_problem(line, decoded, where) or line,
         )
         for where, line in lines
     ]
@@ -213,7 +243,7 @@ def _size_or_problem(path: str) -> tuple[int, int] | ImageError:
 
 
 def _image_problem(
-    record: SftRecord, decoded: Mapping[str, tuple[int, int] | ImageError], where: str
+    record: Record, decoded: Mapping[str, tuple[int, int] | ImageError], where: str
 ) -> RecordError | None:
     found = decoded[record.image]
     if isinstance(found, ImageError):

@@ -8,12 +8,12 @@ the patient's side, so a left kidney stands on the image's right.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from kit.data.boxes import pixels_to_grid
 from kit.data.evidence import is_lesion, names_label, organs_named
+from kit.data.fields import relative_image
 from kit.data.questions import RawQuestion
 from kit.data.records import Region, SftRecord
 
@@ -75,7 +75,7 @@ def to_sft_record(raw: RawQuestion, data_folder: str | Path) -> SftRecord:
         instruction=INSTRUCTION,
         input=raw.question,
         output=json.dumps(target, ensure_ascii=False),
-        image=_image_path(raw.image, Path(data_folder)),
+        image=relative_image(raw.image, Path(data_folder)),
         question=raw.question,
         answer=raw.answer,
         dataset=raw.dataset,
@@ -223,9 +223,3 @@ def _joined(parts: Sequence[str], word: str = "and") -> str:
 
 def _plural(name: str) -> str:
     return name.replace("tooth", "teeth") if name.endswith("tooth") else f"{name}s"
-
-
-def _image_path(image: Path, data_folder: Path) -> str:
-    folder = Path(os.path.abspath(data_folder))
-    image = Path(os.path.abspath(image))
-    return str(image.relative_to(folder) if image.is_relative_to(folder) else image)

@@ -1,4 +1,4 @@
-"""Typed configuration of evaluation."""
+"""Typed configuration of evaluation and of the counterfactual proxy."""
 
 from __future__ import annotations
 
@@ -6,39 +6,38 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kit.command import option
+from kit.counterfactual.inpaint import METHODS
 from kit.errors import ConfigError
 
 
 @dataclass
-class EvaluateConfig:
-    """Answer the questions of a data file and score the answers."""
+class AskingConfig:
+    """A model, the questions that it is asked, and what is taken from their images."""
 
     data: str = option("", help="records that prepare_data wrote")
-    output: str = option("", help="folder for predictions.jsonl and metrics.json")
+    output: str = option("", help="where the results go")
     base_model: str = option(
         "",
         help="hub name, local folder (base or merged model) or 'tiny'; left out: the adapter's own",
         aliases=["--model_name_or_path"],
     )
-    adapter: str | None = option(None, help="folder of a trained adapter")
-    train_data: str | None = option(
-        None, help="training records, for the question-only floor beside the accuracies"
-    )
-    prompting_mode: Literal["think_answer", "caption_reason_answer", "both"] = option(
-        "both", help="how the model is asked"
-    )
+    adapter: str | None = option(None, help="folder of a trained adapter", aliases=["--sft_ckpt"])
     per_device_eval_batch_size: int = option(
         16, help="answers generated at once on a device", aliases=["--batch_size"]
     )
     max_new_tokens: int = option(256, help="longest answer in tokens")
     max_records: int | None = option(None, help="only the first so many records")
+    inpainting: Literal["telea", "ns", "blur", "mean"] = option(
+        METHODS[0], help="how a region is taken out of an image"
+    )
+    random_draws: int = option(2, help="random regions that each region is compared with")
     quantization: Literal["none", "nf4"] = option("none", help="nf4: base in 4-bit")
     bf16: bool | None = option(None, help="bfloat16; left out: wherever the GPU has it")
     attn_implementation: Literal["sdpa", "eager"] = option("sdpa", help="of the model")
     min_pixels: int | None = option(None, help="least area of an image after resizing")
     max_pixels: int | None = option(None, help="largest area of an image after resizing")
     skip_bad: bool = option(False, help="drop broken lines of the data instead of stopping")
-    seed: int = option(0, help="of the bootstrap intervals")
+    seed: int = option(0, help="of random regions and bootstrap intervals")
 
     def __post_init__(self):
         for name in ("data", "output"):
@@ -49,7 +48,7 @@ class EvaluateConfig:
             raise ConfigError("no model given", where="base_model, adapter", fix=fix)
         for name in (
             "per_device_eval_batch_size", "max_new_tokens", "max_records", "min_pixels",
-            "max_pixels",
+            "max_pixels", "random_draws",
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -58,3 +57,29 @@ class EvaluateConfig:
         if self.seed < 0:
             what = f"seed must not be negative, not {self.seed}"
             raise ConfigError(what, where="seed", fix="mend the value")
+
+
+@dataclass
+class EvaluateConfig(AskingConfig):
+    """Answer the questions of a data file and score the answers."""
+
+    output: str = option("", help="folder for predictions.jsonl and metrics.json")
+    train_data: str | None = option(
+        None, help="training records, for the question-only floor beside the accuracies"
+    )
+    prompting_mode: Literal["think_answer", "caption_reason_answer", "both"] = option(
+        "both", help="how the model is asked"
+    )
+    counterfactual: bool = option(
+        False, help="ask again without the evidence, and without random regions of its size"
+    )
+
+
+@dataclass
+class CfProxyConfig(AskingConfig):
+    """Answer the questions of a data file, measure what the gold answers rest on, and write the
+    records that train_grpo reads."""
+
+    output: str = option("", help="the data file to write")
+    keep_images: bool = option(False, help="keep the images without their regions, as PNG")
+    images_dir: str = option("data/outputs_cfproxy", help="where kept images go")

@@ -16,6 +16,12 @@ ROWS = {
     "box_rate": "answers with boxes",
     "iou/mean": "IoU with gold boxes",
     "iou/acc@0.5": "IoU at least 0.5",
+    "roi_flip_rate": "answers flip without evidence",
+    "random_flip_rate": "... without random regions",
+    "flip_gap": "gap of the two",
+    "claimed_roi_flip_rate": "answers flip without own boxes",
+    "claimed_random_flip_rate": "... without random regions",
+    "claimed_flip_gap": "gap of the two",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from transformers.generation.logits_process import (
 )
 
 from kit.model.logprobs import qwen2vl_of
+from kit.model.processor import PreparedImage, Processor
 from kit.model.sharing import Trunk, distinct_images, trunk_positions
 
 
@@ -50,6 +52,14 @@ class Completion:
     truncated: bool
 
 
+def question_prompt(
+    processor: Processor, image: PreparedImage, questions: Sequence[str], mode: str
+) -> Prompt:
+    """The prompt that asks ``questions`` of one image, each to be answered once."""
+    asked = tuple(tuple(processor.encode_question(question, mode)) for question in questions)
+    return Prompt(processor.encode_trunk(image, mode), asked)
+
+
 @torch.no_grad()
 def generate(
     model: nn.Module,
@@ -58,22 +68,24 @@ def generate(
     *,
     end_id: int,
     unsampled_ids: Sequence[int],
-    generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
 ) -> list[list[Completion]]:
     """Complete every continuation of every prompt in one batch.
 
     Args:
         end_id: the token that ends a completion.
         unsampled_ids: tokens that are never chosen (image, video, padding).
-        generator: source of randomness for ``temperature > 0``, on the model's device.
+        noise: (completions, max_new_tokens) in [0, 1), what ``temperature > 0`` samples with: token
+            ``t`` of completion ``i`` is where the cumulative distribution passes ``noise[i, t]``.
+            So a completion does not depend on what is sampled beside it.
 
     Returns:
         One list a prompt, one completion a continuation, in order.
     """
     with evaluating(model):
         state = _prefill(model, prompts)
-        choose = _Chooser(sampling, unsampled_ids, generator)
-        rows = _decode(model, state, choose, sampling.max_new_tokens, end_id)
+        choose = _Chooser(sampling, unsampled_ids)
+        rows = _decode(model, state, choose, noise, sampling.max_new_tokens, end_id)
     completions = iter(rows)
     return [[next(completions) for _ in prompt.continuations] for prompt in prompts]
 
@@ -105,10 +117,20 @@ class _State:
         self.seen, self.position = self.seen[rows], self.position[rows]
 
 
+def seeded_noise(seeds: Sequence[Sequence[object]], length: int) -> Tensor:
+    """Uniform noise for :func:`generate`, a row a seed, (seeds, length) float64; equal seeds give
+    equal rows."""
+    rows = []
+    for seed in seeds:
+        digest = hashlib.sha256(repr(tuple(seed)).encode()).digest()
+        dice = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        rows.append(torch.rand(length, generator=dice, dtype=torch.float64))
+    return torch.stack(rows)
+
+
 class _Chooser:
-    def __init__(self, sampling: Sampling, unsampled_ids, generator):
+    def __init__(self, sampling: Sampling, unsampled_ids):
         self.greedy = sampling.temperature == 0
-        self.generator = generator
         self.suppress = (
             SuppressTokensLogitsProcessor(list(unsampled_ids)) if unsampled_ids else None
         )
@@ -119,8 +141,8 @@ class _Chooser:
         if sampling.top_p < 1:
             self.cut.append(TopPLogitsWarper(sampling.top_p))
 
-    def __call__(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Next tokens (rows,) and their log-probabilities (rows,)."""
+    def __call__(self, logits: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Next tokens (rows,) and their log-probabilities (rows,); ``noise`` (rows,)."""
         scores = logits.float()
         if self.scale is not None:
             scores = self.scale(None, scores)
@@ -130,8 +152,10 @@ class _Chooser:
         if self.greedy:
             tokens = scores.argmax(dim=-1)
         else:
-            probabilities = self.cut(None, scores).softmax(dim=-1)
-            tokens = torch.multinomial(probabilities, 1, generator=self.generator)[:, 0]
+            cumulative = self.cut(None, scores).softmax(dim=-1).double().cumsum(dim=-1)
+            # below the total, so that rounding never leads past the last token with a chance
+            wanted = noise[:, None] * cumulative[:, -1:] * (1 - 1e-12)
+            tokens = torch.searchsorted(cumulative, wanted, right=True)[:, 0]
         return tokens, logprobs.gather(1, tokens[:, None])[:, 0]
 
 
@@ -185,7 +209,12 @@ def _prefill(model: nn.Module, prompts: Sequence[Prompt]) -> _State:
 
 
 def _decode(
-    model: nn.Module, state: _State, choose: _Chooser, max_new_tokens: int, end_id: int
+    model: nn.Module,
+    state: _State,
+    choose: _Chooser,
+    noise: Tensor | None,
+    max_new_tokens: int,
+    end_id: int,
 ) -> list[Completion]:
     """Token by token; rows that have ended leave the batch once they are a quarter of it."""
     causal_lm = qwen2vl_of(model)
@@ -195,7 +224,8 @@ def _decode(
     row_of = torch.arange(n_rows)
     ended = torch.zeros(n_rows, dtype=torch.bool)
     for step in range(max_new_tokens):
-        chosen, chosen_logprobs = choose(state.logits)
+        luck = None if noise is None else noise[row_of, step].to(device)
+        chosen, chosen_logprobs = choose(state.logits, luck)
         for place, (token, logprob) in enumerate(
             zip(chosen.tolist(), chosen_logprobs.tolist(), strict=True)
         ):

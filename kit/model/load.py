@@ -1,4 +1,4 @@
-"""Loading base models, LoRA adapters and processors.
+"""Loading base models and processors.
 
 Weights come from safetensors only and no remote code is run. A local folder never touches a hub.
 """
@@ -10,8 +10,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoImageProcessor,
@@ -24,16 +23,6 @@ from kit.errors import UserError
 from kit.model.processor import END_OF_TURN, IMAGE_TOKEN, Processor
 from kit.model.tiny import TINY, base_folder
 from kit.prompting.messages import MODES, build_messages
-
-LANGUAGE_LAYERS = "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
-VISION_LAYERS = r"attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2|merger\.mlp\.[02]"
-
-
-def lora_targets(freeze_vision_tower: bool) -> str:
-    """The regular expression of the linear layers that LoRA adapts: all of the language model,
-    and all of the vision tower and its merger unless that is frozen."""
-    language = rf".*language_model\..*\.({LANGUAGE_LAYERS})"
-    return language if freeze_vision_tower else rf"({language}|.*visual\..*({VISION_LAYERS}))"
 
 
 def resolve_base(name: str) -> str | Path:
@@ -57,7 +46,7 @@ def resolve_base(name: str) -> str | Path:
         raise UserError(
             "this is an adapter, not a base model", where=path, fix="give it as adapter"
         )
-    config = _read_json(path / "config.json", what="a model's config.json")
+    config = read_model_json(path / "config.json", what="a model's config.json")
     if config.get("model_type") != "qwen2_vl":
         found = config.get("model_type")
         raise UserError(f"not a Qwen2-VL model but {found!r}", where=path, fix="use a Qwen2-VL")
@@ -151,80 +140,6 @@ def load_base(
     return model
 
 
-def add_lora(
-    model: nn.Module, *, r: int, alpha: int, dropout: float, freeze_vision_tower: bool
-) -> PeftModel:
-    """Freeze the base and add trainable LoRA layers (arXiv 2106.09685)."""
-    config = LoraConfig(
-        r=r,
-        lora_alpha=alpha,
-        lora_dropout=dropout,
-        target_modules=lora_targets(freeze_vision_tower),
-        task_type="CAUSAL_LM",
-    )
-    return get_peft_model(model, config)
-
-
-def load_adapter(model: nn.Module, folder: str | Path, *, trainable: bool = False) -> PeftModel:
-    """Put a saved LoRA adapter onto its base.
-
-    Raises:
-        UserError: no adapter there, or one that was trained on another base.
-    """
-    folder = Path(folder)
-    require_adapter(folder)
-    try:
-        with safe_open(folder / "adapter_model.safetensors", framework="pt") as weights:
-            shapes = {
-                key: tuple(weights.get_slice(key).get_shape()) for key in weights.offset_keys()
-            }
-        adapted = PeftModel.from_pretrained(
-            model, folder, is_trainable=trainable, use_safetensors=True
-        )
-    except (RuntimeError, ValueError, SafetensorError) as error:
-        raise _other_base(folder, str(error).splitlines()[0]) from error
-    expected = {
-        name.replace(".default", ""): tuple(parameter.shape)
-        for name, parameter in adapted.named_parameters()
-        if "lora_" in name
-    }
-    if shapes != expected:
-        differing = sorted(set(shapes.items()) ^ set(expected.items()))
-        raise _other_base(folder, f"{differing[0][0]} differs")
-    return adapted
-
-
-def require_adapter(folder: str | Path) -> None:
-    """Check that a folder holds a LoRA adapter, without reading its weights.
-
-    Raises:
-        UserError: no such folder, or no finished adapter in it.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        fix = "give a folder with adapter_config.json, as train_sft writes it"
-        raise UserError("no such adapter folder", where=folder, fix=fix)
-    if (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
-        what = "a whole model, not an adapter: it has no adapter_config.json"
-        raise UserError(what, where=folder, fix="give it as --base_model")
-    kind = _adapter_config(folder).get("peft_type")
-    if kind != "LORA":
-        what = f"not a LoRA adapter: peft_type is {kind!r}"
-        raise UserError(what, where=folder / "adapter_config.json", fix="is the file whole?")
-    if not (folder / "adapter_model.safetensors").is_file():
-        fix = "the kit loads safetensors only; is the run finished?"
-        raise UserError("no adapter_model.safetensors", where=folder, fix=fix)
-
-
-def adapter_base(folder: str | Path) -> str:
-    """The name of the base model that an adapter folder was trained on."""
-    return _adapter_config(Path(folder)).get("base_model_name_or_path") or ""
-
-
-def _adapter_config(folder: Path) -> dict:
-    return _read_json(folder / "adapter_config.json", what="an adapter_config.json")
-
-
 def _keep_trainable_after_generation(model: nn.Module) -> None:
     """bitsandbytes repacks 4-bit weights on CPUs with AVX512-BF16 at the first forward in
     evaluation mode, after which input gradients are silently None; this keeps the layout."""
@@ -237,7 +152,12 @@ def _source_options(source: str | Path) -> dict:
     return {"trust_remote_code": False, "local_files_only": isinstance(source, Path)}
 
 
-def _read_json(path: Path, what: str) -> dict:
+def read_model_json(path: Path, what: str) -> dict:
+    """One JSON file of a model's folder.
+
+    Raises:
+        UserError: it is missing or damaged; ``what`` says what it is ("a model's config.json").
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(value, dict):
@@ -259,8 +179,3 @@ def _not_loadable(name: str, error: Exception) -> UserError:
     fix = "check the name; without a network give a local folder with the model's files"
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return UserError(f"cannot load the model: {reason}", where=name, fix=fix)
-
-
-def _other_base(folder: Path, detail: str) -> UserError:
-    fix = f"load it on the base it was trained on: {adapter_base(folder) or 'see its model card'}"
-    return UserError(f"the adapter does not fit this base model ({detail})", where=folder, fix=fix)

@@ -12,11 +12,13 @@ from kit.model.sharing import PackedBatch
 
 @dataclass(frozen=True)
 class TokenLogprobs:
-    """``logprobs`` (K,) float32 of the targets of a batch in order, and ``is_argmax`` (K,) bool,
-    whether greedy decoding would have chosen the target."""
+    """``logprobs`` (K,) float32 of the targets of a batch in order, ``is_argmax`` (K,) bool,
+    whether greedy decoding would have chosen the target, and on request ``entropy`` (K,) float32
+    (nats, no gradient) of the distribution that it was chosen from."""
 
     logprobs: Tensor
     is_argmax: Tensor
+    entropy: Tensor | None = None
 
 
 def qwen2vl_of(model: nn.Module) -> nn.Module:
@@ -36,7 +38,7 @@ def encode_images(model: nn.Module, batch: PackedBatch) -> dict:
 
 
 def token_logprobs(
-    model: nn.Module, batch: PackedBatch, *, temperature: float = 1.0
+    model: nn.Module, batch: PackedBatch, *, temperature: float = 1.0, entropy: bool = False
 ) -> TokenLogprobs:
     """Log-probabilities of the targets of packed trees.
 
@@ -54,7 +56,8 @@ def token_logprobs(
     chosen = logits.gather(1, batch.target_ids[:, None])[:, 0]
     with torch.no_grad():
         is_argmax = logits.argmax(dim=1) == batch.target_ids
-    return TokenLogprobs(chosen - logits.logsumexp(dim=1), is_argmax)
+        spread = torch.distributions.Categorical(logits=logits).entropy() if entropy else None
+    return TokenLogprobs(chosen - logits.logsumexp(dim=1), is_argmax, spread)
 
 
 class LogprobModel(nn.Module):
@@ -64,5 +67,7 @@ class LogprobModel(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: PackedBatch, temperature: float = 1.0) -> TokenLogprobs:
-        return token_logprobs(self.model, batch, temperature=temperature)
+    def forward(
+        self, batch: PackedBatch, temperature: float = 1.0, entropy: bool = False
+    ) -> TokenLogprobs:
+        return token_logprobs(self.model, batch, temperature=temperature, entropy=entropy)

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from kit.model.sharing import Trunk
-from kit.prompting.messages import build_messages
+from kit.prompting.messages import build_messages, direct_answer
 
 IMAGE_TOKEN = "<|image_pad|>"
 END_OF_TURN = "<|im_end|>"
@@ -87,6 +87,12 @@ class Processor:
     def encode_answer(self, answer: str) -> list[int]:
         """The assistant's tokens, exactly what is supervised: answer and end of the turn."""
         return [*self.encode(answer), self.end_of_turn_id]
+
+    def encode_direct(self, question: str, mode: str, answer: str) -> tuple[list[int], list[int]]:
+        """The question with the beginning of a direct answer, and the answer that is scored after
+        it (``kit.prompting.messages.direct_answer``)."""
+        start, rest = direct_answer(answer)
+        return self.encode_question(question, mode) + self.encode(start), self.encode(rest)
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False)

@@ -81,15 +81,16 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> Qwen2Tokeni
     return tokenizer
 
 
-def tiny_processor(tokenizer: Qwen2Tokenizer, pixels_a_side: int = 140) -> Processor:
+def tiny_processor(tokenizer: Qwen2Tokenizer, pixels_a_side: int = 196) -> Processor:
     """The processor of the tiny model: images of at most ``pixels_a_side`` squared pixels."""
     size = {"shortest_edge": 56 * 56, "longest_edge": pixels_a_side**2}
     return Processor(tokenizer, Qwen2VLImageProcessorPil(size=size))
 
 
 def tiny_config(tokenizer: Qwen2Tokenizer) -> Qwen2VLConfig:
-    """About 1.7 million parameters in Qwen2-VL's shape; the head size of 32 fits the rotary
-    sections of time, height and width."""
+    """About 1.7 million parameters in Qwen2-VL's shape. With a head size of 32, Qwen2-VL's own
+    rotary base and sections would turn the columns of an image by less than a hundredth of a
+    radian each: left and right would look the same."""
     ids = {t: tokenizer.convert_tokens_to_ids(t) for t in SPECIAL_TOKENS}
     return Qwen2VLConfig(
         text_config={
@@ -102,8 +103,8 @@ def tiny_config(tokenizer: Qwen2Tokenizer) -> Qwen2VLConfig:
             "max_position_embeddings": 4096,
             "rope_parameters": {
                 "rope_type": "default",
-                "rope_theta": 10000.0,
-                "mrope_section": [4, 6, 6],
+                "rope_theta": 1000.0,
+                "mrope_section": [2, 3, 11],
             },
             "bos_token_id": ids["<|endoftext|>"],
             "eos_token_id": ids["<|im_end|>"],

@@ -1,9 +1,9 @@
 """The embedded base model from scratch: a model that speaks but sees badly.
 
-Its vision tower learns what the parts of drawings and phantoms are. Then the whole model learns to
-answer: truly about drawings of geometric shapes, and in the words of medicine from phantom records
-most of which come with the image of another one, so that it knows the words and the form of an
-answer but hardly what they look like. Fine-tuning has to teach it that.
+First it learns to see drawings and phantoms, and short answers. Then it learns to answer in full:
+truly about drawings of geometric shapes, but in the words of medicine from phantom records most of
+which come with the image of another one, so that it no longer says of a phantom what it sees.
+Fine-tuning has to teach it that.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from kit.data.phantom.shapes import write_shapes
 from kit.data.prepare import PrepareConfig, prepare
 from kit.data.records import SftRecord, read_sft_records, write_records
 from kit.model.tiny import base_folder, tiny_config, tiny_processor, train_tokenizer
-from kit.pipeline.vision import teach_vision
+from kit.pipeline.sight import teach_sight
 from kit.prompting.messages import INSTRUCTIONS
 from kit.train.config import SftConfig
 from kit.train.sft import train
@@ -35,14 +35,14 @@ class PretrainConfig:
 
     work_dir: str = option("runs/pretrain_tiny", help="where data and the run go")
     output: str = option(str(base_folder()), help="where the base model goes")
-    vision_images: int = option(6000, help="drawings and phantoms that teach the vision tower")
-    vision_steps: int = option(2500, help="steps of the vision tower, of 32 images")
+    sight_pictures: int = option(8000, help="drawings and phantoms that teach it to see")
+    sight_steps: int = option(1500, help="steps of learning to see, of 16 pictures")
     shapes: int = option(1200, help="drawings of geometric shapes with questions")
     phantoms: int = option(1200, help="phantoms, a share of which show another one's image")
     exchanged: float = option(0.8, help="share of the phantoms whose images are exchanged")
-    steps: int = option(750, help="optimizer steps of the whole model")
-    batch_size: int = option(32, help="records a step")
-    lr: float = option(1.5e-3, help="peak learning rate")
+    steps: int = option(700, help="optimizer steps of the whole model")
+    batch_size: int = option(24, help="records a step, each in both modes")
+    lr: float = option(1.5e-3, help="peak learning rate of the whole model")
     seed: int = option(2027, help="of drawings, weights and order; no other stage draws with it")
 
 
@@ -53,18 +53,19 @@ def pretrain(config: PretrainConfig) -> int:
     write_records(work / "train.json", records)
     start_folder = work / "start"
     tokenizer = train_tokenizer(texts_of(records))
-    torch.manual_seed(config.seed)
-    model = Qwen2VLForConditionalGeneration(tiny_config(tokenizer))
     processor = tiny_processor(tokenizer)
-    teach_vision(
-        model,
-        processor,
-        images=config.vision_images,
-        steps=config.vision_steps,
-        seed=config.seed,
-    )
-    model.save_pretrained(start_folder)
-    processor.save(start_folder)
+    if not (start_folder / "model.safetensors").exists():
+        torch.manual_seed(config.seed)
+        model = Qwen2VLForConditionalGeneration(tiny_config(tokenizer))
+        teach_sight(
+            model,
+            processor,
+            pictures=config.sight_pictures,
+            steps=config.sight_steps,
+            seed=config.seed,
+        )
+        processor.save(start_folder)
+        model.save_pretrained(start_folder)
     code = train(
         SftConfig(
             base_model=str(start_folder),
@@ -73,7 +74,8 @@ def pretrain(config: PretrainConfig) -> int:
             finetuning="full",
             freeze_vision_tower=False,
             per_device_train_batch_size=config.batch_size,
-            questions_per_image=2,
+            questions_per_image=4,
+            direct_answers=True,
             group_by_length=False,
             prompting_mode="both",
             max_steps=config.steps,

@@ -8,6 +8,7 @@ image share everything up to the image's end.
 
 from __future__ import annotations
 
+import json
 from typing import Literal, get_args
 
 from kit.data.targets import INSTRUCTION
@@ -42,3 +43,19 @@ def build_messages(question: str, mode: str) -> list[dict]:
         {"type": "text", "text": "\n" + question},
     ]
     return [{"role": "user", "content": content}]
+
+
+DIRECT_START = '{"answer": "'
+
+
+def direct_answer(answer: str) -> tuple[str, str]:
+    """A turn that answers at once, without caption or reasoning: its beginning, which names no
+    answer and is always given, and the rest.
+
+    What a model says after that beginning rests on image and question alone, while an answer at
+    the end of its reasoning follows from the reasoning.
+
+    >>> direct_answer("a 3 cm mass")
+    ('{"answer": "', 'a 3 cm mass"}')
+    """
+    return DIRECT_START, json.dumps(answer, ensure_ascii=False)[1:] + "}"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 from accelerate import Accelerator
 from torch import nn
 
+from kit.data.grpo_records import GrpoRecord
 from kit.data.records import SftRecord
 from kit.errors import RecordError
+from kit.model.adapters import POLICY
 from kit.model.processor import Processor
 from kit.train import checkpoint
 from kit.train.config import TrainingConfig
@@ -19,7 +22,7 @@ from kit.train.state import Progress
 
 def describe(
     model: nn.Module,
-    records: list[SftRecord],
+    records: Sequence[SftRecord | GrpoRecord],
     dropped: list[RecordError],
     global_batch: int,
     total_steps: int,
@@ -40,14 +43,14 @@ def save_final(
     model: nn.Module,
     processor: Processor,
     progress: Progress,
-    records: list[SftRecord],
+    records: Sequence[SftRecord | GrpoRecord],
 ) -> None:
     """Write the PEFT adapter (or the full model), the processor and the model card."""
 
     def write(folder: Path) -> None:
         if config.finetuning == "lora":
             # "auto" would ask a hub whether the vocabulary was changed
-            model.save_pretrained(folder, save_embedding_layers=False)
+            model.save_pretrained(folder, selected_adapters=[POLICY], save_embedding_layers=False)
         else:
             model.save_pretrained(folder)
         processor.save(folder)
@@ -59,7 +62,9 @@ def save_final(
     accelerator.wait_for_everyone()
 
 
-def model_card(config: TrainingConfig, progress: Progress, records: list[SftRecord]) -> str:
+def model_card(
+    config: TrainingConfig, progress: Progress, records: Sequence[SftRecord | GrpoRecord]
+) -> str:
     """A hub model card: what was trained on what, how to load it, what it is not for."""
     adapter = config.finetuning == "lora"
     front = {

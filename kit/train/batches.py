@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
+from kit.data.grpo_records import GrpoRecord
 from kit.data.images import image_size, open_image
 from kit.data.records import SftRecord
 from kit.errors import DataError, UserError
@@ -98,10 +100,12 @@ class SftBatches(torch.utils.data.Dataset):
         merge_size: int,
         max_length: int,
         share: bool,
+        direct: bool,
     ):
         self.records, self.processor, self.stream, self.modes = records, processor, stream, modes
         self.size, self.rank, self.world_size = micro_batch_size, rank, world_size
-        self.merge_size, self.max_length, self.share = merge_size, max_length, share
+        self.merge_size, self.max_length = merge_size, max_length
+        self.share, self.direct = share, direct
 
     def __getitem__(self, number: int) -> PackedBatch | UserError:
         """The batch, or what is wrong with it: a loader's process would raise that with its
@@ -116,6 +120,7 @@ class SftBatches(torch.utils.data.Dataset):
                 merge_size=self.merge_size,
                 max_length=self.max_length,
                 share=self.share,
+                direct=self.direct,
             )
         except UserError as error:
             return error
@@ -157,9 +162,10 @@ def pack_records(
     merge_size: int,
     max_length: int,
     share: bool = True,
+    direct: bool = False,
 ) -> PackedBatch:
     """Trees of records: one trunk an image and mode with a branch a question, or a tree a
-    question where ``share`` is off.
+    question where ``share`` is off. ``direct`` adds a branch that answers the question at once.
 
     Raises:
         DataError: a record longer than ``max_length`` tokens.
@@ -180,7 +186,12 @@ def pack_records(
                 processor.encode_answer(target_text(record, mode)),
             )
             _require_length(len(trunks[key]) + len(branch.input_ids), max_length, record)
-            grown.setdefault(key, []).append(branch)
+            branches = grown.setdefault(key, [])
+            branches.append(branch)
+            if direct:
+                branches.append(
+                    Branch.of(*processor.encode_direct(record.question, mode, record.answer))
+                )
     trees = [Tree(trunks[key], tuple(branches)) for key, branches in grown.items()]
     return pack(trees, merge_size=merge_size)
 
@@ -200,7 +211,9 @@ def require_max_length(
             _require_length(length + len(answer), max_length, record)
 
 
-def prompt_lengths(records: Sequence[SftRecord], processor: Processor, mode: str) -> list[int]:
+def prompt_lengths(
+    records: Sequence[SftRecord | GrpoRecord], processor: Processor, mode: str
+) -> list[int]:
     """Tokens of each record's prompt, image and question; of the image only the header is read."""
     merge = processor.image_processor.merge_size**2
     sizes = {path: image_size(path) for path in dict.fromkeys(r.image for r in records)}
@@ -216,6 +229,31 @@ def prompt_lengths(records: Sequence[SftRecord], processor: Processor, mode: str
         + len(processor.encode_question(record.question, mode))
         for record in records
     ]
+
+
+def require_room(
+    records: Sequence[SftRecord | GrpoRecord],
+    processor: Processor,
+    modes: Sequence[str],
+    model: nn.Module,
+    max_new_tokens: int,
+) -> None:
+    """Check that every prompt and its answer fit into the model's positions.
+
+    Raises:
+        DataError: names the first record that does not.
+    """
+    room = model.config.text_config.max_position_embeddings
+    for mode in modes:
+        lengths = prompt_lengths(records, processor, mode)
+        for record, length in zip(records, lengths, strict=True):
+            if length + max_new_tokens > room:
+                raise DataError(
+                    f"prompt of {length} tokens; with {max_new_tokens} new ones it exceeds the "
+                    f"model's {room}",
+                    where=f"{record.image} (qid {record.qid}): {record.question[:80]}",
+                    fix="lower max_pixels or max_new_tokens, or shorten the question",
+                )
 
 
 def _require_length(length: int, max_length: int, record: SftRecord) -> None:

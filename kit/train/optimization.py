@@ -47,5 +47,18 @@ def window_means(steps: list[dict[str, float]]) -> dict[str, float]:
     return means
 
 
+def mean_metrics(steps: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of each metric over the steps that have it.
+
+    >>> mean_metrics([{"kl": 1.0, "reward": 2.0}, {"reward": 4.0}])
+    {'kl': 1.0, 'reward': 3.0}
+    """
+    values: dict[str, list[float]] = {}
+    for step in steps:
+        for name, value in step.items():
+            values.setdefault(name, []).append(value)
+    return {name: sum(found) / len(found) for name, found in values.items()}
+
+
 def due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0

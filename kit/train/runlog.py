@@ -9,9 +9,11 @@ import math
 import os
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
 from kit.command import to_yaml
@@ -23,7 +25,8 @@ from kit.train.runtime import environment, peak_memory_bytes
 class RunLog:
     """Owns the log files of a run folder; only the main process writes.
 
-    ``metrics.jsonl`` gets one object a logged step with ``step`` and metric names.
+    ``metrics.jsonl`` gets one object a logged step with ``step`` and metric names, and
+    ``completions.jsonl`` one a sampled completion.
     """
 
     def __init__(
@@ -37,7 +40,8 @@ class RunLog:
             with atomic_write(self.folder / "config.yaml") as stream:
                 stream.write(to_yaml(config))
             write_json(self.folder / "environment.json", environment(accelerator))
-            self._drop_steps_after(first_step)
+            for name in ("metrics.jsonl", "completions.jsonl"):
+                self._drop_steps_after(first_step, self.folder / name)
         if config.report_to != ["none"]:
             flat = {k: _loggable(v) for k, v in dataclasses.asdict(config).items()}
             try:
@@ -65,7 +69,7 @@ class RunLog:
         self.accelerator.log(metrics, step=step)
         if not self.active:
             return
-        self._append({"step": step, **metrics})
+        self._append("metrics.jsonl", [{"step": step, **metrics}])
         shown = {k: f"{v:.4g}" for k, v in metrics.items() if "time/" not in k}
         if self.bar.disable:
             done = f"{step}/{self.bar.total}"
@@ -74,6 +78,14 @@ class RunLog:
             self.bar.set_postfix(
                 {k: v for k, v in shown.items() if k in ("loss", "eval_loss", "reward")}
             )
+
+    def completions(self, rows: Iterable[dict]) -> list[dict]:
+        """Write the lines of all ranks to ``completions.jsonl``, in the order of their prompts;
+        returns them."""
+        rows = sorted(gather_object(list(rows)), key=lambda row: (row["place"], row["number"]))
+        if self.active:
+            self._append("completions.jsonl", rows)
+        return rows
 
     def advance(self) -> None:
         self.bar.update(1)
@@ -87,21 +99,20 @@ class RunLog:
             write_json(self.folder / "summary.json", facts)
         self.accelerator.end_training()
 
-    def _append(self, row: dict) -> None:
-        path = self.folder / "metrics.jsonl"
-        line = json.dumps(row, ensure_ascii=False) + "\n"
+    def _append(self, name: str, rows: list[dict]) -> None:
+        path = self.folder / name
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         before = path.stat().st_size if path.exists() else 0
         try:
             with path.open("a", encoding="utf-8") as stream:
-                stream.write(line)
+                stream.write(lines)
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.truncate(path, before)  # no half line
             raise explain_os_error(error, path) from error
 
-    def _drop_steps_after(self, step: int) -> None:
+    def _drop_steps_after(self, step: int, path: Path) -> None:
         """Forget what was logged after the checkpoint that the run goes on from."""
-        path = self.folder / "metrics.jsonl"
         if not path.exists():
             return
         kept = []

@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 from transformers import get_scheduler
 
 from kit.data.records import SftRecord, read_sft_records
-from kit.errors import ConfigError
-from kit.model.load import add_lora, load_base, load_processor
+from kit.model.adapters import add_lora
+from kit.model.load import load_base, load_processor
 from kit.model.logprobs import LogprobModel
 from kit.model.processor import Processor
 from kit.train import artefacts, runtime, state
@@ -84,12 +84,7 @@ def run(config: SftConfig, accelerator: Accelerator, stop: runtime.StopRequest) 
     progress = state.Progress()
     if start:
         progress = state.resume(start, accelerator, model, optimizer, scheduler)
-        if progress.step >= total_steps:
-            raise ConfigError(
-                f"the checkpoint is at step {progress.step} of {total_steps}",
-                where="max_steps",
-                fix="nothing is left to do",
-            )
+        state.require_steps_left(progress, total_steps)
     log = RunLog(accelerator, config, total_steps=total_steps, first_step=progress.step, name="sft")
     accelerator.print(artefacts.describe(model, records, dropped, global_batch, total_steps))
     if not dataset.share:
@@ -127,13 +122,7 @@ def run(config: SftConfig, accelerator: Accelerator, stop: runtime.StopRequest) 
         if not at_end and (stopping or due(progress.step, config.save_steps)):
             state.save(config, accelerator, model, optimizer, scheduler, progress)
         if stopping and not at_end:
-            accelerator.print(
-                f"stopped at step {progress.step}; resume with the same command and "
-                "--resume_from_checkpoint latest"
-            )
-            log.finish(**progress.facts(), finished=False)
-            stop.answered(accelerator)
-            return runtime.EXIT_STOPPED
+            return state.leave(accelerator, log, progress, stop)
 
     # ------------------------------------------------------------------ what is left behind
     if config.load_best_model_at_end:
@@ -258,6 +247,7 @@ def training_batches(
         merge_size=processor.image_processor.merge_size,
         max_length=config.max_length,
         share=config.lora_dropout == 0,
+        direct=config.direct_answers,
     )
 
 

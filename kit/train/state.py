@@ -16,10 +16,13 @@ from kit.errors import ConfigError, UserError
 from kit.files import require_folder, write_json
 from kit.train import checkpoint
 from kit.train.config import TrainingConfig
+from kit.train.runlog import RunLog
+from kit.train.runtime import EXIT_STOPPED, StopRequest
 
 # What may differ between the run that saved and the run that resumes.
 FREE_KEYS = {
     "output_dir", "resume_from_checkpoint", "save_steps", "save_total_limit", "logging_steps",
+    "log_completions", "num_completions_to_print", "max_eval_records",
     "eval_steps", "report_to", "dataloader_num_workers", "load_best_model_at_end", "eval_data",
 }  # fmt: skip
 
@@ -168,6 +171,27 @@ def resume(folder: Path, accelerator: Accelerator, model, optimizer, scheduler) 
         torch.cuda.set_rng_state(own["cuda"], accelerator.device)
     accelerator.print(f"resumed from {folder}")
     return Progress(**_facts(folder)["progress"])
+
+
+def require_steps_left(progress: Progress, total_steps: int) -> None:
+    """Raise ConfigError if the checkpoint is at the end of the run already."""
+    if progress.step >= total_steps:
+        raise ConfigError(
+            f"the checkpoint is at step {progress.step} of {total_steps}",
+            where="max_steps",
+            fix="nothing is left to do",
+        )
+
+
+def leave(accelerator: Accelerator, log: RunLog, progress: Progress, stop: StopRequest) -> int:
+    """End a run that was asked to stop and has saved; returns its exit code."""
+    accelerator.print(
+        f"stopped at step {progress.step}; resume with the same command and "
+        "--resume_from_checkpoint latest"
+    )
+    log.finish(**progress.facts(), finished=False)
+    stop.answered(accelerator)
+    return EXIT_STOPPED
 
 
 def _facts(folder: Path) -> dict:

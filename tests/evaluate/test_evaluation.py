@@ -20,8 +20,9 @@ from kit.evaluate import evaluation
 from kit.evaluate.config import EvaluateConfig
 from kit.evaluate.evaluation import evaluate, plan
 from kit.evaluate.statistics import bootstrap_interval
+from kit.model.adapters import add_lora, load_adapter
 from kit.model.generation import Completion
-from kit.model.load import add_lora, load_adapter, load_base
+from kit.model.load import load_base
 from kit.prompting.messages import MODES
 from kit.train.batches import prompt_lengths
 
@@ -113,8 +114,8 @@ def known(prepared, records, tmp_path_factory):
     """An evaluation in which the model says what ``scripted`` says."""
     numbers = {(record.image, record.question): n for n, record in enumerate(records)}
 
-    def answer(model, processor, given, batch, max_new_tokens):
-        result = []
+    def answer(model, gallery, given, batch, max_new_tokens):
+        processor, result = gallery.processor, []
         for ask in batch:
             for index in ask.records:
                 record = given[index]

@@ -1,14 +1,18 @@
 """Greedy decoding equals transformers' generate token for token; sampling keeps its promises."""
 
+import math
+from collections import Counter
+
 import pytest
 import torch
 from PIL import Image
 
-from kit.model.generation import Prompt, Sampling, generate
+from kit.model.generation import Prompt, Sampling, generate, seeded_noise
 from kit.model.logprobs import token_logprobs
 from kit.model.sharing import Branch, Tree, pack
 
 MODE = "caption_reason_answer"
+SEEDS = [(3, number) for number in range(6)]  # of the continuations of the prompts below
 
 
 @pytest.fixture
@@ -58,8 +62,7 @@ def test_greedy_equals_transformers_generate(base_model, processor, prompts):
 def test_sampled_logprobs_are_the_trainers(base_model, processor, prompts):
     """What the sampler says of its tokens is what token_logprobs says of them."""
     sampling = Sampling(max_new_tokens=20, temperature=0.7)
-    dice = torch.Generator().manual_seed(3)
-    own = run(base_model, processor, prompts, sampling, generator=dice)
+    own = run(base_model, processor, prompts, sampling, noise=seeded_noise(SEEDS, 20))
     trees = [
         Tree(
             p.trunk,
@@ -78,7 +81,7 @@ def test_special_tokens_are_never_sampled(fresh_model, processor, prompts):
         embedding = fresh_model.lm_head.weight
         embedding[processor.image_token_id] = embedding.mean(0) + 100
     sampling = Sampling(max_new_tokens=30, temperature=1.5)
-    for group in run(fresh_model, processor, prompts, sampling):
+    for group in run(fresh_model, processor, prompts, sampling, noise=seeded_noise(SEEDS, 30)):
         for completion in group:
             assert not set(completion.token_ids) & set(processor.unsampled_ids)
 
@@ -90,12 +93,42 @@ def test_same_seed_same_samples_and_empty_continuations(base_model, processor, p
     sampling = Sampling(max_new_tokens=12, temperature=1.0, top_p=0.9, top_k=50)
 
     def draw(seed):
-        return run(
-            base_model, processor, whole, sampling, generator=torch.Generator().manual_seed(seed)
-        )
+        noise = seeded_noise([(seed, i) for i in range(9)], 12)
+        return run(base_model, processor, whole, sampling, noise=noise)
 
     assert draw(1) == draw(1)
     assert draw(1) != draw(2)
+
+
+def test_a_completion_does_not_depend_on_what_is_sampled_beside_it(base_model, processor, prompts):
+    sampling = Sampling(max_new_tokens=24, temperature=1.0, top_p=0.95)
+    noise = seeded_noise(SEEDS, 24)
+    together = run(base_model, processor, prompts, sampling, noise=noise)
+    rows = iter(noise)
+    for prompt, expected in zip(prompts, together, strict=True):
+        for continuation, completion in zip(prompt.continuations, expected, strict=True):
+            alone = Prompt(prompt.trunk, (continuation,))
+            own = run(base_model, processor, [alone], sampling, noise=next(rows)[None])
+            assert own[0][0].token_ids == completion.token_ids
+
+
+def test_sampling_follows_the_distribution(base_model, processor, prompts):
+    """First tokens of many samples against the model's own probabilities; with top-k none but
+    the k likeliest."""
+    n = 4000
+    many = [Prompt(prompts[0].trunk, prompts[0].continuations[:1] * n)]
+    plain = Sampling(max_new_tokens=1, temperature=2.0)
+    noise = torch.rand(n, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    (drawn,) = run(base_model, processor, many, plain, noise=noise)
+    counts = Counter(completion.token_ids[0] for completion in drawn)
+    chance = {c.token_ids[0]: math.exp(c.logprobs[0]) for c in drawn}
+    for token, count in counts.items():
+        deviation = math.sqrt(n * chance[token] * (1 - chance[token]))
+        assert abs(count - n * chance[token]) < 5 * deviation + 5
+    cut = Sampling(max_new_tokens=1, temperature=2.0, top_k=3)
+    (drawn,) = run(base_model, processor, many, cut, noise=noise)
+    likeliest = sorted(chance, key=chance.get)[-3:]
+    assert {completion.token_ids[0] for completion in drawn} == set(likeliest)
 
 
 def test_training_mode_is_restored(fresh_model, processor, prompts):

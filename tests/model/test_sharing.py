@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kit.model.load import add_lora
+from kit.model.adapters import add_lora
 from kit.model.logprobs import token_logprobs
 from kit.model.sharing import Branch, Tree, branch_mask, pack, trunk_positions
 
@@ -18,7 +18,7 @@ def trees(processor):
     """Trees with images of different sizes and branches of different lengths."""
     dice = random.Random(torch.initial_seed())
     result = []
-    for number, n_branches in enumerate((1, 2, 5)):
+    for number, n_branches in enumerate((1, 2, 8)):
         size = (dice.randint(60, 300), dice.randint(60, 300))
         pixels = Image.effect_noise(size, 80).convert("RGB")
         trunk = processor.encode_trunk(processor.prepare_image(pixels, str(number)), MODE)

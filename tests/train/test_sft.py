@@ -14,7 +14,8 @@ import yaml
 from safetensors.torch import load_file
 
 from kit.errors import ConfigError, UserError
-from kit.model.load import load_adapter, load_base
+from kit.model.adapters import load_adapter
+from kit.model.load import load_base
 from kit.model.tiny import base_folder
 from kit.train.config import SftConfig
 from kit.train.runtime import EXIT_STOPPED

@@ -42,10 +42,10 @@ def _yes(truth: bool) -> str:
 
 # How often each kind is asked what every scan can be asked: modality, body part, plane.
 _SCAN_RATES = {
-    "CT abdomen": ("CT", "Abdomen", 0.4, 0.6, 0.2),
-    "CT lung": ("CT", "Chest", 0.4, 0.3, 0.2),
-    "MRI brain": ("MRI", "Brain", 0.8, 0.6, 0.2),
-    "X-ray chest": ("X-Ray", "Chest", 0.8, 0.3, 0.6),
+    "CT abdomen": ("CT", "Abdomen", 0.5, 0.9, 0.3),
+    "CT lung": ("CT", "Chest", 0.5, 0.45, 0.3),
+    "MRI brain": ("MRI", "Brain", 1.0, 0.9, 0.3),
+    "X-ray chest": ("X-Ray", "Chest", 1.0, 0.45, 0.9),
 }
 
 
@@ -55,9 +55,9 @@ def _ask_scan(scene: Scene, lesions: list[Lesion], rng: np.random.Generator) -> 
     yield part_rate, word("body part", part, rng)
     yield plane_rate, word("plane", _yes(scene.kind != "X-ray chest"), rng)
     if "weighting" in scene.facts:
-        yield 0.6, word("weighting", scene.facts["weighting"], rng)
+        yield 0.9, word("weighting", scene.facts["weighting"], rng)
     if "heart enlarged" in scene.facts:
-        yield 0.8, word("heart size", scene.facts["heart enlarged"], rng)
+        yield 0.9, word("heart size", scene.facts["heart enlarged"], rng)
 
 
 # Organs that may be asked for in a kind of scan, and how often they are there.
@@ -84,7 +84,7 @@ _PRESENT = {
     },
     "X-ray chest": {"Left Lung": 0.75, "Right Lung": 0.75},
 }
-_PRESENCE_RATE = {"CT abdomen": 0.09, "CT lung": 0.09, "MRI brain": 0.1, "X-ray chest": 0.13}
+_PRESENCE_RATE = {"CT abdomen": 0.14, "CT lung": 0.14, "MRI brain": 0.15, "X-ray chest": 0.2}
 
 # How often a pair is asked for when none, one or both are there.
 _PAIR_RATES = {
@@ -118,7 +118,7 @@ _LARGEST = {
     "MRI brain": ("Brain",),
     "X-ray chest": ("Left Lung", "Right Lung", "Heart"),
 }
-_LARGEST_RATE = {"CT abdomen": 0.8, "CT lung": 0.5, "MRI brain": 0.25, "X-ray chest": 0.5}
+_LARGEST_RATE = {"CT abdomen": 1.0, "CT lung": 0.8, "MRI brain": 0.4, "X-ray chest": 0.8}
 
 
 def _ask_organ_sizes(scene: Scene, lesions: list[Lesion], rng: np.random.Generator) -> _ASKED:
@@ -127,7 +127,7 @@ def _ask_organ_sizes(scene: Scene, lesions: list[Lesion], rng: np.random.Generat
         if first in there and second in there:
             bigger = _bigger([there[first], there[second]])
             if bigger is not None:
-                yield 0.7, word("bigger organ", bigger.label, rng, first, second)
+                yield 0.9, word("bigger organ", bigger.label, rng, first, second)
     largest = _bigger([there[label] for label in _LARGEST[scene.kind] if label in there])
     if largest is not None:
         yield _LARGEST_RATE[scene.kind], word("largest organ", largest.label, rng)
@@ -150,25 +150,25 @@ _HOST_SHARE = {
     "Left Lung": 0.39,
     "Right Lung": 0.38,
 }
-_COLOR_RATES = {"White": 0.5, "Gray": 0.7, "Black": 0.8}
-_SHAPE_RATES = {"Circular": 0.6, "Oval": 0.8, "Irregular": 0.9, "Ring": 0.9}
-_HOST_RATES = {"Brain": 0.4, "Left Lung": 0.7, "Right Lung": 0.7}
-_QUADRANT_RATES = {"Upper Left": 0.7, "Upper Right": 0.9, "Lower Left": 0.9, "Lower Right": 0.9}
+_COLOR_RATES = {"White": 0.15, "Gray": 0.21, "Black": 0.24}
+_SHAPE_RATES = {"Circular": 0.16, "Oval": 0.21, "Irregular": 0.24, "Ring": 0.24}
+_HOST_RATES = {"Brain": 0.15, "Left Lung": 0.25, "Right Lung": 0.25}
+_QUADRANT_RATES = {"Upper Left": 0.25, "Upper Right": 0.3, "Lower Left": 0.3, "Lower Right": 0.3}
 
 
 def _ask_lesions(scene: Scene, lesions: list[Lesion], rng: np.random.Generator) -> _ASKED:
-    yield 0.55 if lesions else 0.4, word("any lesion", _yes(bool(lesions)), rng)
-    yield 0.9 if lesions else 0.4, word("lesion count", str(len(lesions)), rng)
+    yield 0.3 if lesions else 0.22, word("any lesion", _yes(bool(lesions)), rng)
+    yield 0.4 if lesions else 0.18, word("lesion count", str(len(lesions)), rng)
     hosts = {lesion.host for lesion in lesions}
     for organ in scene.organs:
         share = _HOST_SHARE.get(organ.label)
         if share:
-            rate = 0.08 / (share if organ.label in hosts else 1 - share)
+            rate = 0.03 / (share if organ.label in hosts else 1 - share)
             yield rate, word("lesion in", _yes(organ.label in hosts), rng, organ.label)
     quadrants = [lesion.quadrant for lesion in lesions]
     for lesion in lesions:
         if all(quadrants) and quadrants.count(lesion.quadrant) == 1:
-            yield 0.6, word("lesion at", lesion.label, rng, lesion.quadrant)
+            yield 0.2, word("lesion at", lesion.label, rng, lesion.quadrant)
     if len(lesions) == 1:
         yield from _ask_one_lesion(lesions[0], rng)
     elif len(lesions) == 2:
@@ -176,8 +176,8 @@ def _ask_lesions(scene: Scene, lesions: list[Lesion], rng: np.random.Generator) 
 
 
 def _ask_one_lesion(lesion: Lesion, rng: np.random.Generator) -> _ASKED:
-    yield _HOST_RATES.get(lesion.host, 0.9), word("lesion host", lesion.host, rng)
-    yield 0.9, word("disease", lesion.label, rng)
+    yield _HOST_RATES.get(lesion.host, 0.3), word("lesion host", lesion.host, rng)
+    yield 0.25, word("disease", lesion.label, rng)
     yield from _ask_look(lesion, "lesion", rng)
 
 
@@ -194,20 +194,20 @@ def _ask_look(lesion: Lesion, name: str, rng: np.random.Generator) -> _ASKED:
 def _ask_two_lesions(lesions: list[Lesion], scene: Scene, rng: np.random.Generator) -> _ASKED:
     first, second = lesions
     if first.host == second.host:
-        rate = _HOST_RATES.get(first.host, 0.9)
+        rate = _HOST_RATES.get(first.host, 0.3)
         yield rate, word("lesions host", first.host, rng)
     if first.label != second.label:
         for lesion in lesions:
             if lesion.quadrant:
-                yield 0.5, word("quadrant", lesion.quadrant, rng, lesion.label)
+                yield 0.17, word("quadrant", lesion.quadrant, rng, lesion.label)
             if lesion.host != "Brain":
-                yield 0.4, word("named host", lesion.host, rng, lesion.label)
+                yield 0.13, word("named host", lesion.host, rng, lesion.label)
     bigger = _bigger(lesions)
     if bigger is not None:
         yield from _ask_look(bigger, "bigger lesion", rng)
         left, right = sorted(lesions, key=_middle)
         if _middle(right) - _middle(left) > 0.12 * scene.canvas.width:
-            answer, rate = ("Left", 0.6) if bigger is left else ("Right", 0.9)
+            answer, rate = ("Left", 0.25) if bigger is left else ("Right", 0.35)
             yield rate, word("bigger lesion", answer, rng)
 
 
@@ -234,7 +234,7 @@ _DISEASE_SHARE = {
     },
 }
 _DISEASE_SHARE["X-ray chest"] = _DISEASE_SHARE["CT lung"]
-_DISEASE_RATE = 0.04
+_DISEASE_RATE = 0.015
 
 
 def _ask_diseases(scene: Scene, lesions: list[Lesion], rng: np.random.Generator) -> _ASKED:

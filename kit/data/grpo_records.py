@@ -1,0 +1,133 @@
+"""The record of a question that reinforcement learning is done on, and its reading."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kit.data.fields import bad_field, check_box, parse_image_size, resolve_image
+from kit.data.records import (
+    BadLines,
+    Region,
+    SftRecord,
+    parse_regions,
+    parse_sft_record,
+    parse_texts,
+    read_records,
+)
+from kit.errors import RecordError
+
+# What a record keeps of the one that it was made of.
+CARRIED = (
+    "dataset", "qid", "split", "answer_type", "content_type", "modality", "location", "regions",
+    "image_size",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class GrpoRecord:
+    """One question about one image, with what a model answered and what its answer rests on.
+
+    ``image_path``, ``question`` and ``gold`` suffice for training. ``valid_json``,
+    ``answer_correct`` (0..1), ``caption`` and ``prediction`` are of the model's own answer.
+    ``delta_cf_roi`` is the drop in the model's probability of the gold answer when ``cf_boxes``
+    (pixels) is inpainted, ``delta_cf_rand`` the mean drop over matched random regions; None where
+    there is no evidence or nothing matches it. The other fields are those of ``SftRecord``.
+    """
+
+    image_path: str
+    question: str
+    gold: str
+    valid_json: bool = False
+    answer_correct: float = 0.0
+    caption: str = ""
+    delta_cf_roi: float | None = None
+    delta_cf_rand: float | None = None
+    prediction: str = ""
+    cf_boxes: tuple[tuple[float, float, float, float], ...] = ()
+    dataset: str = ""
+    qid: str = ""
+    split: str = ""
+    answer_type: str = ""
+    content_type: str = ""
+    modality: str = ""
+    location: str = ""
+    regions: tuple[Region, ...] = ()
+    image_size: tuple[int, int] | None = None
+
+    @property
+    def image(self) -> str:
+        return self.image_path
+
+    @property
+    def answer(self) -> str:
+        return self.gold
+
+
+def read_grpo_records(
+    path: str | Path, on_bad: BadLines = "report", *, decode_images: bool = False
+) -> tuple[list[GrpoRecord], list[RecordError]]:
+    """Read and validate what ``cf_proxy`` wrote, as ``kit.data.records.read_sft_records`` does.
+
+    The records of ``prepare_data`` are read too: nothing was measured for them.
+    """
+    return read_records(path, parse_grpo_record, on_bad, decode_images=decode_images)
+
+
+def parse_grpo_record(value: Any, *, where: str, folder: Path) -> GrpoRecord:
+    """Validate one JSON value as a :class:`GrpoRecord`.
+
+    Raises:
+        RecordError: names the field and what is wrong with it.
+    """
+    if isinstance(value, dict) and "image_path" not in value and "output" in value:
+        return _of_sft(parse_sft_record(value, where=where, folder=folder))
+    text = parse_texts(value, GrpoRecord, where)
+    image_size = parse_image_size(value.get("image_size"), where)
+    text["image_path"] = str(
+        resolve_image(text["image_path"], folder=folder, where=where, field="image_path")
+    )
+    valid = value.get("valid_json", False)
+    if not isinstance(valid, bool):
+        raise bad_field(where, "valid_json", "must be true or false", "wrong_type")
+    return GrpoRecord(
+        **text,
+        valid_json=valid,
+        answer_correct=_number(value, "answer_correct", 0.0, 1.0, where) or 0.0,
+        delta_cf_roi=_number(value, "delta_cf_roi", -1.0, 1.0, where),
+        delta_cf_rand=_number(value, "delta_cf_rand", -1.0, 1.0, where),
+        cf_boxes=_boxes(value.get("cf_boxes", []), image_size, where),
+        regions=parse_regions(value.get("regions", []), image_size, where),
+        image_size=image_size,
+    )
+
+
+def _of_sft(record: SftRecord) -> GrpoRecord:
+    return GrpoRecord(
+        image_path=record.image,
+        question=record.question,
+        gold=record.answer,
+        **{name: getattr(record, name) for name in CARRIED},
+    )
+
+
+def _number(value: dict, name: str, low: float, high: float, where: str) -> float | None:
+    """A number in a range (true and false count as 1 and 0), or None."""
+    number = value.get(name)
+    if number is None:
+        return None
+    if not isinstance(number, (int, float)) or not low <= number <= high:
+        shown = repr(number)[:120]
+        raise bad_field(where, name, f"must be in {low:g}..{high:g}, not {shown}", "bad_number")
+    return float(number)
+
+
+def _boxes(value: Any, image_size: tuple[int, int] | None, where: str) -> tuple:
+    if not isinstance(value, list):
+        raise bad_field(where, "cf_boxes", "must be a list", "wrong_type")
+    for index, box in enumerate(value):
+        problem = check_box(box, image_size)
+        if problem:
+            raise bad_field(where, f"cf_boxes[{index}]", problem, "bad_box")
+    return tuple(tuple(float(v) for v in box) for box in value)

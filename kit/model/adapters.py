@@ -1,0 +1,157 @@
+"""LoRA adapters: new ones, saved ones and their checks, and switching between two."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from kit.errors import UserError
+from kit.model.load import read_model_json, resolve_base
+
+LANGUAGE_LAYERS = "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
+VISION_LAYERS = r"attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2|merger\.mlp\.[02]"
+
+
+def lora_targets(freeze_vision_tower: bool) -> str:
+    """The regular expression of the linear layers that LoRA adapts: all of the language model,
+    and all of the vision tower and its merger unless that is frozen."""
+    language = rf".*language_model\..*\.({LANGUAGE_LAYERS})"
+    return language if freeze_vision_tower else rf"({language}|.*visual\..*({VISION_LAYERS}))"
+
+
+def add_lora(
+    model: nn.Module, *, r: int, alpha: int, dropout: float, freeze_vision_tower: bool
+) -> PeftModel:
+    """Freeze the base and add trainable LoRA layers (arXiv 2106.09685)."""
+    config = LoraConfig(
+        r=r,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=lora_targets(freeze_vision_tower),
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+def load_adapter(model: nn.Module, folder: str | Path, *, trainable: bool = False) -> PeftModel:
+    """Put a saved LoRA adapter onto its base.
+
+    Raises:
+        UserError: no adapter there, or one that was trained on another base.
+    """
+    folder = Path(folder)
+    require_adapter(folder)
+    try:
+        with safe_open(folder / "adapter_model.safetensors", framework="pt") as weights:
+            shapes = {
+                key: tuple(weights.get_slice(key).get_shape()) for key in weights.offset_keys()
+            }
+        adapted = PeftModel.from_pretrained(
+            model, folder, is_trainable=trainable, use_safetensors=True
+        )
+    except (RuntimeError, ValueError, SafetensorError) as error:
+        raise _other_base(folder, str(error).splitlines()[0]) from error
+    expected = {
+        name.replace(".default", ""): tuple(parameter.shape)
+        for name, parameter in adapted.named_parameters()
+        if "lora_" in name
+    }
+    if shapes != expected:
+        differing = sorted(set(shapes.items()) ^ set(expected.items()))
+        raise _other_base(folder, f"{differing[0][0]} differs")
+    return adapted
+
+
+def require_adapter(folder: str | Path) -> None:
+    """Check that a folder holds a LoRA adapter, without reading its weights.
+
+    Raises:
+        UserError: no such folder, or no finished adapter in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        fix = "give a folder with adapter_config.json, as train_sft writes it"
+        raise UserError("no such adapter folder", where=folder, fix=fix)
+    if (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
+        what = "a whole model, not an adapter: it has no adapter_config.json"
+        raise UserError(what, where=folder, fix="give it as --base_model")
+    kind = _adapter_config(folder).get("peft_type")
+    if kind != "LORA":
+        what = f"not a LoRA adapter: peft_type is {kind!r}"
+        raise UserError(what, where=folder / "adapter_config.json", fix="is the file whole?")
+    if not (folder / "adapter_model.safetensors").is_file():
+        fix = "the kit loads safetensors only; is the run finished?"
+        raise UserError("no adapter_model.safetensors", where=folder, fix=fix)
+
+
+def adapter_base(folder: str | Path) -> str:
+    """The name of the base model that an adapter folder was trained on."""
+    return _adapter_config(Path(folder)).get("base_model_name_or_path") or ""
+
+
+def named_base(folder: str | Path) -> str:
+    """The base model that an adapter names, which must be there.
+
+    Raises:
+        UserError: it names none, or one that is not there.
+    """
+    fix = "give its base with --base_model"
+    name = adapter_base(folder)
+    if not name:
+        raise UserError("the adapter does not name its base", where=folder, fix=fix)
+    try:
+        resolve_base(name)
+    except UserError as error:
+        what = f"the base that the adapter names cannot be used: {error.what}"
+        raise UserError(what, where=f"{name}, named by {folder}", fix=fix) from error
+    return name
+
+
+POLICY, REFERENCE = "default", "reference"  # PEFT saves "default" where any reader looks for it
+
+
+def load_reference(model: PeftModel, folder: str | Path) -> None:
+    """Load a saved adapter a second time, frozen, beside the one that is trained."""
+    model.load_adapter(str(folder), REFERENCE, is_trainable=False, use_safetensors=True)
+    model.set_adapter(POLICY)
+
+
+@contextlib.contextmanager
+def as_reference(model: PeftModel) -> Iterator[None]:
+    """For a while, the model is what the policy started from: the frozen reference adapter, or
+    the base where there is none. What is trained stays marked as such."""
+    if REFERENCE not in model.peft_config:
+        with model.disable_adapter():
+            yield
+        return
+    trained = {name: p.requires_grad for name, p in model.named_parameters()}
+    model.set_adapter(REFERENCE)
+    try:
+        yield
+    finally:
+        model.set_adapter(POLICY)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(trained[name])
+
+
+def without_dropout(model: nn.Module) -> bool:
+    """Switch the dropout of LoRA layers off; whether there was any."""
+    found = False
+    for name, module in model.named_modules():
+        if "lora_dropout" in name and isinstance(module, nn.Dropout) and module.p > 0:
+            module.p, found = 0.0, True
+    return found
+
+
+def _adapter_config(folder: Path) -> dict:
+    return read_model_json(folder / "adapter_config.json", what="an adapter_config.json")
+
+
+def _other_base(folder: Path, detail: str) -> UserError:
+    fix = f"load it on the base it was trained on: {adapter_base(folder) or 'see its model card'}"
+    return UserError(f"the adapter does not fit this base model ({detail})", where=folder, fix=fix)

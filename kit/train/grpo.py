@@ -1,0 +1,296 @@
+"""Group relative policy optimisation (DeepSeekMath, arXiv 2402.03300), from scratch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from transformers import get_scheduler
+
+from kit.counterfactual.gallery import Gallery
+from kit.data.grpo_records import GrpoRecord, read_grpo_records
+from kit.model.adapters import (
+    add_lora,
+    load_adapter,
+    load_reference,
+    named_base,
+    require_adapter,
+    without_dropout,
+)
+from kit.model.generation import Sampling
+from kit.model.load import load_base, load_processor
+from kit.model.logprobs import LogprobModel
+from kit.model.processor import Processor
+from kit.scoring.faithfulness import Reward
+from kit.train import artefacts, runtime, state
+from kit.train.advantages import group_advantages, has_no_spread, pooled_std
+from kit.train.batches import Order, Stream, require_room
+from kit.train.completions import completion_rows, print_completions
+from kit.train.config import GrpoConfig
+from kit.train.losses import grpo_loss
+from kit.train.meters import Meters
+from kit.train.microbatches import MicroBatch, micro_batches, with_fixed_logprobs
+from kit.train.optimization import clip_gradients, due, mean_metrics, parameter_groups
+from kit.train.rewards import Judge
+from kit.train.rollouts import MODE, Group, Task, roll_out
+from kit.train.runlog import RunLog
+from kit.train.step_metrics import note_lengths, note_rewards, note_tokens, totals
+
+RESAMPLED_AT_MOST = 3  # times, with dynamic_sampling
+
+
+def train(config: GrpoConfig) -> int:
+    """Run GRPO as configured; returns the exit code (``EXIT_STOPPED`` if asked to stop).
+
+    A step takes ``per_device_train_batch_size * gradient_accumulation_steps`` prompts a process,
+    completes each ``num_generations`` times and makes ``num_iterations`` updates on them. Writes
+    the run folder of SFT and ``completions.jsonl``, a line a completion.
+    """
+    accelerator = runtime.start(config)
+    with runtime.StopRequest(Path(config.output_dir)) as stop:
+        return run(config, accelerator, stop)
+
+
+def run(config: GrpoConfig, accelerator: Accelerator, stop: runtime.StopRequest) -> int:
+    """The run itself, top to bottom."""
+    # ------------------------------------------------------------------ data and models
+    if config.sft_ckpt:
+        require_adapter(config.sft_ckpt)
+    config = replace(config, base_model=config.base_model or named_base(config.sft_ckpt))
+    start = state.starting_point(config, accelerator)
+    on_bad = "skip" if config.skip_bad else "report"
+    records, dropped = read_grpo_records(config.data, on_bad, decode_images=True)
+    eval_records: list[GrpoRecord] = []
+    if config.eval_data:
+        eval_records, _ = read_grpo_records(config.eval_data, on_bad, decode_images=True)
+        eval_records = eval_records[: config.max_eval_records]
+    processor = load_processor(
+        config.base_model, min_pixels=config.min_pixels, max_pixels=config.max_pixels
+    )
+    model = build_policy(config, accelerator)
+    require_room([*records, *eval_records], processor, [MODE], model, config.max_completion_length)
+    judge = Judge(config, accelerator.device)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, config.weight_decay),
+        lr=config.learning_rate,
+        betas=(config.adam_beta1, config.adam_beta2),
+    )
+    wrapped, optimizer = accelerator.prepare(LogprobModel(model), optimizer)
+
+    # ------------------------------------------------------------------ plan of the steps
+    own_prompts = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    global_prompts = own_prompts * accelerator.num_processes
+    total_steps = config.max_steps
+    if total_steps < 0:
+        total_steps = max(1, round(config.num_train_epochs * len(records) / global_prompts))
+    warmup = config.warmup_steps or math.ceil(config.warmup_ratio * total_steps)
+    scheduler = get_scheduler(config.lr_scheduler_type, optimizer, warmup, total_steps)
+    stream = Stream(Order(tuple(str(i) for i in range(len(records))), config.seed))
+
+    # ------------------------------------------------------------------ resume
+    progress = state.Progress()
+    if start:
+        progress = state.resume(start, accelerator, model, optimizer, scheduler)
+        state.require_steps_left(progress, total_steps)
+    log = RunLog(
+        accelerator, config, total_steps=total_steps, first_step=progress.step, name="grpo"
+    )
+    accelerator.print(artefacts.describe(model, records, dropped, global_prompts, total_steps))
+
+    # ------------------------------------------------------------------ the loop
+    while progress.step < total_steps:
+        meters = Meters()
+        tasks = own_tasks(records, stream, progress.step, own_prompts, accelerator)
+        gallery = Gallery(processor, config.inpainting)
+        with accelerator.autocast():
+            groups, rewards = collect(model, gallery, tasks, judge, config, meters)
+        advantages = advantages_of(rewards, config, accelerator)
+        with meters.timed("update"):
+            batches = micro_batches(groups, advantages, processor, config, accelerator)
+            batches = with_fixed_logprobs(model, batches, config, accelerator)
+            for _ in range(config.num_iterations):
+                update(accelerator, wrapped, optimizer, batches, config, meters)
+        learning_rate = scheduler.get_last_lr()[0]
+        scheduler.step()
+        progress.step += 1
+        note_rewards(meters, rewards)
+        note_lengths(meters, groups)
+        tokens = sum(len(group.tree()) for group in groups)
+        meters.note_speed("tokens_per_second", tokens)
+        progress.tokens += int(runtime.total(accelerator, tokens)[0])
+        log.advance()
+
+        # -------------------------------------------------------------- what is told of it
+        rows = log.completions(completion_rows(progress.step, groups, rewards, advantages))
+        progress.since_log.append(meters.reduce(accelerator, spreads=judge.spreads))
+        at_end = progress.step == total_steps
+        if at_end or due(progress.step, config.logging_steps):
+            told = {"learning_rate": learning_rate, "num_tokens": progress.tokens}
+            log.log(progress.step, mean_metrics(progress.since_log) | told)
+            progress.since_log.clear()
+            if config.log_completions and accelerator.is_main_process:
+                print_completions(rows, config.num_completions_to_print)
+        if eval_records and (at_end or due(progress.step, config.eval_steps)):
+            held_out = evaluate(model, processor, eval_records, judge, config, accelerator)
+            log.log(progress.step, held_out)
+        stopping = stop.agreed(accelerator)
+        if not at_end and (stopping or due(progress.step, config.save_steps)):
+            state.save(config, accelerator, model, optimizer, scheduler, progress)
+        if stopping and not at_end:
+            return state.leave(accelerator, log, progress, stop)
+
+    # ------------------------------------------------------------------ what is left behind
+    artefacts.save_final(config, accelerator, model, processor, progress, records)
+    samples = progress.step * global_prompts * config.num_generations
+    log.finish(**progress.facts(), finished=True, samples=samples)
+    return 0
+
+
+def build_policy(config: GrpoConfig, accelerator: Accelerator) -> nn.Module:
+    """The base with the policy's adapter, and with the SFT adapter a second time as reference."""
+    model = load_base(
+        config.base_model,
+        quantization=config.quantization,
+        dtype=runtime.weights_dtype(accelerator, trained=False),
+        attn_implementation=config.attn_implementation,
+        device=accelerator.device,
+    )
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if config.sft_ckpt:
+        model = load_adapter(model, config.sft_ckpt, trainable=True)
+        if config.beta:
+            load_reference(model, config.sft_ckpt)
+    else:
+        model = add_lora(
+            model,
+            r=config.lora_r,
+            alpha=config.lora_alpha,
+            dropout=0.0,
+            freeze_vision_tower=config.freeze_vision_tower,
+        )
+    if without_dropout(model):
+        accelerator.print("the adapter's dropout is off: completions of a prompt share its pass")
+    return model.train()
+
+
+def own_tasks(
+    records: list[GrpoRecord], stream: Stream, step: int, size: int, accelerator: Accelerator
+) -> list[Task]:
+    """This process's share of the prompts of a step."""
+    start = (step * accelerator.num_processes + accelerator.process_index) * size
+    indices = stream[start : start + size]
+    return [Task(start + offset, records[index]) for offset, index in enumerate(indices)]
+
+
+def collect(
+    model: nn.Module,
+    gallery: Gallery,
+    tasks: list[Task],
+    judge: Judge,
+    config: GrpoConfig,
+    meters: Meters,
+) -> tuple[list[Group], list[list[Reward]]]:
+    """Groups of completions and their rewards; with ``dynamic_sampling`` those whose rewards are
+    all equal are sampled again (after DAPO, arXiv 2503.14476, which takes other prompts)."""
+    sampling = Sampling(
+        config.max_completion_length, config.temperature, config.top_p, config.top_k
+    )
+    groups: list[Group | None] = [None] * len(tasks)
+    rewards: list[list[Reward]] = [[] for _ in tasks]
+    open_places = list(range(len(tasks)))
+    for attempt in range(1 + RESAMPLED_AT_MOST * config.dynamic_sampling):
+        with meters.timed("rollout"):
+            new = roll_out(
+                model,
+                gallery,
+                [tasks[place] for place in open_places],
+                sampling,
+                num_generations=config.num_generations,
+                seed=config.seed,
+                attempt=attempt,
+            )
+        with meters.timed("reward"):
+            judged = judge(model, gallery, new)
+        for place, group, own in zip(open_places, new, judged, strict=True):
+            groups[place], rewards[place] = group, own
+        flat = has_no_spread(totals(rewards)).tolist()
+        open_places = [place for place in open_places if flat[place]]
+        if not open_places:
+            break
+    return groups, rewards
+
+
+def advantages_of(
+    rewards: list[list[Reward]], config: GrpoConfig, accelerator: Accelerator
+) -> Tensor:
+    """(groups, completions) float64."""
+    values = totals(rewards)
+    flat = values.flatten().tolist()
+    sums = runtime.total(accelerator, len(flat), sum(flat), sum(v * v for v in flat))
+    return group_advantages(values, scale=config.scale_rewards, batch_std=pooled_std(*sums))
+
+
+def update(
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: list[MicroBatch],
+    config: GrpoConfig,
+    meters: Meters,
+) -> None:
+    """One optimizer step over the step's micro-batches."""
+    # accelerate divides by the accumulation steps, and DDP and DeepSpeed by the ranks
+    undo_means = config.gradient_accumulation_steps * accelerator.num_processes
+    high = config.epsilon if config.epsilon_high is None else config.epsilon_high
+    loss_sum = 0.0
+    for part in batches:
+        with accelerator.accumulate(model):
+            scored = model(part.batch, temperature=config.temperature, entropy=True)
+            loss = grpo_loss(
+                scored.logprobs,
+                scored.logprobs.detach() if part.old is None else part.old,
+                part.reference,
+                part.advantages,
+                part.weights,
+                epsilon=config.epsilon,
+                epsilon_high=high,
+                beta=config.beta,
+            )
+            accelerator.backward(loss.loss * undo_means)
+        loss_sum += loss.loss.item()
+        note_tokens(meters, part, scored, loss)
+    norm = clip_gradients(accelerator, model, config.max_grad_norm)
+    optimizer.step()
+    optimizer.zero_grad()
+    # the sum over ranks and micro-batches, not their mean
+    meters.add_sum("loss", loss_sum, 1 / accelerator.num_processes)
+    meters.add("grad_norm", [norm])
+
+
+def evaluate(
+    model: nn.Module,
+    processor: Processor,
+    records: list[GrpoRecord],
+    judge: Judge,
+    config: GrpoConfig,
+    accelerator: Accelerator,
+) -> dict[str, float]:
+    """Rewards of greedy completions of held-out prompts, under ``eval/``."""
+    meters = Meters()
+    own = range(accelerator.process_index, len(records), accelerator.num_processes)
+    size = config.per_device_train_batch_size * config.num_generations
+    for start in range(0, len(own), size):
+        tasks = [Task(place, records[place]) for place in own[start : start + size]]
+        gallery = Gallery(processor, config.inpainting)
+        sampling = Sampling(config.max_completion_length)
+        with accelerator.autocast():
+            groups = roll_out(model, gallery, tasks, sampling, num_generations=1, seed=config.seed)
+            rewards = judge(model, gallery, groups)
+        note_rewards(meters, rewards)
+        note_lengths(meters, groups)
+    return {f"eval/{name}": value for name, value in meters.reduce(accelerator).items()}

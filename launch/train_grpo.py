@@ -1,0 +1,17 @@
+"""GRPO: accelerate launch launch/train_grpo.py --sft_ckpt ... --data_jsonl ... --out_dir ..."""
+
+from kit import command
+
+
+def main() -> int:
+    from kit.train.config import GrpoConfig
+
+    config = command.parse(GrpoConfig)
+
+    from kit.train.grpo import train
+
+    return train(config)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,73 @@
+"""Inpainting takes what is in the boxes away, and nothing else."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kit.counterfactual.gallery import Gallery
+from kit.counterfactual.inpaint import METHODS, inpaint
+from kit.counterfactual.regions import mask_of
+
+BOXES = ((10, 12, 22, 30), (18, 20, 40, 26))
+
+
+@pytest.fixture
+def pixels():
+    """Smooth ground with a bright thing in the first box."""
+    dice = np.random.default_rng()
+    ground = np.full((50, 60, 3), 90, np.uint8) + dice.integers(0, 4, (50, 60, 3)).astype(np.uint8)
+    ground[14:28, 12:20] = 240
+    return ground
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_outside_the_boxes_nothing_changes(pixels, method):
+    before = pixels.copy()
+    after = inpaint(pixels, BOXES, method)
+    outside = ~mask_of(BOXES, (60, 50))
+    assert np.array_equal(after[outside], before[outside])
+    assert np.array_equal(pixels, before), "the image itself was changed"
+    assert after.dtype == np.uint8
+    assert after.shape == pixels.shape
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_bright_thing_is_gone(pixels, method):
+    inside = inpaint(pixels, BOXES, method)[14:28, 12:20].astype(float)
+    assert inside.mean() < (150 if method == "blur" else 110)
+    assert inside.max() < 240
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_large_images_and_whole_images(method):
+    dice = np.random.default_rng()
+    large = dice.integers(0, 255, (900, 1400, 3), dtype=np.uint8)
+    box = (100, 200, 500, 700)
+    after = inpaint(large, [box], method)
+    outside = ~mask_of([box], (1400, 900))
+    assert np.array_equal(after[outside], large[outside])
+    assert not np.array_equal(after, large)
+    small = large[:20, :20]
+    assert inpaint(small, [(0, 0, 20, 20)], method).shape == small.shape
+
+
+def test_nothing_to_take_away_is_a_copy(pixels):
+    after = inpaint(pixels, [])
+    assert np.array_equal(after, pixels)
+    assert after is not pixels
+    with pytest.raises(ValueError, match="telea, ns, blur, mean"):
+        inpaint(pixels, BOXES, "magic")
+
+
+def test_gallery_prepares_each_image_once_and_keeps_what_was_asked(processor, pixels, tmp_path):
+    path = tmp_path / "xmlab1" / "source.png"
+    path.parent.mkdir()
+    Image.fromarray(pixels).save(path)
+    gallery = Gallery(processor, "mean", tmp_path / "kept")
+    whole, without = gallery.prepared(str(path)), gallery.prepared(str(path), BOXES)
+    assert gallery.prepared(str(path)) is whole
+    assert gallery.prepared(str(path), BOXES) is without
+    assert whole.key != without.key
+    assert gallery.size(str(path)) == (60, 50)
+    (kept,) = (tmp_path / "kept").iterdir()
+    assert np.array_equal(np.asarray(Image.open(kept)), inpaint(pixels, BOXES, "mean"))

