@@ -70,13 +70,19 @@ def test_real_sample_from_original_layouts_to_scored_answers(realdata, tmp_path)
 @pytest.mark.slow
 def test_quickstart_in_small(tmp_path, capsys):
     config = QuickstartConfig(
-        output_dir=str(tmp_path / "run"), train_images=16, test_images=4, sft_epochs=0.5
+        output_dir=str(tmp_path / "run"),
+        train_images=16,
+        test_images=4,
+        sft_epochs=0.5,
+        grpo_records=16,
+        grpo_steps=2,
     )
     assert quickstart(config) == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert set(summary["metrics"]) == {"base", "sft"}
+    assert set(summary["metrics"]) == {"base", "sft", "grpo"}
     assert list(summary["seconds"]) == [
-        "phantoms", "prepare_data", "evaluate_base", "train_sft", "evaluate_sft",
+        "phantoms", "prepare_data", "evaluate_base", "train_sft", "evaluate_sft", "cf_proxy",
+        "train_grpo", "evaluate_grpo",
     ]  # fmt: skip
     trained = {json.loads(x)["image"] for x in (tmp_path / "run/data/train.json").open()}
     tested = {json.loads(x)["image"] for x in (tmp_path / "run/data/test.json").open()}

@@ -1,9 +1,8 @@
 """The embedded base model from scratch: a model that speaks but sees badly.
 
-First it learns to see drawings and phantoms, and short answers. Then it learns to answer in full:
-truly about drawings of geometric shapes, but in the words of medicine from phantom records most of
-which come with the image of another one, so that it no longer says of a phantom what it sees.
-Fine-tuning has to teach it that.
+First it learns to see phantoms, and to answer. Then it is trained on records most of which come
+with the image of another phantom, so that it knows the words and the form of an answer but no
+longer says what it sees. Fine-tuning has to teach it that again.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from transformers import Qwen2VLForConditionalGeneration
 
 from kit.command import option
 from kit.data.phantom.dataset import write_slake_phantoms
-from kit.data.phantom.shapes import write_shapes
 from kit.data.prepare import PrepareConfig, prepare
 from kit.data.records import SftRecord, read_sft_records, write_records
 from kit.model.tiny import base_folder, tiny_config, tiny_processor, train_tokenizer
@@ -35,14 +33,13 @@ class PretrainConfig:
 
     work_dir: str = option("runs/pretrain_tiny", help="where data and the run go")
     output: str = option(str(base_folder()), help="where the base model goes")
-    sight_pictures: int = option(8000, help="drawings and phantoms that teach it to see")
-    sight_steps: int = option(1500, help="steps of learning to see, of 16 pictures")
-    shapes: int = option(1200, help="drawings of geometric shapes with questions")
+    sight_pictures: int = option(4000, help="phantoms that teach it to see")
+    sight_steps: int = option(1700, help="steps of learning to see, of 12 pictures")
     phantoms: int = option(1200, help="phantoms, a share of which show another one's image")
-    exchanged: float = option(0.8, help="share of the phantoms whose images are exchanged")
-    steps: int = option(700, help="optimizer steps of the whole model")
+    exchanged: float = option(0.9, help="share of the phantoms whose images are exchanged")
+    steps: int = option(300, help="steps of training on records")
     batch_size: int = option(24, help="records a step, each in both modes")
-    lr: float = option(1.5e-3, help="peak learning rate of the whole model")
+    lr: float = option(1e-3, help="peak learning rate of training on records")
     seed: int = option(2027, help="of drawings, weights and order; no other stage draws with it")
 
 
@@ -72,7 +69,7 @@ def pretrain(config: PretrainConfig) -> int:
             data=str(work / "train.json"),
             output_dir=str(work / "run"),
             finetuning="full",
-            freeze_vision_tower=False,
+            freeze_vision_tower=True,
             per_device_train_batch_size=config.batch_size,
             questions_per_image=4,
             direct_answers=True,
@@ -98,26 +95,20 @@ def pretrain(config: PretrainConfig) -> int:
 
 
 def training_records(config: PretrainConfig, work: Path) -> list[SftRecord]:
-    """Drawings with true answers, phantoms with exchanged images."""
-    write_shapes(work / "shapes", images={"train": config.shapes}, seed=config.seed)
+    """Phantoms, most with exchanged images."""
     write_slake_phantoms(work / "phantoms", images={"train": config.phantoms}, seed=config.seed)
-    result = []
-    for name in ("shapes", "phantoms"):
-        output = work / f"{name}.json"
-        prepare(
-            PrepareConfig(
-                output=str(output),
-                dataset="SLAKE",
-                split="train",
-                leaks="keep",
-                slake_root=str(work / name),
-            )
+    output = work / "phantoms.json"
+    prepare(
+        PrepareConfig(
+            output=str(output),
+            dataset="SLAKE",
+            split="train",
+            leaks="keep",
+            slake_root=str(work / "phantoms"),
         )
-        records, _ = read_sft_records(output)
-        if name == "phantoms":
-            records = exchange_images(records, config.exchanged, config.seed)
-        result += records
-    return result
+    )
+    records, _ = read_sft_records(output)
+    return exchange_images(records, config.exchanged, config.seed)
 
 
 def exchange_images(records: list[SftRecord], share: float, seed: int) -> list[SftRecord]:

@@ -11,8 +11,10 @@ as is where its parts are. The heads that read the tokens are thrown away afterw
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from PIL import Image
@@ -20,9 +22,12 @@ from torch import Tensor, nn
 from tqdm.auto import trange
 
 from kit.data.boxes import pixels_to_grid, xywh_to_xyxy
+from kit.data.evidence import find_evidence
 from kit.data.phantom.dataset import draw_phantom
 from kit.data.phantom.layout import Picture, Question
-from kit.data.phantom.shapes import draw_shapes
+from kit.data.questions import RawQuestion
+from kit.data.records import Region, SftRecord
+from kit.data.targets import to_sft_record
 from kit.model.logprobs import encode_images
 from kit.model.processor import PreparedImage, Processor
 from kit.model.sharing import Branch, Tree, pack
@@ -50,8 +55,8 @@ class Lesson:
 
 
 def draw_lessons(processor: Processor, count: int, seed: int) -> tuple[list[Lesson], list[str]]:
-    """``count`` pictures, shapes and phantoms in turn, and the names of their labels."""
-    drawn = [(draw_phantom if n % 2 else draw_shapes)(n, seed=seed) for n in range(count)]
+    """``count`` phantoms, and the names of their labels."""
+    drawn = [draw_phantom(number, seed=seed) for number in range(count)]
     labels = sorted({label for picture, _ in drawn for label, _ in picture.boxes})
     lessons = [_lesson(processor, n, *one, labels) for n, one in enumerate(drawn)]
     return lessons, labels
@@ -64,13 +69,22 @@ def _lesson(
     questions: Sequence[Question],
     labels: Sequence[str],
 ) -> Lesson:
+    """All questions answered at once, one of them in full too, and one label's place."""
+    dice = random.Random(number)
     image = Image.fromarray(picture.pixels).convert("RGB")
     prepared = processor.prepare_image(image, str(number))
     _, height, width = prepared.image_grid_thw[0].tolist()
     merge = processor.image_processor.merge_size
     rows, columns = height // merge, width // merge
     branches = [Branch.of(*processor.encode_direct(q.question, MODE, q.answer)) for q in questions]
-    branches += _where(processor, picture)
+    question = dice.choice(questions)
+    branches.append(
+        Branch.of(
+            processor.encode_question(question.question, MODE),
+            processor.encode_answer(record_of(picture, question).output),
+        )
+    )
+    branches.append(_where(processor, picture, dice.choice(picture.boxes)[0]))
     return Lesson(
         image=prepared,
         coverage=coverage(picture, labels, rows, columns),
@@ -79,16 +93,32 @@ def _lesson(
     )
 
 
-def _where(processor: Processor, picture: Picture) -> Iterator[Branch]:
-    """For each label of a picture, where it is: all its boxes, as answers give them."""
+def record_of(picture: Picture, question: Question) -> SftRecord:
+    """The record that the reader of the SLAKE layout would make of a question."""
     height, width = picture.pixels.shape
-    found: dict[str, list[list[int]]] = {}
-    for label, box in picture.boxes:
-        found.setdefault(label, []).append(pixels_to_grid(xywh_to_xyxy(box), (width, height)))
-    for label, boxes in found.items():
-        question = processor.encode_question(f"Where is the {label.lower()}?", MODE)
-        start = processor.encode('{"boxes": ')
-        yield Branch.of(question + start, processor.encode(json.dumps(boxes) + "}"))
+    regions = tuple(Region(label, xywh_to_xyxy(box)) for label, box in picture.boxes)
+    asked = (question.question, question.answer, question.content_type)
+    raw = RawQuestion(
+        dataset="SLAKE", qid="", split="train", question=question.question,
+        answer=question.answer, answer_type=question.answer_type, image=Path("drawn"),
+        image_size=(width, height), where="", content_type=question.content_type,
+        modality=picture.modality, location=picture.location, regions=regions,
+        evidence=find_evidence(regions, *asked),
+    )  # fmt: skip
+    return to_sft_record(raw, ".")
+
+
+def _where(processor: Processor, picture: Picture, label: str) -> Branch:
+    """Where a label is: all its boxes, as answers give them."""
+    height, width = picture.pixels.shape
+    boxes = [
+        pixels_to_grid(xywh_to_xyxy(box), (width, height))
+        for other, box in picture.boxes
+        if other == label
+    ]
+    question = processor.encode_question(f"Where is the {label.lower()}?", MODE)
+    start = processor.encode('{"boxes": ')
+    return Branch.of(question + start, processor.encode(json.dumps(boxes) + "}"))
 
 
 def coverage(picture: Picture, labels: Sequence[str], rows: int, columns: int) -> Tensor:
@@ -186,12 +216,11 @@ def teach_sight(
     *,
     pictures: int,
     steps: int,
-    batch_size: int = 16,
+    batch_size: int = 12,
     learning_rate: float = 2e-3,
     seed: int = 0,
 ) -> list[float]:
-    """Train the whole model in place on ``pictures`` drawings and phantoms; returns the loss of
-    each step."""
+    """Train the whole model in place on ``pictures`` phantoms; returns the loss of each step."""
     lessons, labels = draw_lessons(processor, pictures, seed)
     torch.manual_seed(seed)
     heads = Heads(model, processor, labels)

@@ -1,15 +1,26 @@
 """The targets that teach the embedded model to see."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from transformers import Qwen2VLForConditionalGeneration
 
-from kit.data.phantom.dataset import draw_phantom
+from kit.data.phantom.dataset import draw_phantom, write_slake_phantoms
 from kit.data.phantom.layout import Picture
-from kit.data.phantom.shapes import draw_shapes
+from kit.data.prepare import PrepareConfig, prepare
+from kit.data.records import read_sft_records
 from kit.model.tiny import tiny_config
-from kit.pipeline.sight import coverage, draw_lessons, places, soft_bins, teach_sight
+from kit.pipeline.sight import (
+    coverage,
+    draw_lessons,
+    places,
+    record_of,
+    soft_bins,
+    teach_sight,
+)
+from kit.prompting.answers import parse_answer
 
 
 def test_coverage_by_counting_pixels():
@@ -31,16 +42,30 @@ def test_a_lesson_is_about_its_own_picture(processor):
     """Cells are the image tokens; the answers and places asked for are those of the picture."""
     lessons, labels = draw_lessons(processor, 6, seed=0)
     for number, lesson in enumerate(lessons):
-        picture, questions = (draw_phantom if number % 2 else draw_shapes)(number, seed=0)
+        _, questions = draw_phantom(number, seed=0)
         assert lesson.coverage.shape == (lesson.image.n_tokens, len(labels))
         assert lesson.places.shape == (lesson.image.n_tokens, 6)
         assert 0 <= lesson.coverage.min() <= lesson.coverage.max() <= 1
         assert lesson.coverage.sum() > 0
         targets = [branch.input_ids[branch.is_target].tolist() for branch in lesson.branches]
-        said = [processor.decode(ids) for ids in targets]
-        assert said[: len(questions)] == [f'{q.answer}"}}' for q in questions]
-        assert len(said) - len(questions) == len({label for label, _ in picture.boxes})
+        *said, full, places = [processor.decode(ids) for ids in targets]
+        assert said == [f'{q.answer}"}}' for q in questions]
+        assert parse_answer(full).valid_json
+        assert parse_answer(full).answer in {q.answer for q in questions}
+        assert all(len(box) == 4 for box in json.loads(places.removesuffix("}")))
     assert len({lesson.image.key for lesson in lessons}) == len(lessons)
+
+
+def test_records_are_those_that_the_reader_makes(tmp_path):
+    """Of the same phantoms, written in the SLAKE layout and prepared."""
+    write_slake_phantoms(tmp_path / "S", images={"train": 5}, seed=7)
+    settings = {"dataset": "SLAKE", "split": "train", "leaks": "keep"}
+    output = tmp_path / "out.json"
+    prepare(PrepareConfig(output=str(output), slake_root=str(tmp_path / "S"), **settings))
+    made = {(r.question, r.output) for r in read_sft_records(output)[0]}
+    drawn = [draw_phantom(number, seed=7) for number in range(5)]
+    own = {(q.question, record_of(p, q).output) for p, asked in drawn for q in asked}
+    assert own == made
 
 
 def test_a_cell_tells_the_box_of_the_smallest_thing_on_it():

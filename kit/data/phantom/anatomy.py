@@ -126,7 +126,7 @@ def _draw_mri_brain(rng: np.random.Generator) -> Scene:
     scene.tissue(ellipse(0, 0, 1, 1), 190, texture=14)
     scene.tissue(ellipse(0, 0, 0.94, 0.945), 22)
     scene.tissue(ellipse(0, 0, 0.88, 0.89), fluid * 0.55 + 20)
-    gray = rng.uniform(100, 118)
+    gray = rng.uniform(132, 150) if t2 else rng.uniform(88, 104)
     edge = 0.845 + 0.03 * np.sin(np.linspace(0, 2 * math.pi, 60) * rng.integers(13, 18))
     brain = scene.organ("Brain", ellipse(0, 0, 1, 1, 0, 60) * edge[:, None], gray, texture=4)
     white = gray + (-18 if t2 else 24)

@@ -1,4 +1,4 @@
-"""Grey drawings from smooth outlines: the brush behind the phantoms and the shapes.
+"""Grey drawings from smooth outlines: the brush behind the phantoms.
 
 Outlines are arrays of (x, y) points. A :class:`Frame` turns unit coordinates of a body (origin
 in its middle, edge at distance 1, y down) into pixels; a :class:`Canvas` fills them antialiased.

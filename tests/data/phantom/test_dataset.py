@@ -41,8 +41,8 @@ def rad(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def drawn():
-    """200 train and 60 test phantoms."""
-    counts = {"train": 200, "test": 60}
+    """320 train and 60 test phantoms."""
+    counts = {"train": 320, "test": 60}
     return {s: [draw_phantom(i, seed=0) for i in numbers(s, n)] for s, n in counts.items()}
 
 
