@@ -47,11 +47,11 @@ def cf_proxy(config: CfProxyConfig) -> int:
     on_bad = "skip" if config.skip_bad else "report"
     records, _ = read_sft_records(config.data, on_bad, decode_images=True)
     records = records[: config.max_records]
+    model, processor = load_model(config, accelerator)
+    require_room(records, processor, [MODE], model, config.max_new_tokens)
     if accelerator.is_main_process:
         _open_parts(parts, config)
     accelerator.wait_for_everyone()
-    model, processor = load_model(config, accelerator)
-    require_room(records, processor, [MODE], model, config.max_new_tokens)
 
     batches = plan(records, [MODE], config.per_device_eval_batch_size)
     for number, batch in own_batches(accelerator, batches, "cf_proxy"):
@@ -69,8 +69,9 @@ def cf_proxy(config: CfProxyConfig) -> int:
             for number in range(len(batches))
             for line in (parts / f"{number:06d}.jsonl").read_text("utf-8").splitlines()
         ]
-        rows.sort(key=lambda row: row.pop("index"))
+        rows.sort(key=lambda row: row["index"])
         for row in rows:
+            del row["index"]
             row["image_path"] = relative_image(Path(row["image_path"]), output.parent)
         write_jsonl(output, rows)
         shutil.rmtree(parts)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from kit.scoring.faithfulness import Reward
@@ -47,11 +48,11 @@ def print_completions(rows: Sequence[dict], count: int) -> None:
     best = first[: (count + 1) // 2]
     shown = best + first[max(len(best), len(first) - count // 2) :]
     title = f"step {rows[0]['step']}: {rows[0]['question']}  (gold: {rows[0]['gold']})"
-    table = Table(title=title, title_justify="left", show_lines=True)
+    table = Table(title=Text(title), title_justify="left", show_lines=True)
     table.add_column("completion", ratio=1, overflow="fold")
     for name in ("reward", *rows[0]["rewards"], "advantage"):
         table.add_column(name, justify="right")
     for row in shown:
         parts = ["-" if v is None else f"{v:.2f}" for v in row["rewards"].values()]
-        table.add_row(row["text"], f"{row['reward']:.2f}", *parts, f"{row['advantage']:+.2f}")
-    Console(width=None if Console().is_terminal else 160).print(table, markup=False)
+        table.add_row(Text(row["text"]), f"{row['reward']:.2f}", *parts, f"{row['advantage']:+.2f}")
+    Console(width=None if Console().is_terminal else 160).print(table)
