@@ -6,6 +6,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 import torch
+from transformers import Qwen2VLForConditionalGeneration
 
 from kit.data.phantom.dataset import write_slake_phantoms
 from kit.data.prepare import PrepareConfig, prepare
@@ -44,6 +45,22 @@ def base_model():
 def fresh_model():
     """The embedded model, to be changed at will."""
     return load_base("tiny")
+
+
+@pytest.fixture(params=["untrained-float32", "base-float64"])
+def exact_model(request):
+    """A model on which two ways to compute the same differ by rounding only, far below 1e-5: one
+    of the embedded model's shape that is not trained, and the embedded model in float64 (its
+    weights are large, so that in float32 rounding alone makes up to 3e-5)."""
+    model = load_base("tiny")
+    if request.param == "base-float64":
+        return model.double()
+    torch.manual_seed(torch.initial_seed() % 2**32)
+    fresh = Qwen2VLForConditionalGeneration(model.config)
+    for parameter in fresh.parameters():
+        if parameter.ndim >= 2:
+            torch.nn.init.normal_(parameter, std=0.06)  # not so small that attention is even
+    return fresh
 
 
 @pytest.fixture(scope="session")

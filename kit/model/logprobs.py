@@ -42,7 +42,8 @@ def token_logprobs(
 ) -> TokenLogprobs:
     """Log-probabilities of the targets of packed trees.
 
-    Logits are computed only where a target is predicted, and reduced in float32.
+    Logits are computed only where a target is predicted, and reduced in float32 (in float64 where
+    the model is).
     """
     causal_lm = qwen2vl_of(model)
     hidden = causal_lm.model(
@@ -52,7 +53,8 @@ def token_logprobs(
         mm_encoder_outputs=encode_images(model, batch),
         use_cache=False,
     ).last_hidden_state
-    logits = causal_lm.lm_head(hidden.flatten(0, 1)[batch.predictor_index]).float() / temperature
+    logits = causal_lm.lm_head(hidden.flatten(0, 1)[batch.predictor_index])
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
     chosen = logits.gather(1, batch.target_ids[:, None])[:, 0]
     with torch.no_grad():
         is_argmax = logits.argmax(dim=1) == batch.target_ids

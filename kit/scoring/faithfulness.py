@@ -77,10 +77,10 @@ class Reward:
 def combine(parts: Mapping[str, float | None], weights: Mapping[str, float]) -> float:
     """The weighted sum of the parts that are there, scaled as if all were.
 
-    >>> combine({"a": 1.0, "b": 0.5}, {"a": 0.2, "b": 0.6})
+    >>> combine({"a": 1.0, "b": 0.5}, {"a": 0.25, "b": 0.5})
     0.5
-    >>> combine({"a": 1.0, "b": None}, {"a": 0.2, "b": 0.6})
-    0.8
+    >>> combine({"a": 1.0, "b": None}, {"a": 0.25, "b": 0.5})
+    0.75
     """
     there = {name: value for name, value in parts.items() if value is not None}
     weight = sum(weights[name] for name in there)

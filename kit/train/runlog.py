@@ -40,8 +40,8 @@ class RunLog:
             with atomic_write(self.folder / "config.yaml") as stream:
                 stream.write(to_yaml(config))
             write_json(self.folder / "environment.json", environment(accelerator))
-            for name in ("metrics.jsonl", "completions.jsonl"):
-                self._drop_steps_after(first_step, self.folder / name)
+            for file in ("metrics.jsonl", "completions.jsonl"):
+                self._drop_steps_after(first_step, self.folder / file)
         if config.report_to != ["none"]:
             flat = {k: _loggable(v) for k, v in dataclasses.asdict(config).items()}
             try:

@@ -303,7 +303,7 @@ def test_what_is_left_out_weighs_nothing(trained, base_model, processor, loss_ty
             left_out = (truncated & mask_truncated) | ((advantages == 0) & mask_flat)
             shares = torch.zeros(12).index_add(0, part.batch.branch_index, part.weights)
             assert torch.equal(shares == 0, left_out.flatten())
-            if loss_type == "dapo":
+            if loss_type == "dapo" and not left_out.all():
                 assert shares.sum() == pytest.approx(1, abs=1e-5)
             if loss_type == "grpo":
                 kept = shares[~left_out.flatten()]
