@@ -2,9 +2,9 @@
 
     python tests/study_grpo.py --work runs/study --steps 80
 
-Fine-tunes the embedded model on phantoms, then runs GRPO twice from there with the same seeds, with
-the counterfactual reward (weight 0.2, online) and without (weight 0). On phantoms that none of them
-was trained on it compares mean total rewards (the full reward, measured for all three models
+Fine-tunes the embedded model on phantoms, then runs GRPO on others twice from there with the same
+seeds, with the counterfactual reward (weight 0.2, online) and without (weight 0). On phantoms that
+neither was trained on it compares mean total rewards (the full one, measured for all three models
 alike) and the gaps between flips of answers, each with a bootstrap interval over images. Prints a
 table and writes ``study.json``. Not a test: it takes a quarter of an hour on two cores.
 """
@@ -58,7 +58,7 @@ def main() -> None:
     if not proxy.exists():
         cf_proxy(
             CfProxyConfig(
-                data=str(train_data), output=str(proxy), adapter=str(sft),
+                data=str(work / "validate.json"), output=str(proxy), adapter=str(sft),
                 max_records=settings.records, per_device_eval_batch_size=48, max_new_tokens=160,
             )
         )  # fmt: skip
@@ -86,9 +86,9 @@ def main() -> None:
 def prepare_phantoms(work: Path, settings) -> tuple[Path, Path]:
     """Training and test records, on images that are disjoint."""
     if not (work / "SLAKE").exists():
-        images = {"train": 240, "test": settings.test_images}
+        images = {"train": 240, "validate": 120, "test": settings.test_images}
         write_slake_phantoms(work / "SLAKE", images=images, seed=settings.seed)
-    for split in ("train", "test"):
+    for split in ("train", "validate", "test"):
         prepare(
             PrepareConfig(
                 output=str(work / f"{split}.json"), dataset="SLAKE", split=split,
