@@ -117,3 +117,19 @@ def test_a_rollout_does_not_depend_on_its_neighbours(base_model, processor, task
     assert [c.token_ids for c in again[0].completions] != [
         c.token_ids for c in together[0].completions
     ]
+
+
+def test_a_record_that_comes_again_is_sampled_anew(base_model, processor, tasks):
+    """In the next epoch, at another place, and by another number in its group."""
+    record = tasks[0].record
+    groups = roll_out(
+        base_model,
+        Gallery(processor),
+        [Task(0, record), Task(7, record)],
+        Sampling(max_new_tokens=25, temperature=1.5),
+        num_generations=3,
+        seed=1,
+    )
+    first, again = ([c.token_ids for c in group.completions] for group in groups)
+    assert all(one != other for one, other in zip(first, again, strict=True))
+    assert len(set(first)) == 3
