@@ -17,7 +17,6 @@ from pathlib import Path
 
 import torch
 
-from kit.command import parse
 from kit.counterfactual.gallery import Gallery
 from kit.data.grpo_records import read_grpo_records
 from kit.data.phantom.dataset import write_slake_phantoms
@@ -30,7 +29,7 @@ from kit.files import write_json
 from kit.model.adapters import load_adapter
 from kit.model.generation import Sampling
 from kit.model.load import load_base, load_processor
-from kit.pipeline.quickstart import CONFIGS
+from kit.pipeline.quickstart import shipped
 from kit.train.config import GrpoConfig, SftConfig
 from kit.train.grpo import train as train_grpo
 from kit.train.rewards import Judge
@@ -52,8 +51,7 @@ def main() -> None:
     train_data, test_data = prepare_phantoms(work, settings)
     sft = work / "sft"
     if not (sft / "adapter_model.safetensors").exists():
-        flags = {"cfg": CONFIGS / "sft_tiny.yaml", "data": train_data, "output_dir": sft}
-        train_sft(parse(SftConfig, [f"--{key}={value}" for key, value in flags.items()]))
+        train_sft(shipped(SftConfig, "sft_tiny.yaml", {"data": train_data, "output_dir": sft}))
     proxy = work / "grpo.jsonl"
     if not proxy.exists():
         cf_proxy(
@@ -67,11 +65,11 @@ def main() -> None:
         models[name] = work / f"grpo_{name}"
         if not (models[name] / "adapter_model.safetensors").exists():
             flags = {
-                "cfg": CONFIGS / "grpo_tiny.yaml", "sft_ckpt": sft, "data": proxy,
+                "sft_ckpt": sft, "data": proxy,
                 "output_dir": models[name], "max_steps": settings.steps, "lr": settings.lr,
                 "weights": weights, "seed": settings.seed, "log_completions": False,
             }  # fmt: skip
-            train_grpo(parse(GrpoConfig, [f"--{key}={value}" for key, value in flags.items()]))
+            train_grpo(shipped(GrpoConfig, "grpo_tiny.yaml", flags))
     found = {
         name: measure(folder, test_data, work / f"evaluate_{name}", settings)
         for name, folder in models.items()

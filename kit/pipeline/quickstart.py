@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kit.command import option, parse
+from kit.command import Config, option, parse
 from kit.data.phantom.dataset import write_slake_phantoms
 from kit.data.prepare import PrepareConfig, prepare
 from kit.errors import UserError
@@ -59,6 +59,12 @@ class Stages:
         print(f"   {self.seconds[name]:.0f} s", flush=True)
 
 
+def shipped(config_class: type[Config], name: str, flags: dict[str, object]) -> Config:
+    """A config file that the kit ships, with flags over it, as the command line reads them."""
+    flags = {"cfg": CONFIGS / name, **flags}
+    return parse(config_class, [f"--{key}={value}" for key, value in flags.items()])
+
+
 def quickstart(config: QuickstartConfig) -> int:
     """Run all stages; writes ``summary.json`` with the metrics of each model and the seconds of
     each stage. Returns the exit code."""
@@ -103,14 +109,13 @@ def quickstart(config: QuickstartConfig) -> int:
 
     with stages.stage("train_sft", "LoRA on the embedded model"):
         flags = {
-            "cfg": CONFIGS / "sft_tiny.yaml",
             "data": data / "train.json",
             "eval_data": data / "validate.json",
             "output_dir": folder / "sft",
             "num_train_epochs": config.sft_epochs,
             "seed": config.seed,
         }
-        code = train_sft(parse(SftConfig, [f"--{key}={value}" for key, value in flags.items()]))
+        code = train_sft(shipped(SftConfig, "sft_tiny.yaml", flags))
     if code:  # asked to stop
         return code
     evaluation("sft", adapter=str(folder / "sft"))
@@ -130,14 +135,13 @@ def quickstart(config: QuickstartConfig) -> int:
 
     with stages.stage("train_grpo", "reinforcement by the four-part reward, boxes put to the test"):
         flags = {
-            "cfg": CONFIGS / "grpo_tiny.yaml",
             "sft_ckpt": folder / "sft",
             "data": data / "grpo.jsonl",
             "output_dir": folder / "grpo",
             "max_steps": config.grpo_steps,
             "seed": config.seed,
         }
-        code = train_grpo(parse(GrpoConfig, [f"--{key}={value}" for key, value in flags.items()]))
+        code = train_grpo(shipped(GrpoConfig, "grpo_tiny.yaml", flags))
     if code:
         return code
     evaluation("grpo", adapter=str(folder / "grpo"))
