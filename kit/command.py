@@ -25,6 +25,10 @@ Config = TypeVar("Config")
 
 EXIT_USER_ERROR = 2
 SECONDS_TO_BE_ENDED = 3.0
+DEEPSPEED_NOTICES = (
+    "Setting accelerator to CPU",
+    "A module has unknown inputs or outputs type",  # ours only calls others, which have the hooks
+)
 
 
 def option(default=dataclasses.MISSING, *, help: str, aliases: Sequence[str] = (), **kwargs):
@@ -107,7 +111,7 @@ def _quieten_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     logging.getLogger("DeepSpeed").addFilter(
-        lambda record: "Setting accelerator to CPU" not in record.getMessage()
+        lambda record: not any(notice in record.getMessage() for notice in DEEPSPEED_NOTICES)
     )
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()

@@ -10,7 +10,11 @@ from transformers import Qwen2VLForConditionalGeneration
 
 from kit.data.phantom.dataset import write_slake_phantoms
 from kit.data.prepare import PrepareConfig, prepare
+from kit.evaluate.cf_proxy import cf_proxy
+from kit.evaluate.config import CfProxyConfig
 from kit.model.load import load_base, load_processor
+from kit.train.config import SftConfig
+from kit.train.sft import train as train_sft
 
 ROOT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
@@ -80,3 +84,24 @@ def prepared(tmp_path_factory) -> dict[str, Path]:
             )
         )
     return files
+
+
+@pytest.fixture(scope="session")
+def trained(prepared, tmp_path_factory) -> dict[str, Path]:
+    """An SFT adapter of a few steps, and the GRPO records that it gives."""
+    folder = tmp_path_factory.mktemp("trained")
+    train_sft(
+        SftConfig(
+            base_model="tiny", data=str(prepared["train"]), output_dir=str(folder / "sft"),
+            max_steps=4, learning_rate=1e-3, freeze_vision_tower=False, lora_r=4, save_steps=0,
+            direct_answers=True, report_to=["none"],
+        )
+    )  # fmt: skip
+    code = cf_proxy(
+        CfProxyConfig(
+            data=str(prepared["train"]), output=str(folder / "grpo.jsonl"),
+            adapter=str(folder / "sft"), max_records=16, max_new_tokens=80,
+        )
+    )  # fmt: skip
+    assert code == 0
+    return {"sft": folder / "sft", "data": folder / "grpo.jsonl"}

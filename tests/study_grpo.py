@@ -40,10 +40,13 @@ from kit.train.sft import train as train_sft
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", default="runs/study", help="folder for everything")
-    parser.add_argument("--steps", type=int, default=80, help="steps of GRPO")
-    parser.add_argument("--lr", type=float, default=2e-4, help="of GRPO")
-    parser.add_argument("--records", type=int, default=800, help="training questions of GRPO")
-    parser.add_argument("--test_images", type=int, default=80)
+    parser.add_argument("--steps", type=int, default=150, help="steps of GRPO")
+    parser.add_argument("--lr", type=float, default=1e-3, help="of GRPO")
+    parser.add_argument("--batch_size", type=int, default=8, help="prompts a step of GRPO")
+    parser.add_argument("--beta", type=float, default=0.02, help="of GRPO")
+    parser.add_argument("--sft_epochs", type=float, default=1, help="few leave room to improve")
+    parser.add_argument("--train_images", type=int, default=300, help="of GRPO")
+    parser.add_argument("--test_images", type=int, default=120)
     parser.add_argument("--samples", type=int, default=4, help="completions a held-out prompt")
     parser.add_argument("--seed", type=int, default=0)
     settings = parser.parse_args()
@@ -51,13 +54,14 @@ def main() -> None:
     train_data, test_data = prepare_phantoms(work, settings)
     sft = work / "sft"
     if not (sft / "adapter_model.safetensors").exists():
-        train_sft(shipped(SftConfig, "sft_tiny.yaml", {"data": train_data, "output_dir": sft}))
+        flags = {"data": train_data, "output_dir": sft, "num_train_epochs": settings.sft_epochs}
+        train_sft(shipped(SftConfig, "sft_tiny.yaml", flags))
     proxy = work / "grpo.jsonl"
     if not proxy.exists():
         cf_proxy(
             CfProxyConfig(
-                data=str(work / "validate.json"), output=str(proxy), adapter=str(sft),
-                max_records=settings.records, per_device_eval_batch_size=48, max_new_tokens=160,
+                data=str(questions_with_evidence(work)), output=str(proxy), adapter=str(sft),
+                per_device_eval_batch_size=48, max_new_tokens=160,
             )
         )  # fmt: skip
     models = {"sft": sft}
@@ -67,6 +71,7 @@ def main() -> None:
             flags = {
                 "sft_ckpt": sft, "data": proxy,
                 "output_dir": models[name], "max_steps": settings.steps, "lr": settings.lr,
+                "batch_size": settings.batch_size, "beta": settings.beta,
                 "weights": weights, "seed": settings.seed, "log_completions": False,
             }  # fmt: skip
             train_grpo(shipped(GrpoConfig, "grpo_tiny.yaml", flags))
@@ -84,7 +89,7 @@ def main() -> None:
 def prepare_phantoms(work: Path, settings) -> tuple[Path, Path]:
     """Training and test records, on images that are disjoint."""
     if not (work / "SLAKE").exists():
-        images = {"train": 240, "validate": 120, "test": settings.test_images}
+        images = {"train": 240, "validate": settings.train_images, "test": settings.test_images}
         write_slake_phantoms(work / "SLAKE", images=images, seed=settings.seed)
     for split in ("train", "validate", "test"):
         prepare(
@@ -94,6 +99,15 @@ def prepare_phantoms(work: Path, settings) -> tuple[Path, Path]:
             )
         )  # fmt: skip
     return work / "train.json", work / "test.json"
+
+
+def questions_with_evidence(work: Path) -> Path:
+    """Of the GRPO images, the questions that have a region as evidence."""
+    lines = (work / "validate.json").read_text(encoding="utf-8").splitlines(keepends=True)
+    path = work / "validate_evidence.json"
+    kept = [line for line in lines if json.loads(line)["regions"]]
+    path.write_text("".join(kept), encoding="utf-8")
+    return path
 
 
 @torch.no_grad()

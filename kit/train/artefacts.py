@@ -15,9 +15,9 @@ from kit.data.records import SftRecord
 from kit.errors import RecordError
 from kit.model.adapters import POLICY
 from kit.model.processor import Processor
-from kit.train import checkpoint
+from kit.train import checkpoint, zero
 from kit.train.config import TrainingConfig
-from kit.train.state import Progress
+from kit.train.state import Progress, best_weights
 
 
 def describe(
@@ -28,8 +28,10 @@ def describe(
     total_steps: int,
 ) -> str:
     """One line on what is about to be trained on what."""
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    everything = sum(p.numel() for p in model.parameters())
+    # ZeRO-3 leaves each rank a part of a parameter, whose own size is 0
+    sizes = [(p.requires_grad, getattr(p, "ds_numel", p.numel())) for p in model.parameters()]
+    trained = sum(size for is_trained, size in sizes if is_trained)
+    everything = sum(size for _, size in sizes)
     bad = f" ({len(dropped)} broken lines dropped)" if dropped else ""
     return (
         f"{len(records)} records{bad}; {trained:,} of {everything:,} parameters trained; "
@@ -45,14 +47,24 @@ def save_final(
     progress: Progress,
     records: Sequence[SftRecord | GrpoRecord],
 ) -> None:
-    """Write the PEFT adapter (or the full model), the processor and the model card."""
+    """Write the PEFT adapter (or the full model), the processor and the model card. The weights
+    are the trained ones, or with ``load_best_model_at_end`` those of the best evaluation."""
+    adapter = config.finetuning == "lora"
+    weights = zero.trained_weights(model) if adapter else zero.all_weights(model)
+    if getattr(config, "load_best_model_at_end", False):
+        weights |= best_weights(Path(config.output_dir))
 
     def write(folder: Path) -> None:
-        if config.finetuning == "lora":
+        if adapter:
             # "auto" would ask a hub whether the vocabulary was changed
-            model.save_pretrained(folder, selected_adapters=[POLICY], save_embedding_layers=False)
+            model.save_pretrained(
+                folder,
+                selected_adapters=[POLICY],
+                save_embedding_layers=False,
+                state_dict=weights,
+            )
         else:
-            model.save_pretrained(folder)
+            model.save_pretrained(folder, state_dict=weights)
         processor.save(folder)
         card = model_card(config, progress, records)
         (folder / "README.md").write_text(card, encoding="utf-8")

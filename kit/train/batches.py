@@ -110,11 +110,9 @@ class SftBatches(torch.utils.data.Dataset):
     def __getitem__(self, number: int) -> PackedBatch | UserError:
         """The batch, or what is wrong with it: a loader's process would raise that with its
         traceback as the message (see :func:`unless_broken`)."""
-        start = (number * self.world_size + self.rank) * self.size
-        chosen = [self.records[i] for i in self.stream[start : start + self.size]]
         try:
             return pack_records(
-                chosen,
+                self.records_of(number),
                 self.processor,
                 modes=self.modes,
                 merge_size=self.merge_size,
@@ -124,6 +122,11 @@ class SftBatches(torch.utils.data.Dataset):
             )
         except UserError as error:
             return error
+
+    def records_of(self, number: int) -> list[SftRecord]:
+        """The records of a micro-batch of this process."""
+        start = (number * self.world_size + self.rank) * self.size
+        return [self.records[i] for i in self.stream[start : start + self.size]]
 
 
 def unless_broken(batch: PackedBatch | UserError) -> PackedBatch:

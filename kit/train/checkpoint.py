@@ -30,15 +30,25 @@ def publish(folder: Path, write: Callable[[Path], None]) -> None:
     with _staged(folder, write) as temporary:
         sums = {str(p.relative_to(temporary)): _sha256(p) for p in _files(temporary)}
         write_json(temporary / "manifest.json", {"files": sums})
+        old = _aside(folder)
         if folder.exists():
-            old = folder.with_name(f".{folder.name}.old")
             shutil.rmtree(old, ignore_errors=True)
             os.rename(folder, old)
-            os.rename(temporary, folder)
-            shutil.rmtree(old)
-        else:
-            os.rename(temporary, folder)
+        os.rename(temporary, folder)
         _sync(folder.parent)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def recover(folder: Path) -> None:
+    """Put back what ``publish`` had moved aside when it was killed before it put the new one in
+    its place."""
+    if _aside(folder).exists() and not folder.exists():
+        with contextlib.suppress(FileNotFoundError):  # another rank was faster
+            os.rename(_aside(folder), folder)
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
 
 
 def publish_into(folder: Path, write: Callable[[Path], None]) -> None:

@@ -64,13 +64,19 @@ class TrainingConfig:
     resume_from_checkpoint: str | None = option(
         None, help="'latest' or the path of a checkpoint folder"
     )
+    resume_weights_only: bool = option(
+        False, help="start anew from the checkpoint's weights alone, under any configuration"
+    )
+    max_skipped_steps: int = option(
+        5, help="updates in a row without a finite loss and gradient that end the run"
+    )
 
     def __post_init__(self):
         if not self.output_dir:
             raise ConfigError("no run folder given", where="output_dir", fix="set --output_dir")
         for name in (
             "per_device_train_batch_size", "gradient_accumulation_steps", "lora_r", "lora_alpha",
-            "logging_steps", "save_total_limit", "min_pixels", "max_pixels",
+            "logging_steps", "save_total_limit", "min_pixels", "max_pixels", "max_skipped_steps",
         ):  # fmt: skip
             value = getattr(self, name)
             _require(value is None or value >= 1, name, "must be at least 1", value)
@@ -93,6 +99,11 @@ class TrainingConfig:
         _require(0 <= self.seed < 2**32, "seed", "must be in [0, 2**32)", self.seed)
         steps = self.max_steps
         _require(steps >= 1 or steps == -1, "max_steps", "must be above 0, or -1 for epochs", steps)
+        if self.resume_weights_only and not self.resume_from_checkpoint:
+            raise ConfigError(
+                "no weights to start from", where="resume_weights_only: true",
+                fix="set resume_from_checkpoint to a checkpoint folder",
+            )  # fmt: skip
         if self.finetuning == "full" and self.quantization != "none":
             raise ConfigError(
                 "full fine-tuning cannot train 4-bit weights",

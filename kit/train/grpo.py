@@ -26,7 +26,7 @@ from kit.model.load import load_base, load_processor
 from kit.model.logprobs import LogprobModel
 from kit.model.processor import Processor
 from kit.scoring.faithfulness import Reward
-from kit.train import artefacts, runtime, state
+from kit.train import artefacts, guard, runtime, state, zero
 from kit.train.advantages import group_advantages, has_no_spread, pooled_std
 from kit.train.batches import Order, Stream, require_room
 from kit.train.completions import completion_rows, print_completions
@@ -34,7 +34,7 @@ from kit.train.config import GrpoConfig
 from kit.train.losses import grpo_loss
 from kit.train.meters import Meters
 from kit.train.microbatches import MicroBatch, micro_batches, with_fixed_logprobs
-from kit.train.optimization import clip_gradients, due, mean_metrics, parameter_groups
+from kit.train.optimization import due, mean_metrics, parameter_groups, take_step
 from kit.train.rewards import Judge
 from kit.train.rollouts import MODE, Group, Task, roll_out
 from kit.train.runlog import RunLog
@@ -51,7 +51,7 @@ def train(config: GrpoConfig) -> int:
     the run folder of SFT and ``completions.jsonl``, a line a completion.
     """
     accelerator = runtime.start(config)
-    with runtime.StopRequest(Path(config.output_dir)) as stop:
+    with runtime.StopRequest(Path(config.output_dir)) as stop, guard.explained_memory(config):
         return run(config, accelerator, stop)
 
 
@@ -94,8 +94,7 @@ def run(config: GrpoConfig, accelerator: Accelerator, stop: runtime.StopRequest)
     # ------------------------------------------------------------------ resume
     progress = state.Progress()
     if start:
-        progress = state.resume(start, accelerator, model, optimizer, scheduler)
-        state.require_steps_left(progress, total_steps)
+        progress = state.resume(config, start, accelerator, model, optimizer, scheduler)
     log = RunLog(
         accelerator, config, total_steps=total_steps, first_step=progress.step, name="grpo"
     )
@@ -106,14 +105,20 @@ def run(config: GrpoConfig, accelerator: Accelerator, stop: runtime.StopRequest)
         meters = Meters()
         tasks = own_tasks(records, stream, progress.step, own_prompts, accelerator)
         gallery = Gallery(processor, config.inpainting)
-        with accelerator.autocast():
+        with zero.whole_weights(accelerator, wrapped), accelerator.autocast():
             groups, rewards = collect(model, gallery, tasks, judge, config, meters)
-        advantages = advantages_of(rewards, config, accelerator)
+            advantages = advantages_of(rewards, config, accelerator)
+            with meters.timed("update"):
+                batches = micro_batches(groups, advantages, processor, config, accelerator)
+                batches = with_fixed_logprobs(model, batches, config)
         with meters.timed("update"):
-            batches = micro_batches(groups, advantages, processor, config, accelerator)
-            batches = with_fixed_logprobs(model, batches, config, accelerator)
             for _ in range(config.num_iterations):
-                update(accelerator, wrapped, optimizer, batches, config, meters)
+                applied, finite = update(accelerator, wrapped, optimizer, batches, config, meters)
+                suspects = [
+                    (task.record, finite[place // config.per_device_train_batch_size])
+                    for place, task in enumerate(tasks)
+                ]
+                guard.note(applied, suspects, progress, log, accelerator, config.max_skipped_steps)
         learning_rate = scheduler.get_last_lr()[0]
         scheduler.step()
         progress.step += 1
@@ -130,15 +135,17 @@ def run(config: GrpoConfig, accelerator: Accelerator, stop: runtime.StopRequest)
         at_end = progress.step == total_steps
         if at_end or due(progress.step, config.logging_steps):
             told = {"learning_rate": learning_rate, "num_tokens": progress.tokens}
+            told["skipped_steps"] = progress.skipped
             log.log(progress.step, mean_metrics(progress.since_log) | told)
             progress.since_log.clear()
             if config.log_completions and accelerator.is_main_process:
                 print_completions(rows, config.num_completions_to_print)
         if eval_records and (at_end or due(progress.step, config.eval_steps)):
-            held_out = evaluate(model, processor, eval_records, judge, config, accelerator)
+            with zero.whole_weights(accelerator, wrapped), accelerator.autocast():
+                held_out = evaluate(model, processor, eval_records, judge, config, accelerator)
             log.log(progress.step, held_out)
         stopping = stop.agreed(accelerator)
-        if not at_end and (stopping or due(progress.step, config.save_steps)):
+        if stopping or due(progress.step, config.save_steps) or (at_end and config.save_steps):
             state.save(config, accelerator, model, optimizer, scheduler, progress)
         if stopping and not at_end:
             return state.leave(accelerator, log, progress, stop)
@@ -242,12 +249,13 @@ def update(
     batches: list[MicroBatch],
     config: GrpoConfig,
     meters: Meters,
-) -> None:
-    """One optimizer step over the step's micro-batches."""
+) -> tuple[bool, list[bool]]:
+    """One optimizer step over the step's micro-batches. Whether it was made, and of which
+    micro-batches of this rank the loss was finite."""
     # accelerate divides by the accumulation steps, and DDP and DeepSpeed by the ranks
     undo_means = config.gradient_accumulation_steps * accelerator.num_processes
     high = config.epsilon if config.epsilon_high is None else config.epsilon_high
-    loss_sum = 0.0
+    losses, told = [], Meters()
     for part in batches:
         with accelerator.accumulate(model):
             scored = model(part.batch, temperature=config.temperature, entropy=True)
@@ -262,14 +270,15 @@ def update(
                 beta=config.beta,
             )
             accelerator.backward(loss.loss * undo_means)
-        loss_sum += loss.loss.item()
-        note_tokens(meters, part, scored, loss)
-    norm = clip_gradients(accelerator, model, config.max_grad_norm)
-    optimizer.step()
-    optimizer.zero_grad()
-    # the sum over ranks and micro-batches, not their mean
-    meters.add_sum("loss", loss_sum, 1 / accelerator.num_processes)
-    meters.add("grad_norm", [norm])
+        losses.append(loss.loss.item())
+        note_tokens(told, part, scored, loss)
+    norm, applied = take_step(accelerator, model, optimizer, config.max_grad_norm)
+    if applied:
+        # the sum over ranks and micro-batches, not their mean
+        told.add_sum("loss", sum(losses), 1 / accelerator.num_processes)
+        told.add("grad_norm", [norm])
+        meters.merge(told)
+    return applied, [math.isfinite(loss) for loss in losses]
 
 
 def evaluate(
@@ -288,9 +297,8 @@ def evaluate(
         tasks = [Task(place, records[place]) for place in own[start : start + size]]
         gallery = Gallery(processor, config.inpainting)
         sampling = Sampling(config.max_completion_length)
-        with accelerator.autocast():
-            groups = roll_out(model, gallery, tasks, sampling, num_generations=1, seed=config.seed)
-            rewards = judge(model, gallery, groups)
+        groups = roll_out(model, gallery, tasks, sampling, num_generations=1, seed=config.seed)
+        rewards = judge(model, gallery, groups)
         note_rewards(meters, rewards)
         note_lengths(meters, groups)
     return {f"eval/{name}": value for name, value in meters.reduce(accelerator).items()}

@@ -35,6 +35,11 @@ class Meters:
         self._sums[name][0] += count
         self._sums[name][1] += total
 
+    def merge(self, other: Meters) -> None:
+        """Add the values that another has collected."""
+        for name, entry in other._sums.items():
+            self._sums[name] = [a + b for a, b in zip(self._sums[name], entry, strict=True)]
+
     @contextlib.contextmanager
     def timed(self, name: str) -> Iterator[None]:
         """Add the seconds that a part of the step takes to ``time/<name>``."""

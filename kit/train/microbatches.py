@@ -91,13 +91,13 @@ def is_counted(truncated: bool, has_advantage: bool, config: GrpoConfig) -> bool
 
 @torch.no_grad()
 def with_fixed_logprobs(
-    model: nn.Module, batches: Sequence[MicroBatch], config: GrpoConfig, accelerator: Accelerator
+    model: nn.Module, batches: Sequence[MicroBatch], config: GrpoConfig
 ) -> list[MicroBatch]:
     """Add what stays the same over the updates of a step: the reference's log-probabilities where
     there is a KL penalty, and the policy's own where there is more than one update."""
 
     def logprobs(part: MicroBatch) -> Tensor:
-        with evaluating(model), accelerator.autocast():
+        with evaluating(model):
             return token_logprobs(model, part.batch, temperature=config.temperature).logprobs
 
     if config.num_iterations > 1:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+import torch
 from accelerate import Accelerator
 from torch import nn
 
-from kit.errors import UserError
+from kit.train import zero
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
@@ -21,30 +22,41 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     return [group for group in groups if group["params"]]
 
 
-def clip_gradients(accelerator: Accelerator, model: nn.Module, max_norm: float) -> float:
-    """Clip the gradient to ``max_norm`` (0: leave it) and return its norm before that."""
+def take_step(
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    max_norm: float,
+) -> tuple[float, bool]:
+    """Clip the gradient to ``max_norm`` (0: leave it) and update.
+
+    Returns its norm before that, and whether the update was made: not where the gradient is not
+    finite, which all ranks see alike; then it is dropped.
+    """
+    if zero.is_used(accelerator):  # its last backward clipped and updated, or did not
+        engine = accelerator.deepspeed_engine_wrapped.engine
+        optimizer.step()  # does nothing here, but the schedule of the learning rate waits for it
+        if not engine.was_step_applied():
+            return math.nan, False
+        return float(engine.get_global_grad_norm()), True
     parameters = [p for p in model.parameters() if p.requires_grad]
-    norm = accelerator.clip_grad_norm_(parameters, max_norm or float("inf"))
-    if norm is None:  # DeepSpeed clips by its own configuration
-        norm = model.get_global_grad_norm() or 0.0
-    return float(norm)
+    norm = float(accelerator.clip_grad_norm_(parameters, max_norm or float("inf")))
+    finite = math.isfinite(norm)
+    if finite:
+        optimizer.step()
+    optimizer.zero_grad()
+    return norm, finite
 
 
 def window_means(steps: list[dict[str, float]]) -> dict[str, float]:
-    """Metrics over several steps; the loss is weighted by tokens.
-
-    Raises:
-        UserError: the loss is not finite.
-    """
+    """Metrics over several steps; loss and accuracy are weighted by tokens."""
     tokens = sum(m["tokens"] for m in steps)
     means = {
         name: sum(m[name] * m["tokens"] for m in steps) / tokens
         for name in ("loss", "token_accuracy")
+        if steps
     }
-    means["grad_norm"] = sum(m["grad_norm"] for m in steps) / len(steps)
-    if not math.isfinite(means["loss"]):
-        raise UserError("the loss is not finite", where="learning_rate", fix="lower it")
-    return means
+    return means | ({"grad_norm": mean_metrics(steps)["grad_norm"]} if steps else {})
 
 
 def mean_metrics(steps: list[dict[str, float]]) -> dict[str, float]:

@@ -26,7 +26,8 @@ class RunLog:
     """Owns the log files of a run folder; only the main process writes.
 
     ``metrics.jsonl`` gets one object a logged step with ``step`` and metric names, and
-    ``completions.jsonl`` one a sampled completion.
+    ``completions.jsonl`` one a sampled completion, ``skipped_steps.jsonl`` one an update that
+    was not made.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class RunLog:
             with atomic_write(self.folder / "config.yaml") as stream:
                 stream.write(to_yaml(config))
             write_json(self.folder / "environment.json", environment(accelerator))
-            for file in ("metrics.jsonl", "completions.jsonl"):
+            for file in ("metrics.jsonl", "completions.jsonl", "skipped_steps.jsonl"):
                 self._drop_steps_after(first_step, self.folder / file)
         if config.report_to != ["none"]:
             flat = {k: _loggable(v) for k, v in dataclasses.asdict(config).items()}
@@ -86,6 +87,11 @@ class RunLog:
         if self.active:
             self._append("completions.jsonl", rows)
         return rows
+
+    def skipped(self, step: int, records: list[dict]) -> None:
+        """Write a line to ``skipped_steps.jsonl``: an update that was not made, and of what."""
+        if self.active:
+            self._append("skipped_steps.jsonl", [{"step": step, "records": records}])
 
     def advance(self) -> None:
         self.bar.update(1)

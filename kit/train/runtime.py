@@ -22,6 +22,7 @@ from accelerate.utils import (
 )
 
 from kit.errors import ConfigError
+from kit.train import zero
 from kit.train.config import TrainingConfig
 
 EXIT_STOPPED = 99
@@ -61,12 +62,7 @@ def start(config: TrainingConfig) -> Accelerator:
             project_dir=config.output_dir, logging_dir=str(Path(config.output_dir) / "logs")
         ),
     )
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        raise ConfigError(
-            "DeepSpeed is not supported yet: its checkpoints could not be resumed",
-            where="the accelerate config",
-            fix="use accelerate_configs/single_gpu.yaml, multi_gpu.yaml or cpu.yaml",
-        )
+    zero.settle(accelerator, config)
     set_seed(config.seed)
     return accelerator
 

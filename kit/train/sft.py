@@ -16,7 +16,7 @@ from kit.model.adapters import add_lora
 from kit.model.load import load_base, load_processor
 from kit.model.logprobs import LogprobModel
 from kit.model.processor import Processor
-from kit.train import artefacts, runtime, state
+from kit.train import artefacts, guard, runtime, state
 from kit.train.batches import (
     Order,
     SftBatches,
@@ -28,7 +28,7 @@ from kit.train.batches import (
 )
 from kit.train.config import SftConfig
 from kit.train.losses import sft_loss
-from kit.train.optimization import clip_gradients, due, parameter_groups, window_means
+from kit.train.optimization import due, parameter_groups, take_step, window_means
 from kit.train.runlog import RunLog
 
 
@@ -39,7 +39,7 @@ def train(config: SftConfig) -> int:
     and at the end the adapter (or the full model) with its model card and summary.json.
     """
     accelerator = runtime.start(config)
-    with runtime.StopRequest(Path(config.output_dir)) as stop:
+    with runtime.StopRequest(Path(config.output_dir)) as stop, guard.explained_memory(config):
         return run(config, accelerator, stop)
 
 
@@ -83,8 +83,7 @@ def run(config: SftConfig, accelerator: Accelerator, stop: runtime.StopRequest) 
     # ------------------------------------------------------------------ resume
     progress = state.Progress()
     if start:
-        progress = state.resume(start, accelerator, model, optimizer, scheduler)
-        state.require_steps_left(progress, total_steps)
+        progress = state.resume(config, start, accelerator, model, optimizer, scheduler)
     log = RunLog(accelerator, config, total_steps=total_steps, first_step=progress.step, name="sft")
     accelerator.print(artefacts.describe(model, records, dropped, global_batch, total_steps))
     if not dataset.share:
@@ -94,15 +93,23 @@ def run(config: SftConfig, accelerator: Accelerator, stop: runtime.StopRequest) 
     batches = map(unless_broken, loader(dataset, progress.step, total_steps, config))
     while progress.step < total_steps:
         micro_batches = [next(batches) for _ in range(config.gradient_accumulation_steps)]
-        metrics = update(accelerator, wrapped, optimizer, micro_batches, config)
+        metrics, finite = update(accelerator, wrapped, optimizer, micro_batches, config)
+        first = progress.step * config.gradient_accumulation_steps
+        suspects = [
+            (record, fine)
+            for number, fine in enumerate(finite, start=first)
+            for record in dataset.records_of(number)
+        ]
+        guard.note(bool(metrics), suspects, progress, log, accelerator, config.max_skipped_steps)
         learning_rate = scheduler.get_last_lr()[0]
         scheduler.step()
         progress.step += 1
-        progress.tokens += int(metrics["tokens"])
         log.advance()
 
-        progress.since_log.append(metrics)
-        if progress.step % config.logging_steps == 0 or progress.step == total_steps:
+        if metrics:
+            progress.tokens += int(metrics["tokens"])
+            progress.since_log.append(metrics)
+        if due(progress.step, config.logging_steps) or progress.step == total_steps:
             log.log(
                 progress.step,
                 {
@@ -110,6 +117,7 @@ def run(config: SftConfig, accelerator: Accelerator, stop: runtime.StopRequest) 
                     "learning_rate": learning_rate,
                     "num_tokens": progress.tokens,
                     "epoch": progress.step * global_batch / len(records),
+                    "skipped_steps": progress.skipped,
                 },
             )
             progress.since_log.clear()
@@ -119,14 +127,12 @@ def run(config: SftConfig, accelerator: Accelerator, stop: runtime.StopRequest) 
             log.log(progress.step, scores)
             progress.keep_best(scores["eval_loss"], accelerator, model, folder)
         stopping = stop.agreed(accelerator)
-        if not at_end and (stopping or due(progress.step, config.save_steps)):
+        if stopping or due(progress.step, config.save_steps) or (at_end and config.save_steps):
             state.save(config, accelerator, model, optimizer, scheduler, progress)
         if stopping and not at_end:
             return state.leave(accelerator, log, progress, stop)
 
     # ------------------------------------------------------------------ what is left behind
-    if config.load_best_model_at_end:
-        progress.load_best(model, folder)
     artefacts.save_final(config, accelerator, model, processor, progress, records)
     log.finish(**progress.facts(), finished=True, samples=progress.step * global_batch)
     return 0
@@ -138,26 +144,32 @@ def update(
     optimizer: torch.optim.Optimizer,
     micro_batches: list,
     config: SftConfig,
-) -> dict[str, float]:
+) -> tuple[dict[str, float], list[bool]]:
     """One optimizer step over micro-batches of packed trees; the loss is the mean over all
-    supervised tokens of all ranks, counted before the first forward."""
+    supervised tokens of all ranks, counted before the first forward.
+
+    Returns its metrics, empty if it was not made, and of which micro-batches of this rank the loss
+    was finite.
+    """
     own_tokens = sum(len(batch.target_ids) for batch in micro_batches)
     (tokens,) = runtime.total(accelerator, own_tokens)
     # accelerate divides by the accumulation steps, and DDP and DeepSpeed by the ranks
     undo_means = config.gradient_accumulation_steps * accelerator.num_processes
-    loss_sum, hits = 0.0, 0
+    losses, hits = [], 0
     for batch in micro_batches:
         with accelerator.accumulate(model):
             scored = model(batch.to(accelerator.device))
             loss = sft_loss(scored.logprobs, tokens)
             accelerator.backward(loss * undo_means)
-            loss_sum += loss.item()
+            losses.append(loss.item())
             hits += int(scored.is_argmax.sum())
-    norm = clip_gradients(accelerator, model, config.max_grad_norm)
-    optimizer.step()
-    optimizer.zero_grad()
-    loss_sum, hits = runtime.total(accelerator, loss_sum, hits)
-    return {"loss": loss_sum, "token_accuracy": hits / tokens, "grad_norm": norm, "tokens": tokens}
+    norm, applied = take_step(accelerator, model, optimizer, config.max_grad_norm)
+    finite = [math.isfinite(loss) for loss in losses]
+    if not applied:
+        return {}, finite
+    loss_sum, hits = runtime.total(accelerator, sum(losses), hits)
+    metrics = {"loss": loss_sum, "token_accuracy": hits / tokens, "grad_norm": norm}
+    return metrics | {"tokens": tokens}, finite
 
 
 @torch.no_grad()

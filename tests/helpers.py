@@ -1,0 +1,54 @@
+"""What tests of whole runs share: start them, read what they leave, compare it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).resolve().parent.parent
+CLOCKS = ("time/", "tokens_per_second")
+
+
+def rows(folder: Path, name: str = "metrics.jsonl") -> list[dict]:
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+def lasting(folder: Path) -> list[dict]:
+    """Logged rows without what a clock says."""
+    return [{k: v for k, v in row.items() if not k.startswith(CLOCKS)} for row in rows(folder)]
+
+
+def adapter_of(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def most_apart(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    assert a.keys() == b.keys()
+    return max(float((a[k] - b[k]).abs().max()) for k in a)
+
+
+def launcher(accelerate_config: str | None, *flags: str) -> list[str]:
+    """The beginning of a command that starts a script: plain Python without a config."""
+    if accelerate_config is None:
+        return [sys.executable]
+    file = f"accelerate_configs/{accelerate_config}.yaml"
+    return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", file, *flags]
+
+
+def run(command: list[str], **environment: str) -> subprocess.CompletedProcess:
+    """Run a command from the repository's root, one thread a process, and keep what it says."""
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+    )  # fmt: skip
+
+
+def flags_of(settings: dict[str, object]) -> list[str]:
+    return [
+        f"--{name}={value[0] if isinstance(value, list) else value}"
+        for name, value in settings.items()
+    ]

@@ -1,0 +1,79 @@
+"""The same training under every launch: one process, DDP, ZeRO-1, 2 and 3."""
+
+import shutil
+
+import pytest
+import torch
+from helpers import adapter_of, flags_of, launcher, most_apart, run
+
+LAUNCHES = {
+    "one process": (None, 4),
+    "DDP, 2": ("cpu", 2),
+    "ZeRO-1, 2": ("cpu_zero1", 2),
+    "ZeRO-2, 2": ("cpu_zero2", 2),
+    "ZeRO-3, 2": ("cpu_zero3", 2),
+}
+COMMON = {
+    "max_steps": 5, "learning_rate": 1e-4, "warmup_ratio": 0.0, "save_steps": 0,
+    "report_to": "none", "logging_steps": 1, "seed": 5,
+}  # fmt: skip
+
+
+def command(stage: str, trained, prepared, folder, **changes) -> list[str]:
+    if stage == "sft":
+        own = {
+            "base_model": "tiny", "data": prepared["train"], "freeze_vision_tower": False,
+            "lora_r": 4,
+        }  # fmt: skip
+    else:
+        own = {
+            "sft_ckpt": trained["sft"], "data": trained["data"], "num_generations": 4,
+            "max_completion_length": 24, "beta": 0.1, "counterfactual": "online",
+            "inpainting": "mean", "log_completions": False,
+        }  # fmt: skip
+    settings = COMMON | own | {"output_dir": folder} | changes
+    return [f"launch/train_{stage}.py", *flags_of(settings)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+def test_the_same_training_everywhere(stage, trained, prepared, tmp_path):
+    """Parameters after five steps, relative to how far they moved. Prints the table."""
+    found = {}
+    for name, (config, size) in LAUNCHES.items():
+        folder = tmp_path / name.replace(", ", "_")
+        sizes = {"per_device_train_batch_size": size}
+        done = run([*launcher(config), *command(stage, trained, prepared, folder, **sizes)])
+        assert done.returncode == 0, done.stderr
+        found[name] = adapter_of(folder)
+    one = flat(found["one process"])
+    print(f"\n{stage}, 5 steps, float32: distance to one process / length of the parameters; most")
+    for name in LAUNCHES:
+        distance = (flat(found[name]) - one).norm()
+        print(f"  {name:12} {distance / one.norm():.1e}  {most_apart(found[name], found['one process']):.1e}")
+    for name in LAUNCHES:
+        assert (flat(found[name]) - one).norm() < 1e-4 * one.norm(), name
+
+
+def flat(weights: dict[str, torch.Tensor]) -> torch.Tensor:
+    """(parameters,) float64."""
+    return torch.cat([weights[name].double().flatten() for name in sorted(weights)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["cpu_zero1", "cpu_zero2", "cpu_zero3"])
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+def test_resume_is_the_same_run(stage, config, trained, prepared, tmp_path):
+    """To the last bit: weights, moments, schedule and random generators."""
+    changes = {"per_device_train_batch_size": 2, "max_steps": 4, "learning_rate": 1e-3}
+    changes |= {"save_steps": 2, "save_total_limit": 3}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    done = run([*launcher(config), *command(stage, trained, prepared, whole, **changes)])
+    assert done.returncode == 0, done.stderr
+    shutil.copytree(whole / "checkpoint-2", parts / "checkpoint-2")
+    changes["resume_from_checkpoint"] = "latest"
+    done = run([*launcher(config), *command(stage, trained, prepared, parts, **changes)])
+    assert done.returncode == 0, done.stderr
+    manifests = [(f / "checkpoint-4" / "manifest.json").read_text() for f in (whole, parts)]
+    assert manifests[0] == manifests[1]
+    assert most_apart(adapter_of(whole), adapter_of(parts)) == 0
