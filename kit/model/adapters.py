@@ -122,17 +122,21 @@ def load_reference(model: PeftModel, folder: str | Path) -> None:
 
 
 @contextlib.contextmanager
-def as_reference(model: PeftModel) -> Iterator[None]:
+def as_reference(model: nn.Module, other: nn.Module | None = None) -> Iterator[nn.Module]:
     """For a while, the model is what the policy started from: the frozen reference adapter, or
-    the base where there is none. What is trained stays marked as such."""
+    the base where there is none, or the model ``other`` where no adapter is trained. What is
+    trained stays marked as such."""
+    if other is not None:
+        yield other
+        return
     if REFERENCE not in model.peft_config:
         with model.disable_adapter():
-            yield
+            yield model
         return
     trained = {name: p.requires_grad for name, p in model.named_parameters()}
     model.set_adapter(REFERENCE)
     try:
-        yield
+        yield model
     finally:
         model.set_adapter(POLICY)
         for name, parameter in model.named_parameters():

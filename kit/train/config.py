@@ -273,11 +273,11 @@ class GrpoConfig(TrainingConfig):
                 "nothing to evaluate on", where=f"eval_steps: {self.eval_steps}",
                 fix="set eval_data too, or leave out eval_steps",
             )  # fmt: skip
-        if self.finetuning == "full":
+        if self.finetuning == "full" and self.sft_ckpt:
             raise ConfigError(
-                "GRPO trains an adapter: its reference is the same base without it",
-                where="finetuning: full",
-                fix="use finetuning: lora",
+                "full fine-tuning starts from a whole model, not from an adapter",
+                where=f"finetuning: full, sft_ckpt: {self.sft_ckpt}",
+                fix="give the folder of a full SFT run as base_model, or use finetuning: lora",
             )
 
 

@@ -71,7 +71,7 @@ def run(config: GrpoConfig, accelerator: Accelerator, stop: runtime.StopRequest)
     processor = load_processor(
         config.base_model, min_pixels=config.min_pixels, max_pixels=config.max_pixels
     )
-    model = build_policy(config, accelerator)
+    model, reference = build_policy(config, accelerator)
     require_room([*records, *eval_records], processor, [MODE], model, config.max_completion_length)
     judge = Judge(config, accelerator.device)
     optimizer = torch.optim.AdamW(
@@ -110,7 +110,7 @@ def run(config: GrpoConfig, accelerator: Accelerator, stop: runtime.StopRequest)
             advantages = advantages_of(rewards, config, accelerator)
             with meters.timed("update"):
                 batches = micro_batches(groups, advantages, processor, config, accelerator)
-                batches = with_fixed_logprobs(model, batches, config)
+                batches = with_fixed_logprobs(model, reference, batches, config)
         with meters.timed("update"):
             for _ in range(config.num_iterations):
                 applied, finite = update(accelerator, wrapped, optimizer, batches, config, meters)
@@ -157,18 +157,34 @@ def run(config: GrpoConfig, accelerator: Accelerator, stop: runtime.StopRequest)
     return 0
 
 
-def build_policy(config: GrpoConfig, accelerator: Accelerator) -> nn.Module:
-    """The base with the policy's adapter, and with the SFT adapter a second time as reference."""
-    model = load_base(
-        config.base_model,
-        quantization=config.quantization,
-        dtype=runtime.weights_dtype(accelerator, trained=False),
-        attn_implementation=config.attn_implementation,
-        device=accelerator.device,
-    )
+def build_policy(
+    config: GrpoConfig, accelerator: Accelerator
+) -> tuple[nn.Module, nn.Module | None]:
+    """The policy, and what it started from where that is another model.
+
+    An adapter is trained on one copy of the base, which also is the reference, with the SFT
+    adapter a second time or with none. Full fine-tuning needs the model twice.
+    """
+
+    def load(trained: bool) -> nn.Module:
+        return load_base(
+            config.base_model,
+            quantization=config.quantization,
+            dtype=runtime.weights_dtype(accelerator, trained=trained),
+            attn_implementation=config.attn_implementation,
+            device=accelerator.device,
+        )
+
+    full = config.finetuning == "full"
+    model, reference = load(trained=full), None
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    if config.sft_ckpt:
+    if full:
+        if config.freeze_vision_tower:
+            model.model.visual.requires_grad_(False)
+        if config.beta:
+            reference = load(trained=False).requires_grad_(False).eval()
+    elif config.sft_ckpt:
         model = load_adapter(model, config.sft_ckpt, trainable=True)
         if config.beta:
             load_reference(model, config.sft_ckpt)
@@ -182,7 +198,7 @@ def build_policy(config: GrpoConfig, accelerator: Accelerator) -> nn.Module:
         )
     if without_dropout(model):
         accelerator.print("the adapter's dropout is off: completions of a prompt share its pass")
-    return model.train()
+    return model.train(), reference
 
 
 def own_tasks(

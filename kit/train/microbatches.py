@@ -91,18 +91,22 @@ def is_counted(truncated: bool, has_advantage: bool, config: GrpoConfig) -> bool
 
 @torch.no_grad()
 def with_fixed_logprobs(
-    model: nn.Module, batches: Sequence[MicroBatch], config: GrpoConfig
+    model: nn.Module,
+    reference: nn.Module | None,
+    batches: Sequence[MicroBatch],
+    config: GrpoConfig,
 ) -> list[MicroBatch]:
     """Add what stays the same over the updates of a step: the reference's log-probabilities where
-    there is a KL penalty, and the policy's own where there is more than one update."""
+    there is a KL penalty (``reference``: see ``as_reference``), and the policy's own where there
+    is more than one update."""
 
-    def logprobs(part: MicroBatch) -> Tensor:
-        with evaluating(model):
-            return token_logprobs(model, part.batch, temperature=config.temperature).logprobs
+    def logprobs(by: nn.Module, part: MicroBatch) -> Tensor:
+        with evaluating(by):
+            return token_logprobs(by, part.batch, temperature=config.temperature).logprobs
 
     if config.num_iterations > 1:
-        batches = [replace(part, old=logprobs(part)) for part in batches]
+        batches = [replace(part, old=logprobs(model, part)) for part in batches]
     if config.beta:
-        with as_reference(model):
-            batches = [replace(part, reference=logprobs(part)) for part in batches]
+        with as_reference(model, reference) as start:
+            batches = [replace(part, reference=logprobs(start, part)) for part in batches]
     return list(batches)

@@ -66,6 +66,12 @@ def settle(accelerator: Accelerator, config: TrainingConfig) -> None:
             where=f"bf16.enabled of {config_file()} and bf16 of the kit's config",
             fix='write "enabled": "auto" in the DeepSpeed file, or set bf16',
         )
+    if settings.get("fp16", {}).get("enabled", False):
+        raise ConfigError(
+            "float16 is not supported: it needs its loss scaled",
+            where=f"fp16.enabled of {config_file()}",
+            fix="remove fp16; bf16 is used wherever the GPU has it",
+        )
     for key in ("optimizer", "scheduler"):
         if key in settings:
             raise ConfigError(
@@ -73,22 +79,6 @@ def settle(accelerator: Accelerator, config: TrainingConfig) -> None:
                 where=f"{key} of {config_file()}",
                 fix="remove it; set learning_rate, adam_beta1, lr_scheduler_type ... instead",
             )
-    require_possible(plugin.zero_stage, config.quantization, config.finetuning, where=config_file())
-
-
-def require_possible(zero_stage: int, quantization: str, finetuning: str, *, where: object) -> None:
-    """Refuse what is known not to work.
-
-    Raises:
-        ConfigError: says why.
-    """
-    if zero_stage == 3 and quantization != "none":
-        raise ConfigError(
-            "ZeRO-3 cannot spread 4-bit weights: bitsandbytes keeps how they are packed beside "
-            "each tensor, and a slice of one has no such record",
-            where=f"zero_optimization.stage 3 of {where} and quantization: {quantization}",
-            fix="use ZeRO-2 with nf4 (the 4-bit base is small), or quantization: none",
-        )
 
 
 def config_file() -> str:
@@ -161,6 +151,8 @@ def optimizer_states(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict
     """AdamW's state as whole tensors on the CPU: ``<parameter>:exp_avg``, ``:exp_avg_sq`` and
     ``:step``. Before the first update they are zeros, as AdamW begins."""
     inner = _innermost(optimizer)
+    if inner.state:
+        _link_states(optimizer.optimizer)
     states: dict[str, Tensor] = {}
     for name, parameter in _trained(model):
         spread = _is_spread(parameter)
@@ -284,5 +276,12 @@ def _make_room(zero_optimizer, inner: torch.optim.Optimizer, step: Tensor) -> No
     ):
         moments = {key: torch.zeros_like(tensor) for key in MOMENTS}
         inner.state[tensor] = {"step": step.clone(), **moments}
-    if not third:
+    _link_states(zero_optimizer)
+
+
+def _link_states(zero_optimizer) -> None:
+    """Tell every parameter where AdamW's state of it lies. ZeRO-1 and 2 do so after the step of
+    the first parameter group, when the others have none yet, and then never again."""
+    if hasattr(zero_optimizer, "_lazy_init_hp_params_optimizer_state"):
+        zero_optimizer._hp_optimizer_states_linked = False
         zero_optimizer._lazy_init_hp_params_optimizer_state()

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from helpers import ROOT, adapter_of, flags_of, lasting, launcher, most_apart, rows, run
 from peft import PeftModel
+from safetensors.torch import load_file
 
 from kit.counterfactual.gallery import Gallery
 from kit.data.grpo_records import read_grpo_records
@@ -19,6 +20,7 @@ from kit.model.adapters import as_reference, load_adapter, load_reference
 from kit.model.generation import Sampling
 from kit.model.load import load_base
 from kit.model.logprobs import token_logprobs
+from kit.model.tiny import base_folder
 from kit.train import grpo
 from kit.train.batches import pack_records
 from kit.train.config import GrpoConfig
@@ -45,10 +47,8 @@ PLAIN = {
 
 
 def config(trained, folder, **changes) -> GrpoConfig:
-    return GrpoConfig(
-        sft_ckpt=str(trained["sft"]), data=str(trained["data"]), output_dir=str(folder),
-        **PLAIN | changes,
-    )  # fmt: skip
+    given = {"sft_ckpt": str(trained["sft"]), "data": str(trained["data"])}
+    return GrpoConfig(output_dir=str(folder), **given | PLAIN | changes)
 
 
 def test_a_run_leaves_what_was_promised(trained, prepared, tmp_path, capsys):
@@ -262,6 +262,19 @@ def test_qlora_trains(trained, tmp_path):
     assert all(not torch.equal(before[name], after[name]) for name in before)
 
 
+def test_full_fine_tuning_keeps_the_model_it_started_from(trained, tmp_path):
+    """Its reference is a second model: the KL is 0 at first and grows as the first one moves."""
+    changes = {"base_model": "tiny", "finetuning": "full", "sft_ckpt": None, "logging_steps": 1}
+    train(config(trained, tmp_path, **changes))
+    kl = [row["kl"] for row in rows(tmp_path)]
+    assert kl[0] == pytest.approx(0, abs=1e-6)
+    assert kl[-1] > 1e-4
+    before = load_file(base_folder() / "model.safetensors")
+    after = load_file(tmp_path / "model.safetensors")
+    for name, weight in before.items():
+        assert torch.equal(weight.float(), after[name].float()) == ("visual" in name), name
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -269,7 +282,7 @@ def test_qlora_trains(trained, tmp_path):
         ({"temperature": 0.0}, "temperature must be above 0"),
         ({"top_p": 0.0}, "top_p must be in"),
         ({"weights": "1,2"}, "four numbers"),
-        ({"finetuning": "full"}, "trains an adapter"),
+        ({"finetuning": "full"}, "starts from a whole model"),
         ({"reward_funcs": ["a.b:c"], "reward_weights": [1.0, 2.0]}, "2 weights for 1"),
         ({"eval_steps": 5}, "nothing to evaluate on"),
         ({"data": ""}, "no training data"),

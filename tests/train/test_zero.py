@@ -49,8 +49,9 @@ def test_the_same_training_everywhere(stage, trained, prepared, tmp_path):
     one = flat(found["one process"])
     print(f"\n{stage}, 5 steps, float32: distance to one process / length of the parameters; most")
     for name in LAUNCHES:
-        distance = (flat(found[name]) - one).norm()
-        print(f"  {name:12} {distance / one.norm():.1e}  {most_apart(found[name], found['one process']):.1e}")
+        distance = (flat(found[name]) - one).norm() / one.norm()
+        most = most_apart(found[name], found["one process"])
+        print(f"  {name:12} {distance:.1e}  {most:.1e}")
     for name in LAUNCHES:
         assert (flat(found[name]) - one).norm() < 1e-4 * one.norm(), name
 
