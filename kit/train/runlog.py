@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from kit.command import to_yaml
 from kit.errors import UserError
-from kit.files import atomic_write, explain_os_error, write_json
+from kit.files import atomic_write, explain_os_error, hold, write_json
 from kit.train.runtime import environment, peak_memory_bytes
 
 
@@ -38,6 +38,8 @@ class RunLog:
         self.active = accelerator.is_main_process
         self.started = time.monotonic()
         if self.active:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = hold(self.folder)
             with atomic_write(self.folder / "config.yaml") as stream:
                 stream.write(to_yaml(config))
             write_json(self.folder / "environment.json", environment(accelerator))
@@ -103,6 +105,7 @@ class RunLog:
             seconds = round(time.monotonic() - self.started, 3)
             facts |= {"seconds": seconds, "peak_memory_bytes": peak_memory_bytes()}
             write_json(self.folder / "summary.json", facts)
+            self._lock.close()
         self.accelerator.end_training()
 
     def _append(self, name: str, rows: list[dict]) -> None:

@@ -1,0 +1,246 @@
+"""How much memory a training step takes on each GPU, told before anything is loaded.
+
+Weights and optimizer are counted. What the pass through the model keeps is found by running that
+very pass on torch's meta device, where tensors have a shape and no content: it costs a second and
+no memory, and follows the model's code instead of a formula.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_unflatten
+from transformers import AutoConfig, Qwen2VLForConditionalGeneration
+
+from kit.model.adapters import add_lora
+from kit.model.load import resolve_base
+from kit.model.logprobs import LogprobModel
+from kit.model.sharing import PackedBatch
+from kit.train.config import GrpoConfig, TrainingConfig
+
+BLOCK, NESTED_BLOCK = 64, 256  # bitsandbytes: weights a 4-bit scale, scales a scale of scales
+BUCKET = 50_000_000  # reduce_bucket_size of ds_configs/
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes on each GPU while weights are updated: ``activations`` without ``logits``. GRPO
+    samples between updates, which takes ``sampling`` (cache and scores, and under ZeRO-3 the
+    gathered weights) in place of gradients, activations and logits."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+    sampling: int = 0
+
+    @property
+    def total(self) -> int:
+        """At the worst moment."""
+        update = self.gradients + self.activations + self.logits
+        return self.weights + self.optimizer + max(update, self.sampling)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a run is spread: ZeRO ``stage`` (0: none), processes, and what is kept in main memory."""
+
+    stage: int = 0
+    processes: int = 1
+    offload_optimizer: bool = False
+    offload_weights: bool = False
+
+    @property
+    def with_deepspeed(self) -> bool:
+        return self.stage > 0
+
+
+def build_on_meta(config: TrainingConfig) -> nn.Module:
+    """The model of a run, with what is trained marked as such, without its content."""
+    source = resolve_base(config.base_model)
+    shape = AutoConfig.from_pretrained(source, local_files_only=not isinstance(source, str))
+    shape._attn_implementation = "sdpa"
+    with torch.device("meta"):
+        model = Qwen2VLForConditionalGeneration(shape)
+        if config.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        if config.finetuning == "lora":
+            model = add_lora(
+                model,
+                r=config.lora_r,
+                alpha=config.lora_alpha,
+                dropout=0.0,
+                freeze_vision_tower=config.freeze_vision_tower,
+            )
+        elif config.freeze_vision_tower:
+            model.model.visual.requires_grad_(False)
+    return model.train()
+
+
+def need(
+    model: nn.Module,
+    config: TrainingConfig,
+    plan: Plan,
+    *,
+    bf16: bool,
+    passing: tuple[int, int],
+    sampling: int = 0,
+) -> Need:
+    """Add everything up.
+
+    Args:
+        model: from ``build_on_meta``.
+        passing: activations and logits, from ``activation_bytes``.
+        sampling: from ``sampling_bytes``.
+    """
+    compute = 2 if bf16 else 4
+    sizes = [(name, p.numel(), p.requires_grad) for name, p in model.named_parameters()]
+    trained = sum(size for _, size, is_trained in sizes if is_trained)
+    packed = 0
+    if config.quantization == "nf4":
+        packed = sum(size for name, size, is_trained in sizes if _is_packed(name, is_trained))
+    frozen = sum(size for _, size, is_trained in sizes if not is_trained) - packed
+    others = frozen * compute + _packed_bytes(packed)
+    if isinstance(config, GrpoConfig) and config.beta:
+        # the SFT adapter a second time, or the whole model
+        others += (trained if config.finetuning == "lora" else trained + frozen) * compute
+    spread = plan.processes
+    whole = others + trained * compute
+    if not plan.with_deepspeed:  # trained weights are float32, and DDP keeps gradients twice
+        weights = others + 4 * trained
+        gradients = 4 * trained * (2 if spread > 1 else 1)
+        states = 8 * trained
+    else:  # DeepSpeed trains in the compute type and holds float32 copies beside AdamW's moments
+        weights = whole // spread if plan.stage == 3 else whole
+        gradients = trained * compute // (spread if plan.stage > 1 else 1)
+        gradients += min(trained, BUCKET) * compute
+        states = 12 * trained // spread
+    if plan.offload_optimizer:
+        states = 0
+    if plan.offload_weights:
+        weights = 0
+    if sampling and plan.stage == 3:
+        sampling += whole
+    activations, logits = passing
+    return Need(weights, gradients, states, activations, logits, sampling)
+
+
+def _is_packed(name: str, is_trained: bool) -> bool:
+    """Whether ``load_base`` holds a weight in 4 bits: the linear layers of the language model."""
+    return (
+        not is_trained
+        and "language_model.layers" in name
+        and "proj" in name
+        and (name.endswith("weight"))
+    )
+
+
+def _packed_bytes(n_weights: int) -> int:
+    """Bytes of NF4 weights with double quantization (QLoRA, arXiv 2305.14314, section 3)."""
+    scales = n_weights / BLOCK
+    return int(n_weights / 2 + scales + 4 * scales / NESTED_BLOCK)
+
+
+def activation_bytes(model: nn.Module, batch: PackedBatch, *, bf16: bool) -> tuple[int, int]:
+    """Most bytes alive during a forward and backward beyond weights and gradients, without the
+    logits and what is computed from them, and those.
+
+    Args:
+        model: on the meta device.
+        batch: what is computed, on the CPU.
+    """
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    model = model.to(dtype)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.empty_like(parameter)  # counted elsewhere
+    batch = dataclasses.replace(batch, pixel_values=batch.pixel_values.to("meta"))
+    vocabulary = model.get_output_embeddings().weight.shape[0]
+    living = _Living((len(batch.target_ids), vocabulary))
+    for tensor in (*model.parameters(), *model.buffers(), batch.pixel_values):
+        living.know(tensor)
+        if tensor.grad is not None:
+            living.know(tensor.grad)
+    attention = mock.patch.object(nn.functional, "scaled_dot_product_attention", _attention)
+    # in this thread, so that what checkpointing computes again is seen too
+    with torch.autograd.set_multithreading_enabled(False), attention, living:
+        LogprobModel(model)(batch).logprobs.sum().backward()
+    return living.peak - living.peak_large, living.peak_large
+
+
+def sampling_bytes(
+    model: nn.Module, prompt_tokens: Sequence[int], config: GrpoConfig, *, bf16: bool
+) -> int:
+    """What sampling keeps for prompts of these lengths: the cache of keys and values, and the
+    scores that tokens are drawn by."""
+    shape = model.config.get_text_config()
+    rows = len(prompt_tokens) * config.num_generations
+    length = max(prompt_tokens) + config.max_completion_length
+    heads = shape.num_key_value_heads * (shape.hidden_size // shape.num_attention_heads)
+    cache = 2 * shape.num_hidden_layers * heads * rows * length * (2 if bf16 else 4)
+    # logits, scores and log-probabilities in float32, chances and their sums in float64
+    return cache + rows * shape.vocab_size * (3 * 4 + 2 * 8)
+
+
+class _Living(TorchDispatchMode):
+    """Counts the bytes of all tensors that are alive, and the most at any moment; of those, the
+    ones of the shape ``large``. What meets a meta tensor becomes one."""
+
+    def __init__(self, large: tuple[int, ...]):
+        super().__init__()
+        self.large = large
+        self.now = self.now_large = self.peak = self.peak_large = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        flat, spec = tree_flatten((args, kwargs or {}))
+        if any(isinstance(value, Tensor) and value.is_meta for value in flat):
+            flat = [value.to("meta") if isinstance(value, Tensor) else value for value in flat]
+        args, kwargs = tree_unflatten(flat, spec)
+        result = function(*args, **kwargs)
+        for value in tree_flatten(result)[0]:
+            if isinstance(value, Tensor) and value.is_meta:
+                self._note(value)
+        return result
+
+    def know(self, tensor: Tensor) -> None:
+        """Do not count what is there already."""
+        self._known.add(tensor.untyped_storage()._cdata)
+
+    def _note(self, value: Tensor) -> None:
+        storage = value.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known:
+            return
+        self._known.add(key)
+        large = size if value.shape == self.large else 0
+        self.now += size
+        self.now_large += large
+        if self.now > self.peak:
+            self.peak, self.peak_large = self.now, self.now_large
+        weakref.finalize(storage, self._drop, key, size, large)
+
+    def _drop(self, key: int, size: int, large: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+        self.now_large -= large
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, attn_mask=None, **_) -> Tensor:
+    """Scaled dot product attention as its kernels keep it: without the matrix of scores, which
+    torch would compute on the meta device."""
+    repeats = query.shape[1] // key.shape[1]
+    if repeats > 1:
+        key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
+    if attn_mask is not None:
+        attn_mask = torch.empty(attn_mask.shape, dtype=query.dtype, device="meta")
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return kernel(query, key, value, attn_mask=attn_mask)[0]

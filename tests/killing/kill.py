@@ -1,0 +1,252 @@
+"""Kill training runs again and again, resume them, and compare what comes out to the last bit.
+
+    python tests/killing/kill.py --kills 100
+
+Each case is a stage (SFT, GRPO) under a launch (one process, ZeRO-2 and ZeRO-3 with two). A run is
+killed at moments uniform over its training (all its processes, or one rank), or inside saving,
+renaming and deleting (``sitecustomize.py``), resumed, killed again, and in the end compared with a
+run that was left alone: weights, moments, schedule, random generators, adapter and metrics.
+Prints a line a round and a table; exits with 1 if anything differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from helpers import ROOT, flags_of, lasting, launcher
+
+LAUNCHES = {"one process": None, "ZeRO-2, 2": "cpu_zero2", "ZeRO-3, 2": "cpu_zero3"}
+KILLS_A_ROUND = 4
+FORCED = ("write", "fsync", "rename", "replace", "delete")
+SETTINGS = {
+    "max_steps": 6, "save_steps": 1, "save_total_limit": 2, "logging_steps": 1, "report_to": "none",
+    "learning_rate": 1e-3, "per_device_train_batch_size": 2,
+}  # fmt: skip
+
+
+@dataclass
+class Case:
+    """A stage under a launch: how to start it, and what a run that is left alone leaves."""
+
+    stage: str
+    launch: str
+    command: list[str]
+    folder: Path
+    expected: dict[str, object] = field(default_factory=dict)
+    begins: float = 0.0
+    ends: float = 0.0
+    kills: int = 0
+    differences: list[str] = field(default_factory=list)
+
+    def start(self, folder: Path, *flags: str, **environment: str) -> subprocess.Popen:
+        log = (folder.parent / f"{folder.name}.log").open("a")
+        return subprocess.Popen(
+            [*self.command, f"--output_dir={folder}", *flags], cwd=ROOT, stdout=log, stderr=log,
+            start_new_session=True, env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        )  # fmt: skip
+
+    def leave_alone(self) -> None:
+        """The uninterrupted run; also takes the times of its first and last step."""
+        folder = self.folder / "whole"
+        started = time.monotonic()
+        process = self.start(folder)
+        while process.poll() is None:
+            if not self.begins and (folder / "metrics.jsonl").exists():
+                self.begins = time.monotonic() - started
+            time.sleep(0.02)
+        self.ends = time.monotonic() - started
+        if process.returncode:
+            raise SystemExit((self.folder / "whole.log").read_text()[-3000:])
+        self.expected = outcome(folder)
+
+
+def outcome(folder: Path) -> dict[str, object]:
+    """What must not differ. The manifest lists the sha256 of weights, optimizer, schedule and
+    random generators after the last step."""
+    last = folder / f"checkpoint-{SETTINGS['max_steps']}"
+    return {
+        "checkpoint": (last / "manifest.json").read_text(),
+        "adapter": (folder / "adapter_model.safetensors").read_bytes(),
+        "metrics": lasting(folder),
+    }
+
+
+def kill_round(case: Case, dice: random.Random, wanted: int, number: int) -> int:
+    """One run, killed up to ``wanted`` times and then left to its end; how often it was."""
+    folder = case.folder / f"round{number}"
+    killed, told = 0, []
+    while True:
+        flags = []
+        if list(folder.glob("checkpoint-*/manifest.json")):
+            flags = ["--resume_from_checkpoint=latest"]
+        forced = dice.random() < 0.4 and killed < wanted
+        environment = {}
+        if forced:
+            moment = f"{dice.choice(FORCED)}:{dice.randint(1, 12)}"
+            environment = {"KILL_AT": moment, "PYTHONPATH": str(Path(__file__).parent)}
+            environment["KILL_ALONE"] = "1" if case.launch == "one process" else ""
+        process = case.start(folder, *flags, **environment)
+        if forced or killed >= wanted:
+            process.wait()
+        else:
+            after = dice.uniform(case.begins, case.ends)
+            try:
+                process.wait(after)
+            except subprocess.TimeoutExpired:
+                moment = f"{kill(process, dice)} after {after:.1f} s"
+        if process.returncode == 0:
+            break
+        if process.returncode not in (-signal.SIGKILL, 1) or killed >= wanted:
+            case.differences.append(f"round {number}: exit code {process.returncode}")
+            break
+        killed += 1
+        told.append(moment)
+    if process.returncode == 0:
+        found = outcome(folder)
+        for name, expected in case.expected.items():
+            if found[name] != expected:
+                case.differences.append(f"round {number}: {name}")
+    print(f"{case.stage}, {case.launch}: killed {killed} times ({'; '.join(told)})", flush=True)
+    case.kills += killed
+    if not case.differences:
+        shutil.rmtree(folder)
+    return killed
+
+
+def kill(process: subprocess.Popen, dice: random.Random) -> str:
+    """SIGKILL everything, or one rank of several, whose launcher then ends the others."""
+    everyone = family(process.pid)
+    ranks = [p for p in everyone if "RANK" in environment_of(p)]
+    if len(ranks) < 2 or dice.random() < 0.5:
+        for one in everyone:
+            kill_one(one)
+        process.wait()
+        return "all"
+    one = dice.choice(ranks)
+    rank = environment_of(one)["RANK"]
+    kill_one(one)
+    process.wait()
+    return f"rank {rank}"
+
+
+def family(pid: int) -> list[psutil.Process]:
+    try:
+        parent = psutil.Process(pid)
+        return [parent, *parent.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def environment_of(process: psutil.Process) -> dict[str, str]:
+    try:
+        return process.environ()
+    except psutil.Error:
+        return {}
+
+
+def kill_one(process: psutil.Process) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.kill()
+
+
+def make_cases(work: Path, sft_data: Path, adapter: Path, grpo_data: Path) -> list[Case]:
+    own = {
+        "sft": {
+            "base_model": "tiny", "data": sft_data, "lora_r": 4, "freeze_vision_tower": False,
+        },
+        "grpo": {
+            "sft_ckpt": adapter, "data": grpo_data, "num_generations": 4, "beta": 0.1,
+            "max_completion_length": 24, "inpainting": "mean", "log_completions": False,
+        },
+    }  # fmt: skip
+    cases = []
+    for launch, config in LAUNCHES.items():
+        for stage, settings in own.items():
+            command = [
+                *launcher(config), f"launch/train_{stage}.py", *flags_of(SETTINGS | settings),
+            ]  # fmt: skip
+            folder = work / f"{stage}_{config or 'one'}"
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            cases.append(Case(stage, launch, command, folder))
+    return cases
+
+
+def make_data(work: Path) -> tuple[Path, Path, Path]:
+    """A few phantoms, an SFT adapter of a few steps, and its GRPO records."""
+    from kit.data.phantom.dataset import write_slake_phantoms
+    from kit.data.prepare import PrepareConfig, prepare
+    from kit.evaluate.cf_proxy import cf_proxy
+    from kit.evaluate.config import CfProxyConfig
+    from kit.train.config import SftConfig
+    from kit.train.sft import train
+
+    data, adapter, proxy = work / "train.json", work / "sft", work / "grpo.jsonl"
+    write_slake_phantoms(work / "SLAKE", images={"train": 12, "validate": 2, "test": 2}, seed=1)
+    prepare(
+        PrepareConfig(
+            output=str(data), dataset="SLAKE", split="train", slake_root=str(work / "SLAKE")
+        )
+    )
+    train(
+        SftConfig(
+            base_model="tiny", data=str(data), output_dir=str(adapter), max_steps=4, lora_r=4,
+            learning_rate=1e-3, save_steps=0, direct_answers=True, report_to=["none"],
+        )
+    )  # fmt: skip
+    cf_proxy(
+        CfProxyConfig(
+            data=str(data), output=str(proxy), adapter=str(adapter), max_records=16,
+            max_new_tokens=80,
+        )
+    )  # fmt: skip
+    return data, adapter, proxy
+
+
+def run_cases(cases: list[Case], kills: int, seed: int) -> list[Case]:
+    """Spread the kills evenly over the cases."""
+    dice = random.Random(seed)
+    shares = [kills // len(cases) + (place < kills % len(cases)) for place in range(len(cases))]
+    for case, share in zip(cases, shares, strict=True):
+        case.leave_alone()
+        number = 0
+        while case.kills < share:
+            kill_round(case, dice, min(KILLS_A_ROUND, share - case.kills), number)
+            number += 1
+    return cases
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", default=None, help="folder; kept if given")
+    settings = parser.parse_args()
+    work = Path(settings.work or tempfile.mkdtemp())
+    work.mkdir(parents=True, exist_ok=True)
+    cases = run_cases(make_cases(work, *make_data(work)), settings.kills, settings.seed)
+    for case in cases:
+        bad = "; ".join(case.differences) or "0 differences"
+        print(f"{case.stage:5} {case.launch:12} {case.kills:4} kills  {bad}")
+    print(f"{sum(case.kills for case in cases)} kills in all")
+    if not settings.work:
+        shutil.rmtree(work)
+    return int(any(case.differences for case in cases))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
