@@ -1,5 +1,6 @@
 """Every config that is shipped is read by what it is for."""
 
+import copy
 import dataclasses
 import os
 import subprocess
@@ -17,7 +18,9 @@ from kit.data.prepare import PrepareConfig
 from kit.errors import ConfigError
 from kit.evaluate.config import EvaluateConfig
 from kit.train.config import GrpoConfig, SftConfig
+from kit.train.preflight import read_launch
 from kit.train.runtime import start
+from kit.train.zero import fill
 
 ROOT = Path(__file__).resolve().parents[1]
 # By the first word of the file's name: the config class, and the flags without which it is none.
@@ -43,7 +46,10 @@ def test_there_are_some():
     assert {path.stem for path in STAGE_FILES} >= {
         "sft", "sft_full", "sft_qlora", "sft_tiny", "grpo", "grpo_qlora", "grpo_tiny",
     }  # fmt: skip
-    assert {path.stem for path in ACCELERATE_FILES} >= {"cpu", "single_gpu", "multi_gpu"}
+    assert {path.stem for path in ACCELERATE_FILES} == {
+        "cpu", "single_gpu", "multi_gpu", "zero1", "zero2", "zero2_offload", "zero3",
+        "zero3_offload", "multi_node_zero3", "cpu_zero1", "cpu_zero2", "cpu_zero3",
+    }  # fmt: skip
     assert not [p for p in (ROOT / "launch" / "configs").iterdir() if p not in STAGE_FILES]
 
 
@@ -99,10 +105,9 @@ def test_documented_figures_of_the_configs():
 def test_accelerate_reads_its_configs(path):
     """With its own loader, which refuses keys that it does not know, and as the launcher does."""
     config = load_config_from_file(str(path))
-    assert config.mixed_precision in ("no", "bf16")
     arguments, _, _ = _validate_launch_command(launcher_arguments(path))
     assert arguments.num_processes == config.num_processes
-    assert arguments.mixed_precision == config.mixed_precision
+    assert arguments.mixed_precision == (config.mixed_precision or "no")
     assert bool(arguments.use_cpu) == bool(config.use_cpu)
     for key in ("deepspeed_config_file", "fsdp_config_file"):
         named = (yaml.safe_load(path.read_text()).get("deepspeed_config") or {}).get(key)
@@ -118,7 +123,9 @@ def test_accelerate_configs_contradict_no_stage_config(path, monkeypatch, tmp_pa
     """What the launcher would put into the environment suits each config that is shipped."""
     written = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert "gradient_accumulation_steps" not in written
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", written["mixed_precision"])
+    launch = read_launch(str(path), None)
+    precision = written.get("mixed_precision", "no")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", precision)
     monkeypatch.setattr("kit.train.runtime.join", join)
     for stage_file in STAGE_FILES:
         config = read(stage_file)
@@ -126,8 +133,23 @@ def test_accelerate_configs_contradict_no_stage_config(path, monkeypatch, tmp_pa
             with pytest.raises(Joined) as joined:
                 start(config)
             (options,) = joined.value.args
-            assert options["mixed_precision"] == written["mixed_precision"]
+            assert options["mixed_precision"] == precision
             assert options["gradient_accumulation_steps"] == config.gradient_accumulation_steps
+            if launch.settings is not None:
+                settings = copy.deepcopy(launch.settings)
+                fill(settings, config, processes=4, bf16=True, file=launch.file)
+                assert settings["gradient_clipping"] == config.max_grad_norm
+                assert "auto" not in [v for v in settings.values() if isinstance(v, str)]
+
+
+@pytest.mark.parametrize("path", ACCELERATE_FILES, ids=lambda path: path.stem)
+def test_names_tell_the_stage(path):
+    launch = read_launch(str(path), None)
+    stage = int(path.stem.split("zero")[1][0]) if "zero" in path.stem else 0
+    assert launch.plan.stage == stage
+    assert launch.plan.offload_optimizer == ("offload" in path.stem)
+    assert launch.plan.offload_weights == (path.stem == "zero3_offload")
+    assert launch.use_cpu == path.stem.startswith("cpu")
 
 
 class Joined(Exception):

@@ -56,10 +56,13 @@ def token_logprobs(
     logits = causal_lm.lm_head(hidden.flatten(0, 1)[batch.predictor_index])
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
     chosen = logits.gather(1, batch.target_ids[:, None])[:, 0]
+    total = logits.logsumexp(dim=1)
+    spread = None
     with torch.no_grad():
         is_argmax = logits.argmax(dim=1) == batch.target_ids
-        spread = torch.distributions.Categorical(logits=logits).entropy() if entropy else None
-    return TokenLogprobs(chosen - logits.logsumexp(dim=1), is_argmax, spread)
+        if entropy:
+            spread = total - (logits.softmax(dim=1) * logits).sum(dim=1)
+    return TokenLogprobs(chosen - total, is_argmax, spread)
 
 
 class LogprobModel(nn.Module):

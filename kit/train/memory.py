@@ -149,13 +149,16 @@ def _packed_bytes(n_weights: int) -> int:
     return int(n_weights / 2 + scales + 4 * scales / NESTED_BLOCK)
 
 
-def activation_bytes(model: nn.Module, batch: PackedBatch, *, bf16: bool) -> tuple[int, int]:
+def activation_bytes(
+    model: nn.Module, batch: PackedBatch, *, bf16: bool, entropy: bool = False
+) -> tuple[int, int]:
     """Most bytes alive during a forward and backward beyond weights and gradients, without the
     logits and what is computed from them, and those.
 
     Args:
         model: on the meta device.
         batch: what is computed, on the CPU.
+        entropy: whether it is computed too, as in GRPO.
     """
     dtype = torch.bfloat16 if bf16 else torch.float32
     model = model.to(dtype)
@@ -172,7 +175,7 @@ def activation_bytes(model: nn.Module, batch: PackedBatch, *, bf16: bool) -> tup
     attention = mock.patch.object(nn.functional, "scaled_dot_product_attention", _attention)
     # in this thread, so that what checkpointing computes again is seen too
     with torch.autograd.set_multithreading_enabled(False), attention, living:
-        LogprobModel(model)(batch).logprobs.sum().backward()
+        LogprobModel(model)(batch, entropy=entropy).logprobs.sum().backward()
     return living.peak - living.peak_large, living.peak_large
 
 

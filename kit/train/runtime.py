@@ -80,7 +80,11 @@ def join(**options) -> Accelerator:
             options["kwargs_handlers"] = [InitProcessGroupKwargs(backend="gloo")]
         else:
             options["cpu"] = True
-    accelerator = Accelerator(**options)
+    try:
+        accelerator = Accelerator(**options)
+    except ValueError as error:  # as where the accelerate and the DeepSpeed file contradict
+        where = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "the accelerate config")
+        raise ConfigError(str(error), where=where, fix="make the two files agree") from error
     alone = launched > 1 and accelerator.distributed_type == DistributedType.NO
     if accelerator.num_processes != launched or alone:
         raise ConfigError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -39,63 +40,64 @@ def settle(accelerator: Accelerator, config: TrainingConfig) -> None:
     """Fill what the DeepSpeed configuration leaves ``auto`` with the kit's own values.
 
     Raises:
-        ConfigError: it says something else than the kit, or what cannot work; names both keys.
+        ConfigError: see ``fill``.
     """
     if not is_used(accelerator):
         return
     # else ZeRO-3 would spread every model that transformers loads, the sentence encoder too
     unset_hf_deepspeed_config()
-    plugin = accelerator.deepspeed_plugin
-    settings = plugin.deepspeed_config
+    settings = accelerator.deepspeed_plugin.deepspeed_config
+    bf16 = accelerator.mixed_precision == "bf16"
+    file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "the DeepSpeed config")
+    fill(settings, config, processes=accelerator.num_processes, bf16=bf16, file=file)
+
+
+def fill(
+    settings: dict, config: TrainingConfig, *, processes: int, bf16: bool, file: str | Path
+) -> None:
+    """Fill what DeepSpeed's ``settings`` leave ``auto``.
+
+    Raises:
+        ConfigError: they say something else than the kit; names both keys, and the ``file``.
+    """
     per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
     for key, ours, name in (
         ("train_micro_batch_size_per_gpu", config.per_device_train_batch_size,
          "per_device_train_batch_size"),
         ("gradient_accumulation_steps", config.gradient_accumulation_steps,
          "gradient_accumulation_steps"),
-        ("train_batch_size", per_step * accelerator.num_processes,
+        ("train_batch_size", per_step * processes,
          "per_device_train_batch_size x gradient_accumulation_steps x processes"),
         ("gradient_clipping", config.max_grad_norm, "max_grad_norm"),
     ):  # fmt: skip
-        _agree(settings, key, ours, name)
-    precision = settings.get("bf16", {}).get("enabled", "auto")
-    if precision != "auto" and precision != (accelerator.mixed_precision == "bf16"):
+        theirs = settings.get(key, "auto")
+        if theirs not in ("auto", ours):
+            raise ConfigError(
+                f"DeepSpeed has {key} {theirs}, the kit {name} {ours}",
+                where=f"{key} of {file} and {name} of the kit's config",
+                fix=f'write "{key}": "auto" in the DeepSpeed file, or make them agree',
+            )
+        settings[key] = ours
+    if settings.get("bf16", {}).get("enabled", "auto") not in ("auto", bf16):
         raise ConfigError(
-            f"DeepSpeed has bf16.enabled {precision}, the kit trains in "
-            f"{accelerator.mixed_precision}",
-            where=f"bf16.enabled of {config_file()} and bf16 of the kit's config",
+            f"DeepSpeed has bf16.enabled {not bf16}, the kit trains in "
+            f"{'bfloat16' if bf16 else 'float32'}",
+            where=f"bf16.enabled of {file} and bf16 of the kit's config",
             fix='write "enabled": "auto" in the DeepSpeed file, or set bf16',
         )
-    if settings.get("fp16", {}).get("enabled", False):
+    if settings.get("fp16", {}).get("enabled", False) not in ("auto", False):
         raise ConfigError(
             "float16 is not supported: it needs its loss scaled",
-            where=f"fp16.enabled of {config_file()}",
+            where=f"fp16.enabled of {file}",
             fix="remove fp16; bf16 is used wherever the GPU has it",
         )
     for key in ("optimizer", "scheduler"):
         if key in settings:
             raise ConfigError(
                 f"the kit makes its own {key}",
-                where=f"{key} of {config_file()}",
+                where=f"{key} of {file}",
                 fix="remove it; set learning_rate, adam_beta1, lr_scheduler_type ... instead",
             )
-
-
-def config_file() -> str:
-    """The DeepSpeed file that accelerate was given."""
-    return os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "the DeepSpeed config")
-
-
-def _agree(settings: dict, key: str, ours: float, name: str) -> None:
-    theirs = settings.get(key, "auto")
-    if theirs == "auto" or key not in settings:
-        settings[key] = ours
-    elif theirs != ours:
-        raise ConfigError(
-            f"DeepSpeed has {key} {theirs}, the kit {name} {ours}",
-            where=f"{key} of {config_file()} and {name} of the kit's config",
-            fix=f'write "{key}": "auto" in the DeepSpeed file, or make them agree',
-        )
 
 
 # ---------------------------------------------------------------------- whole weights

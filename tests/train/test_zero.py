@@ -6,6 +6,10 @@ import pytest
 import torch
 from helpers import adapter_of, flags_of, launcher, most_apart, run
 
+from kit.errors import ConfigError
+from kit.train.config import SftConfig
+from kit.train.zero import fill
+
 LAUNCHES = {
     "one process": (None, 4),
     "DDP, 2": ("cpu", 2),
@@ -33,6 +37,40 @@ def command(stage: str, trained, prepared, folder, **changes) -> list[str]:
         }  # fmt: skip
     settings = COMMON | own | {"output_dir": folder} | changes
     return [f"launch/train_{stage}.py", *flags_of(settings)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "changes", "message"),
+    [
+        (
+            {"train_micro_batch_size_per_gpu": 4},
+            {},
+            "train_micro_batch_size_per_gpu 4, the kit",
+        ),
+        ({"gradient_accumulation_steps": 2}, {}, "gradient_accumulation_steps 2, the kit gradient"),
+        ({"train_batch_size": 64}, {}, "train_batch_size 64"),
+        ({"gradient_clipping": 1.0}, {"max_grad_norm": 0.5}, "gradient_clipping 1.0, the kit max"),
+        ({"bf16": {"enabled": True}}, {}, "bf16.enabled True, the kit trains in float32"),
+        ({"fp16": {"enabled": True}}, {}, "float16 is not supported"),
+        ({"optimizer": {"type": "Adam"}}, {}, "its own optimizer"),
+        ({"scheduler": {"type": "WarmupLR"}}, {}, "its own scheduler"),
+    ],
+)
+def test_contradictions_name_both_keys(settings, changes, message):
+    config = SftConfig(base_model="tiny", data="-", **changes)
+    with pytest.raises(ConfigError, match=message) as caught:
+        fill(settings, config, processes=2, bf16=False, file="ds_configs/mine.json")
+    assert "ds_configs/mine.json" in str(caught.value)
+
+
+def test_what_is_left_open_is_filled():
+    config = SftConfig(base_model="tiny", data="-", max_grad_norm=0.5)
+    settings = {"gradient_clipping": "auto", "train_micro_batch_size_per_gpu": 8}
+    fill(settings, config, processes=2, bf16=False, file="-")
+    assert settings == {
+        "gradient_clipping": 0.5, "train_micro_batch_size_per_gpu": 8,
+        "gradient_accumulation_steps": 1, "train_batch_size": 16,
+    }  # fmt: skip
 
 
 @pytest.mark.slow

@@ -1,0 +1,325 @@
+"""What the chosen configurations will do, and whether it fits, before an hour of queueing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+import yaml
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from kit.command import option, parse
+from kit.data.grpo_records import read_grpo_records
+from kit.data.images import open_image
+from kit.data.records import read_sft_records
+from kit.errors import ConfigError
+from kit.model.load import load_processor
+from kit.model.processor import Processor
+from kit.model.sharing import Branch, Tree, pack
+from kit.train import zero
+from kit.train.batches import modes_of, prompt_lengths, target_text
+from kit.train.config import GrpoConfig, SftConfig, TrainingConfig
+from kit.train.memory import (
+    Need,
+    Plan,
+    activation_bytes,
+    build_on_meta,
+    need,
+    sampling_bytes,
+)
+
+GIB = 2**30
+USABLE = 0.9  # of a GPU's memory: the rest is the CUDA context and what lies unused between tensors
+QUESTION, ANSWER = 20, 160  # tokens, where no data is given
+PLANS = {
+    "none or DDP": Plan(0),
+    "zero1": Plan(1),
+    "zero2": Plan(2),
+    "zero2_offload": Plan(2, offload_optimizer=True),
+    "zero3": Plan(3),
+    "zero3_offload": Plan(3, offload_optimizer=True, offload_weights=True),
+}
+
+
+@dataclass
+class PreflightConfig:
+    """Prints what a stage's configuration takes on a GPU, under each ZeRO stage and precision."""
+
+    stage: Literal["sft", "grpo"] = option("sft", help="whose configuration it is")
+    config: str = option("", help="a file of launch/configs/")
+    accelerate_config: str | None = option(None, help="a file of accelerate_configs/")
+    data: str | None = option(None, help="its longest records are measured; left out: an example")
+    base_model: str | None = option(None, help="instead of the configuration's")
+    num_processes: int | None = option(None, help="instead of the accelerate configuration's")
+    gpu_memory_gb: float | None = option(None, help="of one GPU, in GiB; left out: this one's")
+
+    def __post_init__(self):
+        if not self.config:
+            fix = "set --config launch/configs/sft.yaml"
+            raise ConfigError("no configuration given", where="config", fix=fix)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What an accelerate configuration says: the plan, and DeepSpeed's settings if it has them."""
+
+    name: str
+    plan: Plan
+    settings: dict | None = None
+    file: str = ""
+    mixed_precision: str | None = None
+    use_cpu: bool = False
+
+
+def preflight(config: PreflightConfig) -> int:
+    """Print the report; returns 1 if the chosen configuration does not fit, else 0.
+
+    Raises:
+        ConfigError: the configurations contradict each other.
+    """
+    stage = read_stage(config)
+    launch = read_launch(config.accelerate_config, config.num_processes)
+    bf16 = precision(stage, launch)
+    if launch.settings is not None:
+        settings = json.loads(json.dumps(launch.settings))
+        processes = launch.plan.processes
+        zero.fill(settings, stage, processes=processes, bf16=bf16, file=launch.file)
+    room = device_memory(config.gpu_memory_gb)
+    console = Console(width=None if Console().is_terminal else 120)
+    for line in describe_devices():
+        console.print(line)
+    processor = load_processor(
+        stage.base_model, min_pixels=stage.min_pixels, max_pixels=stage.max_pixels
+    )
+    trees = example_trees(stage, processor, config.data)
+    for line in describe_run(stage, launch, trees, bf16):
+        console.print(line)
+    needs = table_of_needs(stage, processor, trees, launch.plan.processes, bf16)
+    console.print(as_table(needs, launch, stage, room))
+    best = next((key for key, found in needs.items() if found.total < room), None)
+    if best is None:
+        console.print("nothing fits: lower per_device_train_batch_size or max_pixels")
+    else:
+        console.print(f"recommended: {best[0]}, quantization {best[1]}: the simplest that fits")
+    if config.accelerate_config is None:
+        return 0
+    chosen = needs[plan_name(launch.plan), stage.quantization]
+    fits = chosen.total < room
+    verdict = "fits" if fits else "does NOT fit"
+    console.print(
+        f"{launch.name} with quantization {stage.quantization} {verdict}: "
+        f"{chosen.total / GIB:.2f} of {room / GIB:.2f} GiB"
+    )
+    return 0 if fits else 1
+
+
+def read_stage(config: PreflightConfig) -> TrainingConfig:
+    """The stage's own configuration, as its command would read it."""
+    flags = ["--cfg", config.config, "--data", config.data or "-"]
+    if config.base_model:
+        flags += ["--base_model", config.base_model]
+    elif config.stage == "grpo":  # its command takes the adapter's
+        flags += ["--base_model", TrainingConfig.base_model]
+    return parse({"sft": SftConfig, "grpo": GrpoConfig}[config.stage], flags)
+
+
+def read_launch(path: str | None, num_processes: int | None) -> Launch:
+    """Read an accelerate configuration and the DeepSpeed file that it points to.
+
+    Raises:
+        ConfigError: a file is missing or no configuration.
+    """
+    if path is None:
+        return Launch("one process", Plan(processes=num_processes or 1))
+    written = _read(Path(path), yaml.safe_load)
+    processes = num_processes or int(written.get("num_processes", 1))
+    common = {"name": Path(path).stem, "use_cpu": bool(written.get("use_cpu"))}
+    named = (written.get("deepspeed_config") or {}).get("deepspeed_config_file")
+    if named is None:
+        precision = written.get("mixed_precision")
+        return Launch(plan=Plan(processes=processes), mixed_precision=precision, **common)
+    settings = _read(Path(named), json.loads)
+    spread = settings.get("zero_optimization", {})
+    plan = Plan(
+        stage=int(spread.get("stage", 0)),
+        processes=processes,
+        offload_optimizer=spread.get("offload_optimizer", {}).get("device", "none") != "none",
+        offload_weights=spread.get("offload_param", {}).get("device", "none") != "none",
+    )
+    return Launch(plan=plan, settings=settings, file=named, **common)
+
+
+def _read(path: Path, load) -> dict:
+    try:
+        return dict(load(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise ConfigError("no such file", where=path, fix="give one of the repository") from error
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        raise ConfigError(f"not a configuration: {error}", where=path, fix="mend it") from error
+
+
+def precision(stage: TrainingConfig, launch: Launch) -> bool:
+    """Whether the run will be in bfloat16."""
+    if launch.use_cpu:
+        return bool(stage.bf16)
+    if stage.bf16 is not None:
+        return stage.bf16
+    return launch.mixed_precision != "no"
+
+
+def device_memory(given: float | None) -> float:
+    """Bytes of a GPU that tensors may take."""
+    if given is not None:
+        return given * GIB * USABLE
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(0).total_memory * USABLE
+    return 24 * GIB * USABLE
+
+
+def describe_devices() -> list[str]:
+    if not torch.cuda.is_available():
+        return ["no GPU here: compared with one of 24 GiB, or of --gpu_memory_gb"]
+    lines = []
+    for number in range(torch.cuda.device_count()):
+        found = torch.cuda.get_device_properties(number)
+        kind = "bfloat16" if torch.cuda.is_bf16_supported() else "no bfloat16"
+        lines.append(f"GPU {number}: {found.name}, {found.total_memory / GIB:.1f} GiB, {kind}")
+    return lines
+
+
+def example_trees(stage: TrainingConfig, processor: Processor, data: str | None) -> list[Tree]:
+    """A micro-batch of the longest records of the data, or of an example of images as large as
+    ``max_pixels`` allows. Completions of GRPO are as long as may be."""
+    mode = "caption_reason_answer"
+    size = stage.per_device_train_batch_size
+    if isinstance(stage, GrpoConfig):
+        completion = Branch.of([], [0] * stage.max_completion_length)
+        trunks = [
+            replace(trunk, input_ids=torch.cat([trunk.input_ids, torch.tensor(question)]))
+            for trunk, question in _prompts(processor, data, size, mode)
+        ]
+        return [Tree(trunk, (completion,) * stage.num_generations) for trunk in trunks]
+    trees = []
+    for each in modes_of(stage.prompting_mode):
+        together = stage.questions_per_image if stage.lora_dropout == 0 else 1
+        if data is None:
+            groups = -(-size // together)
+            trunk, question = next(iter(_prompts(processor, None, 1, each)))
+            branch = Branch.of(question, [0] * ANSWER)
+            counts = [size // groups + (place < size % groups) for place in range(groups)]
+            trees += [Tree(trunk, (branch,) * count) for count in counts]
+            continue
+        records = _longest(read_sft_records(data)[0], processor, each, size)
+        for record in records:
+            trunk = _trunk(processor, record.image, each)
+            answer = processor.encode_answer(target_text(record, each))
+            branch = Branch.of(processor.encode_question(record.question, each), answer)
+            trees.append(Tree(trunk, (branch,)))
+    return trees
+
+
+def _prompts(processor: Processor, data: str | None, size: int, mode: str):
+    if data is None:
+        side = int(processor.image_processor.size["longest_edge"] ** 0.5)
+        image = processor.prepare_image(Image.new("RGB", (side, side)), key="example")
+        trunk = processor.encode_trunk(image, mode)
+        return [(trunk, [0] * QUESTION)] * size
+    records = _longest(read_grpo_records(data)[0], processor, mode, size)
+    return [
+        (_trunk(processor, r.image, mode), processor.encode_question(r.question, mode))
+        for r in records
+    ]
+
+
+def _trunk(processor: Processor, image: str, mode: str):
+    return processor.encode_trunk(processor.prepare_image(open_image(image), key=image), mode)
+
+
+def _longest(records: Sequence, processor: Processor, mode: str, size: int) -> list:
+    lengths = prompt_lengths(records, processor, mode)
+    answers = [len(getattr(record, "output", "")) for record in records]
+    ranked = sorted(zip(lengths, answers, range(len(records)), strict=True), reverse=True)
+    return [records[place] for _, _, place in ranked[:size]]
+
+
+def describe_run(
+    stage: TrainingConfig, launch: Launch, trees: Sequence[Tree], bf16: bool
+) -> list[str]:
+    """The batch of a step, and the tokens of a micro-batch."""
+    what = "prompts" if isinstance(stage, GrpoConfig) else "records"
+    size, accumulation = stage.per_device_train_batch_size, stage.gradient_accumulation_steps
+    batch = size * accumulation * launch.plan.processes
+    trunk = trees[0].trunk
+    image_tokens = int((trunk.input_ids == trunk.image_token_id).sum())
+    completions = ""
+    if isinstance(stage, GrpoConfig):
+        completions = f", {batch * stage.num_generations} completions"
+    return [
+        f"a step: {size} x {accumulation} accumulated x {launch.plan.processes} processes = "
+        f"{batch} {what}{completions}",
+        f"a micro-batch: {len(trees)} rows of up to {max(map(len, trees))} tokens, "
+        f"{image_tokens} of them of an image, in {'bfloat16' if bf16 else 'float32'}",
+    ]
+
+
+def table_of_needs(
+    stage: TrainingConfig,
+    processor: Processor,
+    trees: Sequence[Tree],
+    processes: int,
+    bf16: bool,
+) -> dict[tuple[str, str], Need]:
+    """By plan and quantization, the simplest first."""
+    model = build_on_meta(stage)
+    batch = pack(list(trees), merge_size=processor.image_processor.merge_size)
+    is_grpo = isinstance(stage, GrpoConfig)
+    passing = activation_bytes(model, batch, bf16=bf16, entropy=is_grpo)
+    sampling = 0
+    if is_grpo:
+        prompts = [len(tree.trunk) for tree in trees]
+        sampling = sampling_bytes(model, prompts, stage, bf16=bf16)
+    needs = {}
+    for name, plan in PLANS.items():
+        for quantization in ("none", "nf4") if stage.finetuning == "lora" else ("none",):
+            needs[name, quantization] = need(
+                model,
+                replace(stage, quantization=quantization),
+                replace(plan, processes=processes),
+                bf16=bf16,
+                passing=passing,
+                sampling=sampling,
+            )
+    return needs
+
+
+def plan_name(plan: Plan) -> str:
+    bare = replace(plan, processes=1)
+    return next((name for name, known in PLANS.items() if known == bare), "none or DDP")
+
+
+def as_table(
+    needs: dict[tuple[str, str], Need], launch: Launch, stage: TrainingConfig, room: float
+) -> Table:
+    """GiB on each GPU."""
+    table = Table(title=f"GiB on each of {launch.plan.processes} GPUs", title_justify="left")
+    for name in ("launch", "quantization"):
+        table.add_column(name)
+    columns = ["weights", "gradients", "optimizer", "activations", "logits"]
+    columns += ["sampling"] * isinstance(stage, GrpoConfig) + ["total"]
+    for name in (*columns, "fits"):
+        table.add_column(name, justify="right")
+    for (name, quantization), found in needs.items():
+        mine = name == plan_name(launch.plan) and quantization == stage.quantization
+        table.add_row(
+            name, quantization,
+            *(f"{getattr(found, column) / GIB:.2f}" for column in columns),
+            "yes" if found.total < room else "no",
+            style="bold" if mine else None,
+        )  # fmt: skip
+    return table

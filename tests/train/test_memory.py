@@ -1,0 +1,123 @@
+"""What the preflight says a step takes, against what torch allocates for it."""
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch.profiler import ProfilerActivity, profile
+
+from kit.data.records import read_sft_records
+from kit.model.logprobs import LogprobModel
+from kit.train.batches import pack_records
+from kit.train.config import GrpoConfig, SftConfig
+from kit.train.memory import (
+    Plan,
+    activation_bytes,
+    build_on_meta,
+    need,
+    sampling_bytes,
+)
+from kit.train.optimization import parameter_groups
+from kit.train.sft import build_model
+
+CASES = {
+    "lora": {},
+    "lora, few records": {"per_device_train_batch_size": 2},
+    "lora, tower too": {"freeze_vision_tower": False},
+    "qlora": {"quantization": "nf4"},
+    "full": {"finetuning": "full"},
+    "checkpointing": {"gradient_checkpointing": True, "per_device_train_batch_size": 16},
+}
+
+
+def bytes_of(tensors) -> int:
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+    return sum(storages.values())
+
+
+def allocated(model: torch.nn.Module, batch, entropy: bool) -> int:
+    """At the worst moment of the second step: what is there before, and what torch's allocator
+    gives out and takes back in it."""
+    optimizer = torch.optim.AdamW(parameter_groups(model, 0.0), lr=1e-4)
+    wrapped = LogprobModel(model)
+
+    def step() -> None:
+        wrapped(batch, entropy=entropy).logprobs.sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step()
+    states = [t for state in optimizer.state.values() for t in state.values() if t.ndim]
+    kept = [*model.parameters(), *states]
+    for parameter in model.parameters():
+        if hasattr(parameter, "quant_state"):
+            inner = parameter.quant_state
+            kept += [inner.absmax, inner.state2.absmax]
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    now = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    return bytes_of(kept) + peak
+
+
+@pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("entropy", [False, True], ids=["sft", "grpo"])
+def test_within_a_tenth_of_what_is_allocated(changes, entropy, prepared, processor):
+    config = SftConfig(base_model="tiny", data="-", output_dir="-", **changes)
+    records = read_sft_records(prepared["train"])[0][: config.per_device_train_batch_size]
+    batch = pack_records(
+        records, processor, modes=("caption_reason_answer",), merge_size=2, max_length=4096
+    )
+    real = allocated(build_model(config, Accelerator(cpu=True)), batch, entropy)
+    model = build_on_meta(config)
+    passing = activation_bytes(model, batch, bf16=False, entropy=entropy)
+    estimate = need(model, config, Plan(), bf16=False, passing=passing)
+    assert estimate.total == pytest.approx(real, rel=0.1)
+    assert estimate.logits >= batch.target_ids.numel() * 804 * 4 or changes.get(
+        "gradient_checkpointing"
+    )
+
+
+def test_zero_spreads_what_its_stage_says():
+    """Over 4 processes, of a model in bfloat16."""
+    config = SftConfig(base_model="tiny", data="-", output_dir="-", finetuning="full")
+    model = build_on_meta(config)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in model.parameters()) - trained
+    found = {
+        stage: need(model, config, Plan(stage, 4), bf16=True, passing=(0, 0))
+        for stage in (0, 1, 2, 3)
+    }
+    assert found[0].weights == 4 * trained + 2 * frozen
+    assert found[0].optimizer == 8 * trained
+    assert [found[s].optimizer for s in (1, 2, 3)] == [12 * trained // 4] * 3
+    assert found[1].gradients - found[2].gradients == pytest.approx(2 * trained * 3 / 4, abs=4)
+    assert found[3].weights == 2 * (trained + frozen) // 4
+    offloaded = Plan(3, 4, offload_optimizer=True, offload_weights=True)
+    least = need(model, config, offloaded, bf16=True, passing=(0, 0))
+    assert least.weights == least.optimizer == 0
+
+
+def test_the_reference_of_full_grpo_is_a_second_model():
+    config = GrpoConfig(base_model="tiny", data="-", output_dir="-", finetuning="full", beta=0.1)
+    model = build_on_meta(config)
+    size = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    found = need(model, config, Plan(), bf16=False, passing=(0, 0))
+    assert found.weights == 4 * trained + 4 * (size - trained) + 4 * size
+    config.beta = 0.0
+    assert need(model, config, Plan(), bf16=False, passing=(0, 0)).weights == 4 * size
+
+
+def test_the_cache_of_sampling():
+    """As the embedded model's cache really is."""
+    config = GrpoConfig(
+        base_model="tiny", data="-", output_dir="-", num_generations=4, max_completion_length=50
+    )
+    model = build_on_meta(config)
+    shape = model.config.get_text_config()
+    width = shape.num_key_value_heads * shape.hidden_size // shape.num_attention_heads
+    cache = 2 * shape.num_hidden_layers * width * 8 * (100 + 50) * 4
+    assert sampling_bytes(model, [80, 100], config, bf16=False) == cache + 8 * 804 * 28
