@@ -31,12 +31,15 @@ def most_apart(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     return max(float((a[k] - b[k]).abs().max()) for k in a)
 
 
-def launcher(accelerate_config: str | None, *flags: str) -> list[str]:
-    """The beginning of a command that starts a script: plain Python without a config."""
+def launcher(accelerate_config: str | Path | None) -> list[str]:
+    """The beginning of a command that starts a script, with a config of accelerate_configs/ or
+    another file; plain Python without one."""
     if accelerate_config is None:
         return [sys.executable]
-    file = f"accelerate_configs/{accelerate_config}.yaml"
-    return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", file, *flags]
+    file = accelerate_config
+    if isinstance(file, str):
+        file = f"accelerate_configs/{file}.yaml"
+    return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file)]
 
 
 def run(command: list[str], **environment: str) -> subprocess.CompletedProcess:

@@ -68,7 +68,7 @@ PROXY = ("--base_model", "tiny", "--data", "data.json", "--output", "out.jsonl")
         (("--resume_from_checkpoint", "latest"), "no valid checkpoint"),
         (("--report_to", "nothing"), "unknown tracker"),
         (("--beta", "nan"), "must not be negative"),
-        (("--finetuning", "full"), "trains an adapter"),
+        (("--finetuning", "full", "--sft_ckpt", "sft"), "starts from a whole model"),
         (("--out_dir", "data.json"), "is a file, not a folder"),
     ],
 )

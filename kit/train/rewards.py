@@ -12,6 +12,7 @@ from torch import nn
 from kit.counterfactual.gallery import Gallery, random_matches
 from kit.counterfactual.probe import Case, probe
 from kit.counterfactual.regions import area_share, claimed_region
+from kit.data.grpo_records import GrpoRecord
 from kit.errors import ConfigError, UserError
 from kit.scoring.consistency import Consistency
 from kit.scoring.faithfulness import (
@@ -197,19 +198,40 @@ def call_function(
     }
     parameters = inspect.signature(function).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        known = {key: value for key, value in known.items() if key in parameters}
-    named = ", ".join(dict.fromkeys(str(record.qid or record.question) for record, _, _ in rows))
-    where = f"reward function {name}, records {named[:200]}"
+        taken = {key: value for key, value in known.items() if key in parameters}
+    else:
+        taken = known
     try:
-        values = list(function(**known))
+        values = list(function(**taken))
     except Exception as error:
-        what = f"the reward function raised {type(error).__name__}: {error}"
-        raise UserError(what, where=where, fix="mend the function") from error
-    fine = all(
+        raise UserError(
+            f"the reward function raised {type(error).__name__}: {error}",
+            where=f"reward function {name}, {_culprit(function, taken, rows)}",
+            fix="mend the function",
+        ) from error
+    fine = [
         value is None or (isinstance(value, (int, float)) and math.isfinite(value))
         for value in values
-    )
-    if len(values) != len(rows) or not fine:
-        what = f"the reward function must give {len(rows)} finite numbers or None: {values!r:.200}"
-        raise UserError(what, where=where, fix="mend the function")
+    ]
+    if len(values) != len(rows) or not all(fine):
+        record = rows[fine.index(False)][0] if len(values) == len(rows) else rows[0][0]
+        raise UserError(
+            f"the reward function must give {len(rows)} finite numbers or None: {values!r:.200}",
+            where=f"reward function {name}, {_named(record)}",
+            fix="mend the function",
+        )
     return [None if value is None else float(value) for value in values]
+
+
+def _culprit(function: RewardFunction, taken: dict[str, list], rows: Sequence[tuple]) -> str:
+    """The first completion on which alone the function raises too, by its record."""
+    for place, (record, _, _) in enumerate(rows):
+        try:
+            function(**{key: values[place : place + 1] for key, values in taken.items()})
+        except Exception:
+            return _named(record)
+    return "all completions of a step together"
+
+
+def _named(record: GrpoRecord) -> str:
+    return f"record {record.image} (qid {record.qid}): {record.question[:80]}"

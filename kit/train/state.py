@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -79,7 +80,7 @@ def best_weights(folder: Path) -> dict[str, Tensor]:
     problem = checkpoint.problem_with(folder / "best")
     if problem:
         raise UserError(f"the best weights are damaged: {problem}", where=folder / "best")
-    return load_file(folder / "best" / "trained.safetensors")
+    return _tensors(folder / "best" / "trained.safetensors")
 
 
 def save(
@@ -167,8 +168,8 @@ def resume(
     Raises:
         UserError: it holds other weights than those that are trained.
     """
-    weights = load_file(folder / "trained.safetensors")
-    states = load_file(folder / "optimizer.safetensors")
+    weights = _tensors(folder / "trained.safetensors")
+    states = _tensors(folder / "optimizer.safetensors")
     if {name: value.shape for name, value in weights.items()} != zero.trained_shapes(model):
         fix = "resume with the configuration that the run was started with"
         raise UserError("the checkpoint holds other trained weights", where=folder, fix=fix)
@@ -182,7 +183,7 @@ def resume(
     scheduler.load_state_dict(facts["scheduler"])
     for group, rate in zip(optimizer.param_groups, scheduler.get_last_lr(), strict=True):
         group["lr"] = rate
-    random_states = load_file(folder / "random.safetensors")
+    random_states = _tensors(folder / "random.safetensors")
     rank = accelerator.process_index
     torch.set_rng_state(random_states[f"{rank}.cpu"])
     if f"{rank}.cuda" in random_states:
@@ -202,8 +203,23 @@ def leave(accelerator: Accelerator, log: RunLog, progress: Progress, stop: StopR
     return EXIT_STOPPED
 
 
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """What a file of a checkpoint holds. No code in it is run: it is safetensors or an error."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        what = f"cannot read the checkpoint: {error}"
+        raise UserError(what, where=path, fix="use another, or latest") from error
+
+
 def _facts(folder: Path) -> dict:
-    return json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    path = folder / "state.json"
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        return {name: dict(facts[name]) for name in ("progress", "scheduler", "launch", "config")}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        what = f"cannot read the checkpoint: {type(error).__name__}: {error}"
+        raise UserError(what, where=path, fix="use another, or latest") from error
 
 
 def _launch(accelerator: Accelerator) -> dict:

@@ -1,10 +1,14 @@
 """The same training under every launch: one process, DDP, ZeRO-1, 2 and 3."""
 
+import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
-from helpers import adapter_of, flags_of, launcher, most_apart, run
+import yaml
+from helpers import ROOT, adapter_of, flags_of, launcher, most_apart, run
+from safetensors.torch import load_file
 
 from kit.errors import ConfigError
 from kit.train.config import SftConfig
@@ -116,3 +120,55 @@ def test_resume_is_the_same_run(stage, config, trained, prepared, tmp_path):
     manifests = [(f / "checkpoint-4" / "manifest.json").read_text() for f in (whole, parts)]
     assert manifests[0] == manifests[1]
     assert most_apart(adapter_of(whole), adapter_of(parts)) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["qlora", "full", "everything spread", "bf16"])
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+def test_every_way_of_training_under_every_stage(stage, kind, trained, prepared, tmp_path):
+    """Against one process, after three steps. bfloat16 has 8 bits: where DeepSpeed trains, the
+    adapter itself is in bfloat16 in each pass (one process keeps it in float32), and Adam turns
+    the rounding of small gradients into whole steps, so what agrees is most of the way moved."""
+    changes = {
+        "qlora": {"quantization": "nf4"},
+        "full": {"finetuning": "full"},
+        "everything spread": {},
+        "bf16": {"bf16": True},
+    }[kind]
+    if kind == "full" and stage == "grpo":
+        changes |= {"base_model": "tiny"}
+    changes |= {"max_steps": 3}
+    found = {}
+    for name, (config, size) in LAUNCHES.items():
+        folder = tmp_path / name.replace(", ", "_")
+        command_line = command(
+            stage, trained, prepared, folder, **changes, per_device_train_batch_size=size
+        )
+        if kind == "full":
+            command_line = [flag for flag in command_line if not flag.startswith("--sft_ckpt")]
+        if kind == "everything spread":
+            if config != "cpu_zero3" and name != "one process":
+                continue
+            config = config and everything_spread(tmp_path)
+        done = run([*launcher(config), *command_line])
+        assert done.returncode == 0, done.stderr
+        file = "model" if kind == "full" else "adapter_model"
+        found[name] = flat(load_file(folder / f"{file}.safetensors"))
+    one = found["one process"]
+    print(f"\n{stage}, {kind}, 3 steps: distance to one process / length of the parameters")
+    for name, weights in found.items():
+        print(f"  {name:12} {(weights - one).norm() / one.norm():.1e}")
+    bound = 2e-3 if kind == "bf16" else 1e-4
+    for name, weights in found.items():
+        assert (weights - one).norm() < bound * one.norm(), name
+
+
+def everything_spread(folder: Path) -> Path:
+    """ZeRO-3 that keeps no small parameter whole: all of the embedded model's are small."""
+    settings = json.loads((ROOT / "ds_configs/zero3.json").read_text())
+    settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    (folder / "zero3.json").write_text(json.dumps(settings))
+    launch = yaml.safe_load((ROOT / "accelerate_configs/cpu_zero3.yaml").read_text())
+    launch["deepspeed_config"]["deepspeed_config_file"] = str(folder / "zero3.json")
+    (folder / "launch.yaml").write_text(yaml.safe_dump(launch))
+    return folder / "launch.yaml"

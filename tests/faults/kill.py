@@ -1,6 +1,6 @@
 """Kill training runs again and again, resume them, and compare what comes out to the last bit.
 
-    python tests/killing/kill.py --kills 100
+    python tests/faults/kill.py --kills 100
 
 Each case is a stage (SFT, GRPO) under a launch (one process, ZeRO-2 and ZeRO-3 with two). A run is
 killed at moments uniform over its training (all its processes, or one rank), or inside saving,
