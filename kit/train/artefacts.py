@@ -50,7 +50,8 @@ def save_final(
     """Write the PEFT adapter (or the full model), the processor and the model card. The weights
     are the trained ones, or with ``load_best_model_at_end`` those of the best evaluation."""
     adapter = config.finetuning == "lora"
-    weights = zero.trained_weights(model) if adapter else zero.all_weights(model)
+    gather = zero.trained_weights if adapter else zero.all_weights
+    weights = gather(model, keep=accelerator.is_main_process)
     if getattr(config, "load_best_model_at_end", False):
         weights |= best_weights(Path(config.output_dir))
 

@@ -55,7 +55,7 @@ class Progress:
         if self.best_loss is not None and loss >= self.best_loss:
             return
         self.best_loss, self.best_step = loss, self.step
-        weights = zero.trained_weights(model)
+        weights = zero.trained_weights(model, keep=accelerator.is_main_process)
 
         def write(target: Path) -> None:
             save_file(weights, target / "trained.safetensors")
@@ -96,8 +96,8 @@ def save(
     Its tensors are whole, in safetensors, whatever ZeRO stage they were spread by.
     """
     folder = Path(config.output_dir) / f"checkpoint-{progress.step}"
-    weights = zero.trained_weights(model)
-    states = zero.optimizer_states(model, optimizer)
+    weights = zero.trained_weights(model, keep=accelerator.is_main_process)
+    states = zero.optimizer_states(model, optimizer, keep=accelerator.is_main_process)
     random_states = _gather_random_states(accelerator)
     facts = {
         "progress": dataclasses.asdict(progress),

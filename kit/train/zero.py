@@ -128,10 +128,15 @@ def whole_weights(accelerator: Accelerator, wrapped: nn.Module) -> Iterator[None
             hooks._register_deepspeed_module(hooks.module)
 
 
-def trained_weights(model: nn.Module) -> dict[str, Tensor]:
+def trained_weights(model: nn.Module, *, keep: bool = True) -> dict[str, Tensor]:
     """Whole copies of the trained parameters by name, on the CPU, in the precision that the
-    optimizer holds them in."""
-    return {name: _copy(_whole(p) if _is_spread(p) else p) for name, p in _trained(model)}
+    optimizer holds them in. Ranks that do not ``keep`` them take part and get none."""
+    weights = {}
+    for name, parameter in _trained(model):
+        whole = _whole(parameter) if _is_spread(parameter) else parameter
+        if keep:
+            weights[name] = _copy(whole)
+    return weights
 
 
 def trained_shapes(model: nn.Module) -> dict[str, torch.Size]:
@@ -139,19 +144,22 @@ def trained_shapes(model: nn.Module) -> dict[str, torch.Size]:
     return {name: _shape(p) for name, p in _trained(model)}
 
 
-def all_weights(model: nn.Module) -> dict[str, Tensor]:
+def all_weights(model: nn.Module, *, keep: bool = True) -> dict[str, Tensor]:
     """The same of every parameter, trained or not."""
-    weights = trained_weights(model)
+    weights = trained_weights(model, keep=keep)
     for name, parameter in model.named_parameters():
-        if name not in weights:
+        if not parameter.requires_grad:
             with _gathered(parameter):
-                weights[name] = _copy(parameter)
+                if keep:
+                    weights[name] = _copy(parameter)
     return weights
 
 
-def optimizer_states(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """AdamW's state as whole tensors on the CPU: ``<parameter>:exp_avg``, ``:exp_avg_sq`` and
-    ``:step``. Before the first update they are zeros, as AdamW begins."""
+def optimizer_states(
+    model: nn.Module, optimizer: torch.optim.Optimizer, *, keep: bool = True
+) -> dict[str, Tensor]:
+    """AdamW's state in the same way: ``<parameter>:exp_avg``, ``:exp_avg_sq`` and ``:step``.
+    Before the first update they are zeros, as AdamW begins."""
     inner = _innermost(optimizer)
     if inner.state:
         _link_states(optimizer.optimizer)
@@ -160,12 +168,14 @@ def optimizer_states(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict
         spread = _is_spread(parameter)
         # the flat tensors of DeepSpeed have all made as many steps
         state = next(iter(inner.state.values()), {}) if spread else inner.state.get(parameter, {})
-        states[f"{name}:step"] = _copy(state.get("step", torch.zeros(())))
+        found = {"step": state.get("step", torch.zeros(()))}
         for key in MOMENTS:
             if not state:
-                states[f"{name}:{key}"] = torch.zeros(_shape(parameter))
+                found[key] = torch.zeros(_shape(parameter))
             else:
-                states[f"{name}:{key}"] = _copy(_whole(parameter, key) if spread else state[key])
+                found[key] = _whole(parameter, key) if spread else state[key]
+        if keep:
+            states |= {f"{name}:{key}": _copy(value) for key, value in found.items()}
     return states
 
 
