@@ -54,4 +54,5 @@ def flags_of(settings: dict[str, object]) -> list[str]:
     return [
         f"--{name}={value[0] if isinstance(value, list) else value}"
         for name, value in settings.items()
+        if value is not None
     ]

@@ -1,0 +1,127 @@
+"""Memory and seconds a step on a GPU, beside what the preflight says.
+
+    python tests/gpu_matrix.py
+
+Writes a Qwen2-VL of the 2B model's shape with random weights and the embedded tokenizer, and runs
+SFT and GRPO on phantoms as LoRA and QLoRA, in one process, under ZeRO-2 and under ZeRO-3, on one
+GPU in bfloat16. ``--shape tiny`` tries the script out where there is none. Prints a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from faults.kill import make_data
+from helpers import flags_of, launcher, rows, run
+from transformers import AutoConfig, Qwen2VLForConditionalGeneration
+
+from kit.model.load import load_processor
+from kit.model.tiny import base_folder
+from kit.train.config import GrpoConfig, SftConfig
+from kit.train.preflight import GIB, example_trees, table_of_needs
+
+LAUNCHES = {"one process": None, "zero2": "zero2", "zero3": "zero3"}
+PLANS = {"one process": "none or DDP", "zero2": "zero2", "zero3": "zero3"}
+# Qwen2-VL-2B-Instruct's config.json
+TEXT = {
+    "hidden_size": 1536, "num_hidden_layers": 28, "num_attention_heads": 12,
+    "num_key_value_heads": 2, "intermediate_size": 8960, "vocab_size": 151936,
+}  # fmt: skip
+ROPE = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
+VISION = {"depth": 32, "embed_dim": 1280, "hidden_size": 1536, "num_heads": 16}
+SETTINGS = {
+    "max_steps": 6, "logging_steps": 1, "save_steps": 0, "report_to": "none",
+    "per_device_train_batch_size": 4, "gradient_checkpointing": True, "learning_rate": 1e-5,
+}  # fmt: skip
+OWN = {
+    "sft": {},
+    "grpo": {
+        "num_generations": 8, "max_completion_length": 64, "log_completions": False, "beta": 0.04,
+        "inpainting": "mean", "per_device_train_batch_size": 2,
+    },
+}  # fmt: skip
+
+
+def write_base(folder: Path, shape: str) -> None:
+    """Random weights with the embedded model's tokenizer and image processor."""
+    shutil.copytree(base_folder(), folder)
+    if shape == "tiny":
+        return
+    config = AutoConfig.from_pretrained(folder)
+    for key, value in TEXT.items():
+        setattr(config.text_config, key, value)
+    config.text_config.rope_parameters = ROPE
+    config.text_config.layer_types = ["full_attention"] * TEXT["num_hidden_layers"]
+    for key, value in VISION.items():
+        setattr(config.vision_config, key, value)
+    config.dtype = torch.bfloat16
+    torch.manual_seed(0)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        torch.set_default_dtype(torch.bfloat16)
+        model = Qwen2VLForConditionalGeneration(config)
+        torch.set_default_dtype(torch.float32)
+    model.save_pretrained(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", choices=["2b", "tiny"], default="2b")
+    parser.add_argument("--stages", nargs="+", default=["sft", "grpo"])
+    work = Path(tempfile.mkdtemp())
+    settings = parser.parse_args()
+    base = work / "base"
+    write_base(base, settings.shape)
+    data, _, _ = make_data(work / "phantoms")
+    bf16 = torch.cuda.is_available()
+    table = []
+    for stage in settings.stages:
+        for quantization in ("none", "nf4"):
+            chosen = SETTINGS | OWN[stage] | {"data": data, "base_model": base}
+            chosen |= {"quantization": quantization}
+            estimates = estimate(stage, chosen, bf16)
+            for launch, config in LAUNCHES.items():
+                folder = work / f"{stage}_{quantization}_{launch.split()[0]}"
+                if config and not torch.cuda.is_available():
+                    config = f"cpu_{config}"
+                command = [*launcher(config), *["--num_processes=1"] * bool(config)]
+                command += [f"launch/train_{stage}.py", *flags_of(chosen)]
+                done = run([*command, f"--output_dir={folder}"])
+                row = {"stage": stage, "quantization": quantization, "launch": launch}
+                row["estimate_gib"] = round(estimates[PLANS[launch], quantization].total / GIB, 2)
+                row |= measured(folder) if done.returncode == 0 else {"failed": done.stderr[-800:]}
+                print(json.dumps(row), flush=True)
+                table.append(row)
+    shutil.rmtree(work)
+    sys.exit(int(any("failed" in row for row in table)))
+
+
+def estimate(stage: str, chosen: dict, bf16: bool) -> dict:
+    """What the preflight says, for the longest records."""
+    config_class = {"sft": SftConfig, "grpo": GrpoConfig}[stage]
+    plain = {key: str(v) if isinstance(v, Path) else v for key, v in chosen.items()}
+    config = config_class(**plain | {"report_to": ["none"], "output_dir": "-"})
+    processor = load_processor(config.base_model)
+    trees = example_trees(config, processor, config.data)
+    return table_of_needs(config, processor, trees, processes=1, bf16=bf16)
+
+
+def measured(folder: Path) -> dict:
+    """Of a finished run; the first step is left out of the time."""
+    summary = json.loads((folder / "summary.json").read_text())
+    found = {"peak_gib": round(summary["peak_memory_bytes"] / GIB, 2)}
+    steps = [sum(v for k, v in row.items() if k.startswith("time/")) for row in rows(folder)]
+    if any(steps):
+        found["seconds_a_step"] = round(sum(steps[1:]) / len(steps[1:]), 2)
+    else:
+        found["seconds_a_step"] = round(summary["seconds"] / summary["step"], 2)
+    return found
+
+
+if __name__ == "__main__":
+    main()
