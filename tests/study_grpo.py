@@ -43,17 +43,17 @@ LEAST_DROP = 0.05  # in the probability of the gold answer
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", default="runs/study", help="folder for everything")
-    parser.add_argument("--steps", type=int, default=100, help="steps of GRPO")
+    parser.add_argument("--steps", type=int, default=120, help="steps of GRPO")
     parser.add_argument("--lr", type=float, default=5e-4, help="of GRPO")
     parser.add_argument("--batch_size", type=int, default=16, help="prompts a step of GRPO")
-    parser.add_argument("--beta", type=float, default=0.0, help="of GRPO")
+    parser.add_argument("--beta", type=float, default=0.02, help="of GRPO")
     parser.add_argument(
-        "--questions", choices=["all", "evidence"], default="evidence",
-        help="evidence: train on those whose answer measurably rests on its evidence, test on "
-        "those that have any; all: train on as many others too, test on all",
+        "--questions", choices=["all", "evidence"], default="all",
+        help="all: train on those whose answer measurably rests on its evidence and as many "
+        "others, test on all; evidence: train on the first alone, test on those that have any",
     )  # fmt: skip
     parser.add_argument("--sft_epochs", type=float, default=1, help="few leave room to improve")
-    parser.add_argument("--train_images", type=int, default=300, help="of GRPO")
+    parser.add_argument("--train_images", type=int, default=600, help="of GRPO")
     parser.add_argument("--test_images", type=int, default=120)
     parser.add_argument("--samples", type=int, default=4, help="completions a held-out prompt")
     parser.add_argument("--seed", type=int, default=0)
