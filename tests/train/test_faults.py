@@ -281,7 +281,8 @@ def test_all_ranks_leave_together(launch, whom, prepared, trained, tmp_path):
     settings = settings_of("grpo", prepared, trained, tmp_path / "parts", **changes)
     command = [*launcher(launch), "launch/train_grpo.py", *flags_of(settings)]
     whole = [*command, f"--output_dir={tmp_path / 'whole'}"]
-    assert run(whole).returncode == 0
+    done = run(whole)
+    assert done.returncode == 0, done.stderr
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, cwd=ROOT, env=environment)
     metrics = tmp_path / "parts" / "metrics.jsonl"
