@@ -63,7 +63,15 @@ def parse(config_class: type[Config], arguments: Sequence[str] | None = None) ->
     values = {
         f.name: getattr(namespace, f.name) for f in dataclasses.fields(config_class) if f.init
     }
-    return config_class(**values)
+    config = config_class(**values)
+    if found.cfg:
+        vars(config)["source"] = found.cfg  # not a field: where its mistakes are to be mended
+    return config
+
+
+def source_of(config: object) -> str:
+    """The file that a configuration was read from, for messages."""
+    return getattr(config, "source", "the kit's config")
 
 
 def run(stage: Callable[[], object]) -> None:

@@ -21,6 +21,7 @@ from accelerate.utils import (
     set_seed,
 )
 
+from kit.command import source_of
 from kit.errors import ConfigError
 from kit.train import zero
 from kit.train.config import TrainingConfig
@@ -51,11 +52,12 @@ def start(config: TrainingConfig) -> Accelerator:
         raise ConfigError(
             f"accelerate accumulates {accumulation} micro-batches, the kit "
             f"{config.gradient_accumulation_steps}",
-            where="gradient_accumulation_steps of the accelerate config and of the kit's config",
+            where="gradient_accumulation_steps of the accelerate config and of "
+            f"{source_of(config)}",
             fix="leave it out of the accelerate config",
         )
     accelerator = join(
-        mixed_precision=_precision(config.bf16),
+        mixed_precision=_precision(config),
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         log_with=_trackers(config.report_to),
         project_config=ProjectConfiguration(
@@ -115,7 +117,8 @@ def _trackers(names: list[str]) -> list[str] | None:
     return names
 
 
-def _precision(bf16: bool | None) -> str | None:
+def _precision(config: TrainingConfig) -> str | None:
+    bf16 = config.bf16
     told = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if told not in ("no", "bf16"):
         raise ConfigError(
@@ -130,7 +133,7 @@ def _precision(bf16: bool | None) -> str | None:
     if told not in ("no", wanted):
         raise ConfigError(
             f"accelerate asks for mixed precision {told!r}, the kit for {wanted!r}",
-            where="mixed_precision of the accelerate config and bf16 of the kit's config",
+            where=f"mixed_precision of the accelerate config and bf16 of {source_of(config)}",
             fix="make them agree, or leave bf16 out of the kit's config",
         )
     return wanted

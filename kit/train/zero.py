@@ -18,6 +18,7 @@ from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from kit.command import source_of
 from kit.errors import ConfigError
 from kit.train.config import TrainingConfig
 
@@ -74,7 +75,7 @@ def fill(
         if theirs not in ("auto", ours):
             raise ConfigError(
                 f"DeepSpeed has {key} {theirs}, the kit {name} {ours}",
-                where=f"{key} of {file} and {name} of the kit's config",
+                where=f"{key} of {file} and {name} of {source_of(config)}",
                 fix=f'write "{key}": "auto" in the DeepSpeed file, or make them agree',
             )
         settings[key] = ours
@@ -82,7 +83,7 @@ def fill(
         raise ConfigError(
             f"DeepSpeed has bf16.enabled {not bf16}, the kit trains in "
             f"{'bfloat16' if bf16 else 'float32'}",
-            where=f"bf16.enabled of {file} and bf16 of the kit's config",
+            where=f"bf16.enabled of {file} and bf16 of {source_of(config)}",
             fix='write "enabled": "auto" in the DeepSpeed file, or set bf16',
         )
     if settings.get("fp16", {}).get("enabled", False) not in ("auto", False):

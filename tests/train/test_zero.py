@@ -10,6 +10,7 @@ import yaml
 from helpers import ROOT, adapter_of, flags_of, launcher, most_apart, rows, run
 from safetensors.torch import load_file
 
+from kit.command import parse
 from kit.errors import ConfigError
 from kit.train.config import SftConfig
 from kit.train.zero import fill
@@ -43,6 +44,9 @@ def command(stage: str, trained, prepared, folder, **changes) -> list[str]:
     return [f"launch/train_{stage}.py", *flags_of(settings)]
 
 
+SMALL = ["--per_device_train_batch_size=8", "--gradient_accumulation_steps=1"]
+
+
 @pytest.mark.parametrize(
     ("settings", "changes", "message"),
     [
@@ -61,10 +65,15 @@ def command(stage: str, trained, prepared, folder, **changes) -> list[str]:
     ],
 )
 def test_contradictions_name_both_keys(settings, changes, message):
-    config = SftConfig(base_model="tiny", data="-", **changes)
+    flags = [f"--{name}={value}" for name, value in changes.items()]
+    config = parse(
+        SftConfig, ["--cfg", str(ROOT / "launch/configs/sft.yaml"), "--data=-", *SMALL, *flags]
+    )
     with pytest.raises(ConfigError, match=message) as caught:
         fill(settings, config, processes=2, bf16=False, file="ds_configs/mine.json")
     assert "ds_configs/mine.json" in str(caught.value)
+    if "the kit" in message:
+        assert "launch/configs/sft.yaml" in str(caught.value)
 
 
 def test_what_is_left_open_is_filled():
