@@ -174,6 +174,16 @@ def test_a_finished_run_has_nothing_left_to_do(finished, start, tmp_path):
     assert rows(finished) == rows(tmp_path / "run")
 
 
+def test_dropout_goes_on_where_it_was(start, tmp_path):
+    """What the random generators give next."""
+    changes = {"lora_dropout": 0.3, "max_steps": 3}
+    assert start("sft", tmp_path / "whole", **changes) == 0
+    shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "parts" / "checkpoint-2")
+    changes["resume_from_checkpoint"] = "latest"
+    assert start("sft", tmp_path / "parts", **changes) == 0
+    assert most_apart(adapter_of(tmp_path / "whole"), adapter_of(tmp_path / "parts")) == 0
+
+
 def test_two_runs_never_share_a_folder(finished, start, tmp_path, monkeypatch):
     monkeypatch.setattr("kit.train.runlog.hold", lambda folder: hold(folder, patience=0.1))
     shutil.copytree(finished, tmp_path / "run")

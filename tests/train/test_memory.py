@@ -92,6 +92,9 @@ def test_zero_spreads_what_its_stage_says():
     }
     assert found[0].weights == 4 * trained + 2 * frozen
     assert found[0].optimizer == 8 * trained
+    assert found[0].gradients == 8 * trained, "DDP's buckets are a second copy"
+    alone = need(model, config, Plan(), bf16=True, passing=(0, 0))
+    assert alone.gradients == 4 * trained
     assert [found[s].optimizer for s in (1, 2, 3)] == [12 * trained // 4] * 3
     assert found[1].gradients - found[2].gradients == pytest.approx(2 * trained * 3 / 4, abs=4)
     assert found[3].weights == 2 * (trained + frozen) // 4
