@@ -52,7 +52,9 @@ def train(config: GrpoConfig) -> int:
     """
     accelerator = runtime.start(config)
     with runtime.StopRequest(Path(config.output_dir)) as stop, guard.explained_memory(config):
-        return run(config, accelerator, stop)
+        code = run(config, accelerator, stop)
+    runtime.end(accelerator)
+    return code
 
 
 def run(config: GrpoConfig, accelerator: Accelerator, stop: runtime.StopRequest) -> int:

@@ -106,8 +106,6 @@ class RunLog:
             facts |= {"seconds": seconds, "peak_memory_bytes": peak_memory_bytes()}
             write_json(self.folder / "summary.json", facts)
             self._lock.close()
-        self.accelerator.wait_for_everyone()  # nobody leaves the group while another is in it
-        self.accelerator.end_training()
 
     def _append(self, name: str, rows: list[dict]) -> None:
         path = self.folder / name

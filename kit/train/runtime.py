@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import resource
@@ -96,6 +97,15 @@ def join(**options) -> Accelerator:
             fix="use one of accelerate_configs/",
         )
     return accelerator
+
+
+def end(accelerator: Accelerator) -> None:
+    """Close the trackers and leave the process group; to be called when nothing else holds the
+    wrapped model. If DDP's reducer outlives the group it takes the group down with it, and while
+    it holds Python's lock waits for a thread of gloo's that waits for that lock."""
+    accelerator.free_memory()
+    gc.collect()  # the wrapper is part of a cycle
+    accelerator.end_training()
 
 
 def _trackers(names: list[str]) -> list[str] | None:
