@@ -105,6 +105,7 @@ def test_torn_checkpoints_are_found(finished, name, damage, tmp_path):
     assert skipped[0].startswith("skipped checkpoint-4: ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_the_run_falls_back_and_says_so(finished, name, start, tmp_path, capsys):
     folder = tmp_path / "run"
@@ -252,6 +253,7 @@ MOMENTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["SIGTERM", "stop file"])
 @pytest.mark.parametrize("moment", MOMENTS, ids="-".join)
 def test_stopping_at_any_moment_and_going_on(moment, how, start, prepared, tmp_path, monkeypatch):
