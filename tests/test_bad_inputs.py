@@ -709,6 +709,7 @@ def test_image_that_breaks_after_the_start(workers, work, command, monkeypatch):
     assert not [*work.rglob("*.safetensors"), *work.rglob("summary.json")]
 
 
+@pytest.mark.slow
 def test_stop_file_stops_once(work, command, monkeypatch):
     """It is gone when the run has stopped, so that the same command can resume."""
     from kit.train.runlog import RunLog
@@ -844,6 +845,7 @@ def test_really_full_disk_while_evaluating(kilobytes, disk, work, command):
 
 
 # -------------------------------------------------------------------------- in their own process
+@pytest.mark.slow
 def test_in_its_own_process(work):
     """As documented; libraries must not add tracebacks or warnings of their own."""
     half_an_image(work)

@@ -87,6 +87,7 @@ def test_soft_bins_hold_the_number():
     torch.testing.assert_close(bins.sum(dim=1), torch.ones(100))
 
 
+@pytest.mark.slow
 def test_teaching_lowers_every_loss(processor):
     torch.manual_seed(0)
     model = Qwen2VLForConditionalGeneration(tiny_config(processor.tokenizer))
