@@ -68,3 +68,24 @@ def flags_of(settings: dict[str, object]) -> list[str]:
         for name, value in settings.items()
         if value is not None
     ]
+
+
+RUN = {
+    "max_steps": 4, "save_steps": 1, "save_total_limit": 3, "per_device_train_batch_size": 2,
+    "learning_rate": 1e-3, "logging_steps": 1, "report_to": ["none"],
+}  # fmt: skip
+OF_STAGE = {
+    "sft": {"base_model": "tiny", "lora_r": 4},
+    "grpo": {
+        "num_generations": 2, "max_completion_length": 16, "counterfactual": "off",
+        "log_completions": False,
+    },
+}  # fmt: skip
+
+
+def settings_of(stage, prepared, trained, folder, **changes) -> dict:
+    """A short run of a stage that saves after each step."""
+    data = {"data": str(prepared["train"])}
+    if stage == "grpo":
+        data = {"data": str(trained["data"]), "sft_ckpt": str(trained["sft"])}
+    return RUN | OF_STAGE[stage] | data | {"output_dir": str(folder)} | changes

@@ -18,7 +18,7 @@ from kit.data.prepare import PrepareConfig
 from kit.errors import ConfigError
 from kit.evaluate.config import EvaluateConfig
 from kit.train.config import GrpoConfig, SftConfig
-from kit.train.preflight import read_launch
+from kit.train.launches import read_launch
 from kit.train.runtime import start
 from kit.train.zero import fill
 

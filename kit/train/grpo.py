@@ -13,16 +13,9 @@ from transformers import get_scheduler
 
 from kit.counterfactual.gallery import Gallery
 from kit.data.grpo_records import GrpoRecord, read_grpo_records
-from kit.model.adapters import (
-    add_lora,
-    load_adapter,
-    load_reference,
-    named_base,
-    require_adapter,
-    without_dropout,
-)
+from kit.model.adapters import named_base, require_adapter
 from kit.model.generation import Sampling
-from kit.model.load import load_base, load_processor
+from kit.model.load import load_processor
 from kit.model.logprobs import LogprobModel
 from kit.model.processor import Processor
 from kit.scoring.faithfulness import Reward
@@ -34,6 +27,7 @@ from kit.train.config import GrpoConfig
 from kit.train.losses import grpo_loss
 from kit.train.meters import Meters
 from kit.train.microbatches import MicroBatch, micro_batches, with_fixed_logprobs
+from kit.train.models import build_policy
 from kit.train.optimization import due, mean_metrics, parameter_groups, take_step
 from kit.train.rewards import Judge
 from kit.train.rollouts import MODE, Group, Task, roll_out
@@ -157,50 +151,6 @@ def run(config: GrpoConfig, accelerator: Accelerator, stop: runtime.StopRequest)
     samples = progress.step * global_prompts * config.num_generations
     log.finish(**progress.facts(), finished=True, samples=samples)
     return 0
-
-
-def build_policy(
-    config: GrpoConfig, accelerator: Accelerator
-) -> tuple[nn.Module, nn.Module | None]:
-    """The policy, and what it started from where that is another model.
-
-    An adapter is trained on one copy of the base, which also is the reference, with the SFT
-    adapter a second time or with none. Full fine-tuning needs the model twice.
-    """
-
-    def load(trained: bool) -> nn.Module:
-        return load_base(
-            config.base_model,
-            quantization=config.quantization,
-            dtype=runtime.weights_dtype(accelerator, trained=trained),
-            attn_implementation=config.attn_implementation,
-            device=accelerator.device,
-        )
-
-    full = config.finetuning == "full"
-    model, reference = load(trained=full), None
-    if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    if full:
-        if config.freeze_vision_tower:
-            model.model.visual.requires_grad_(False)
-        if config.beta:
-            reference = load(trained=False).requires_grad_(False).eval()
-    elif config.sft_ckpt:
-        model = load_adapter(model, config.sft_ckpt, trainable=True)
-        if config.beta:
-            load_reference(model, config.sft_ckpt)
-    else:
-        model = add_lora(
-            model,
-            r=config.lora_r,
-            alpha=config.lora_alpha,
-            dropout=0.0,
-            freeze_vision_tower=config.freeze_vision_tower,
-        )
-    if without_dropout(model):
-        accelerator.print("the adapter's dropout is off: completions of a prompt share its pass")
-    return model.train(), reference
 
 
 def own_tasks(

@@ -19,11 +19,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from transformers import AutoConfig, Qwen2VLForConditionalGeneration
 
-from kit.model.adapters import add_lora
 from kit.model.load import resolve_base
 from kit.model.logprobs import LogprobModel
 from kit.model.sharing import PackedBatch
 from kit.train.config import GrpoConfig, TrainingConfig
+from kit.train.launches import Plan
+from kit.train.models import make_trainable
 
 BLOCK, NESTED_BLOCK = 64, 256  # bitsandbytes: weights a 4-bit scale, scales a scale of scales
 BUCKET = 50_000_000  # reduce_bucket_size of ds_configs/
@@ -49,40 +50,13 @@ class Need:
         return self.weights + self.optimizer + max(update, self.sampling)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How a run is spread: ZeRO ``stage`` (0: none), processes, and what is kept in main memory."""
-
-    stage: int = 0
-    processes: int = 1
-    offload_optimizer: bool = False
-    offload_weights: bool = False
-
-    @property
-    def with_deepspeed(self) -> bool:
-        return self.stage > 0
-
-
 def build_on_meta(config: TrainingConfig) -> nn.Module:
     """The model of a run, with what is trained marked as such, without its content."""
     source = resolve_base(config.base_model)
     shape = AutoConfig.from_pretrained(source, local_files_only=not isinstance(source, str))
     shape._attn_implementation = "sdpa"
     with torch.device("meta"):
-        model = Qwen2VLForConditionalGeneration(shape)
-        if config.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-        if config.finetuning == "lora":
-            model = add_lora(
-                model,
-                r=config.lora_r,
-                alpha=config.lora_alpha,
-                dropout=0.0,
-                freeze_vision_tower=config.freeze_vision_tower,
-            )
-        elif config.freeze_vision_tower:
-            model.model.visual.requires_grad_(False)
-    return model.train()
+        return make_trainable(Qwen2VLForConditionalGeneration(shape), config).train()
 
 
 def need(

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import torch
-import yaml
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -25,26 +23,12 @@ from kit.model.sharing import Branch, Tree, pack
 from kit.train import zero
 from kit.train.batches import modes_of, prompt_lengths, target_text
 from kit.train.config import GrpoConfig, SftConfig, TrainingConfig
-from kit.train.memory import (
-    Need,
-    Plan,
-    activation_bytes,
-    build_on_meta,
-    need,
-    sampling_bytes,
-)
+from kit.train.launches import PLANS, Launch, plan_name, read_launch
+from kit.train.memory import Need, activation_bytes, build_on_meta, need, sampling_bytes
 
 GIB = 2**30
 USABLE = 0.9  # of a GPU's memory: the rest is the CUDA context and what lies unused between tensors
 QUESTION, ANSWER = 20, 160  # tokens, where no data is given
-PLANS = {
-    "none or DDP": Plan(0),
-    "zero1": Plan(1),
-    "zero2": Plan(2),
-    "zero2_offload": Plan(2, offload_optimizer=True),
-    "zero3": Plan(3),
-    "zero3_offload": Plan(3, offload_optimizer=True, offload_weights=True),
-}
 
 
 @dataclass
@@ -63,18 +47,6 @@ class PreflightConfig:
         if not self.config:
             fix = "set --config launch/configs/sft.yaml"
             raise ConfigError("no configuration given", where="config", fix=fix)
-
-
-@dataclass(frozen=True)
-class Launch:
-    """What an accelerate configuration says: the plan, and DeepSpeed's settings if it has them."""
-
-    name: str
-    plan: Plan
-    settings: dict | None = None
-    file: str = ""
-    mixed_precision: str | None = None
-    use_cpu: bool = False
 
 
 def preflight(config: PreflightConfig) -> int:
@@ -127,41 +99,6 @@ def read_stage(config: PreflightConfig) -> TrainingConfig:
     elif config.stage == "grpo":  # its command takes the adapter's
         flags += ["--base_model", TrainingConfig.base_model]
     return parse({"sft": SftConfig, "grpo": GrpoConfig}[config.stage], flags)
-
-
-def read_launch(path: str | None, num_processes: int | None) -> Launch:
-    """Read an accelerate configuration and the DeepSpeed file that it points to.
-
-    Raises:
-        ConfigError: a file is missing or no configuration.
-    """
-    if path is None:
-        return Launch("one process", Plan(processes=num_processes or 1))
-    written = _read(Path(path), yaml.safe_load)
-    processes = num_processes or int(written.get("num_processes", 1))
-    common = {"name": Path(path).stem, "use_cpu": bool(written.get("use_cpu"))}
-    named = (written.get("deepspeed_config") or {}).get("deepspeed_config_file")
-    if named is None:
-        precision = written.get("mixed_precision")
-        return Launch(plan=Plan(processes=processes), mixed_precision=precision, **common)
-    settings = _read(Path(named), json.loads)
-    spread = settings.get("zero_optimization", {})
-    plan = Plan(
-        stage=int(spread.get("stage", 0)),
-        processes=processes,
-        offload_optimizer=spread.get("offload_optimizer", {}).get("device", "none") != "none",
-        offload_weights=spread.get("offload_param", {}).get("device", "none") != "none",
-    )
-    return Launch(plan=plan, settings=settings, file=named, **common)
-
-
-def _read(path: Path, load) -> dict:
-    try:
-        return dict(load(path.read_text(encoding="utf-8")))
-    except FileNotFoundError as error:
-        raise ConfigError("no such file", where=path, fix="give one of the repository") from error
-    except (ValueError, TypeError, yaml.YAMLError) as error:
-        raise ConfigError(f"not a configuration: {error}", where=path, fix="mend it") from error
 
 
 def precision(stage: TrainingConfig, launch: Launch) -> bool:
@@ -296,11 +233,6 @@ def table_of_needs(
                 sampling=sampling,
             )
     return needs
-
-
-def plan_name(plan: Plan) -> str:
-    bare = replace(plan, processes=1)
-    return next((name for name, known in PLANS.items() if known == bare), "none or DDP")
 
 
 def as_table(

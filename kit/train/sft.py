@@ -12,8 +12,7 @@ from torch.utils.data import DataLoader
 from transformers import get_scheduler
 
 from kit.data.records import SftRecord, read_sft_records
-from kit.model.adapters import add_lora
-from kit.model.load import load_base, load_processor
+from kit.model.load import load_processor
 from kit.model.logprobs import LogprobModel
 from kit.model.processor import Processor
 from kit.train import artefacts, guard, runtime, state
@@ -28,6 +27,7 @@ from kit.train.batches import (
 )
 from kit.train.config import SftConfig
 from kit.train.losses import sft_loss
+from kit.train.models import build_model
 from kit.train.optimization import due, parameter_groups, take_step, window_means
 from kit.train.runlog import RunLog
 
@@ -207,30 +207,6 @@ def evaluate_loss(
     model.train()
     loss, hits, tokens = runtime.total(accelerator, loss, hits, tokens)
     return {"eval_loss": loss / tokens, "eval_token_accuracy": hits / tokens}
-
-
-def build_model(config: SftConfig, accelerator: Accelerator) -> nn.Module:
-    """The base model with what is trained marked as such, on this process's device."""
-    model = load_base(
-        config.base_model,
-        quantization=config.quantization,
-        dtype=runtime.weights_dtype(accelerator, trained=config.finetuning == "full"),
-        attn_implementation=config.attn_implementation,
-        device=accelerator.device,
-    )
-    if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    if config.finetuning == "lora":
-        model = add_lora(
-            model,
-            r=config.lora_r,
-            alpha=config.lora_alpha,
-            dropout=config.lora_dropout,
-            freeze_vision_tower=config.freeze_vision_tower,
-        )
-    elif config.freeze_vision_tower:
-        model.model.visual.requires_grad_(False)
-    return model.train()
 
 
 def training_batches(

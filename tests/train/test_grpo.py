@@ -21,7 +21,7 @@ from kit.model.generation import Sampling
 from kit.model.load import load_base
 from kit.model.logprobs import token_logprobs
 from kit.model.tiny import base_folder
-from kit.train import grpo
+from kit.train import models
 from kit.train.batches import pack_records
 from kit.train.config import GrpoConfig
 from kit.train.grpo import train
@@ -201,7 +201,7 @@ def test_no_penalty_runs_no_reference(trained, tmp_path, monkeypatch):
     def never(*_):
         raise AssertionError("a reference was loaded")
 
-    monkeypatch.setattr(grpo, "load_reference", never)
+    monkeypatch.setattr(models, "load_reference", never)
     train(config(trained, tmp_path, beta=0.0, max_steps=1))
     assert "kl" not in rows(tmp_path)[0]
 

@@ -9,15 +9,15 @@ from kit.data.records import read_sft_records
 from kit.model.logprobs import LogprobModel
 from kit.train.batches import pack_records
 from kit.train.config import GrpoConfig, SftConfig
+from kit.train.launches import Plan
 from kit.train.memory import (
-    Plan,
     activation_bytes,
     build_on_meta,
     need,
     sampling_bytes,
 )
+from kit.train.models import build_model
 from kit.train.optimization import parameter_groups
-from kit.train.sft import build_model
 
 CASES = {
     "lora": {},

@@ -1,0 +1,98 @@
+"""Requests to stop, at any moment and to anyone: all leave together, and the run goes on."""
+
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+from faults import kill
+from helpers import (
+    ROOT,
+    adapter_of,
+    flags_of,
+    lasting,
+    launcher,
+    most_apart,
+    run,
+    settings_of,
+)
+
+from kit.train import checkpoint, grpo, sft, state
+from kit.train.runtime import EXIT_STOPPED
+
+MOMENTS = {
+    ("sft", "update"): (sft, "update"),
+    ("sft", "evaluation"): (sft, "evaluate_loss"),
+    ("sft", "saving"): (state, "save"),
+    ("grpo", "rollout"): (grpo, "collect"),
+    ("grpo", "update"): (grpo, "update"),
+    ("grpo", "evaluation"): (grpo, "evaluate"),
+    ("grpo", "saving"): (state, "save"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["SIGTERM", "stop file"])
+@pytest.mark.parametrize("moment", MOMENTS, ids="-".join)
+def test_stopping_at_any_moment_and_going_on(moment, how, start, prepared, tmp_path, monkeypatch):
+    """In the second call of what is going on; the run leaves at the end of that step."""
+    stage = moment[0]
+    module, name = MOMENTS[moment]
+    changes = {"eval_data": str(prepared["test"]), "eval_steps": 1}
+    if stage == "grpo":
+        changes["max_eval_records"] = 2
+    assert start(stage, tmp_path / "whole", **changes) == 0
+    folder, real, calls = tmp_path / "parts", getattr(module, name), [0]
+
+    def asked(*args, **kwargs):
+        calls[0] += 1
+        if calls[0] == 2:
+            if how == "SIGTERM":
+                os.kill(os.getpid(), signal.SIGTERM)
+            else:
+                (folder / "stop").touch()
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(module, name, asked)
+    assert start(stage, folder, **changes) == EXIT_STOPPED
+    monkeypatch.setattr(module, name, real)
+    last = int(checkpoint.checkpoints(folder)[0].name.split("-")[1])
+    assert last == (3 if moment[1] == "saving" else 2), "within one step"
+    assert start(stage, folder, resume_from_checkpoint="latest", **changes) == 0
+    assert most_apart(adapter_of(tmp_path / "whole"), adapter_of(folder)) == 0
+    assert lasting(tmp_path / "whole") == lasting(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launch", ["cpu", "cpu_zero3"])
+@pytest.mark.parametrize("whom", ["one rank", "launcher", "stop file"])
+def test_all_ranks_leave_together(launch, whom, prepared, trained, tmp_path):
+    changes = {"max_steps": 12, "save_steps": 0, "report_to": "none"}
+    settings = settings_of("grpo", prepared, trained, tmp_path / "parts", **changes)
+    command = [*launcher(launch), "launch/train_grpo.py", *flags_of(settings)]
+    whole = [*command, f"--output_dir={tmp_path / 'whole'}"]
+    done = run(whole)
+    assert done.returncode == 0, done.stderr
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment)
+    metrics = tmp_path / "parts" / "metrics.jsonl"
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 2):
+        assert process.poll() is None
+        time.sleep(0.02)
+    ranks = [p for p in kill.family(process.pid) if "RANK" in kill.environment_of(p)]
+    assert len(ranks) == 2
+    if whom == "one rank":
+        ranks[1].send_signal(signal.SIGTERM)
+    elif whom == "launcher":
+        process.send_signal(signal.SIGTERM)
+    else:
+        (tmp_path / "parts" / "stop").touch()
+    seen = len(metrics.read_text().splitlines())
+    assert process.wait(120) != 0
+    (saved,) = checkpoint.checkpoints(tmp_path / "parts")
+    assert seen <= checkpoint.step_of(saved) <= seen + 2, "within a step or the next"
+    assert checkpoint.problem_with(saved) is None
+    assert run([*command, "--resume_from_checkpoint=latest"]).returncode == 0
+    assert most_apart(adapter_of(tmp_path / "whole"), adapter_of(tmp_path / "parts")) == 0
+    assert lasting(tmp_path / "whole") == lasting(tmp_path / "parts")
