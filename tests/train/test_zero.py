@@ -8,10 +8,12 @@ import pytest
 import torch
 import yaml
 from helpers import ROOT, adapter_of, flags_of, launcher, most_apart, rows, run
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 
 from kit.command import parse
 from kit.errors import ConfigError
+from kit.model.load import load_base
 from kit.train.config import SftConfig
 from kit.train.zero import fill
 
@@ -209,3 +211,54 @@ def on_cpu(folder: Path, name: str, **changes) -> Path:
     launch["deepspeed_config"]["deepspeed_config_file"] = str(folder / "deepspeed.json")
     (folder / "launch.yaml").write_text(yaml.safe_dump(launch))
     return folder / "launch.yaml"
+
+
+@pytest.mark.slow
+def test_adapters_go_anywhere(prepared, trained, tmp_path):
+    """From ZeRO-3 with everything spread: whole, read by plain PEFT, and what GRPO starts from
+    under another stage and in one process."""
+    spread = on_cpu(tmp_path, "zero3", stage3_param_persistence_threshold=0)
+    sft = tmp_path / "sft"
+    changes = {"per_device_train_batch_size": 2, "learning_rate": 1e-3}
+    done = run([*launcher(spread), *command("sft", trained, prepared, sft, **changes)])
+    assert done.returncode == 0, done.stderr
+    weights = adapter_of(sft)
+    assert all(value.numel() and value.abs().max() > 0 for value in weights.values())
+    plain = PeftModel.from_pretrained(load_base("tiny"), sft)
+    loaded = get_peft_model_state_dict(plain, save_embedding_layers=False)
+    assert loaded.keys() == weights.keys()
+    assert most_apart(loaded, weights) == 0
+    found = []
+    for name, config in (("one", None), ("zero2", "cpu_zero2"), ("zero3", spread)):
+        folder = tmp_path / name
+        size = {"per_device_train_batch_size": 4 if config is None else 2, "max_steps": 2}
+        moved = {"sft": sft, "data": trained["data"]}
+        done = run([*launcher(config), *command("grpo", moved, prepared, folder, **size)])
+        assert done.returncode == 0, done.stderr
+        found.append(flat(adapter_of(folder)))
+        assert not torch.equal(found[-1], flat(weights))
+    for other in found[1:]:
+        assert (other - found[0]).norm() < 1e-5 * found[0].norm()
+
+
+@pytest.mark.slow
+def test_ranks_whose_completions_differ_in_length_wait_for_each_other(trained, prepared, tmp_path):
+    """Under ZeRO-3 with everything spread, each prompt of a rank answered to its end, and those
+    without spread sampled again; as one process does it."""
+    spread = on_cpu(tmp_path, "zero3", stage3_param_persistence_threshold=0)
+    changes = {"max_completion_length": 160, "dynamic_sampling": True, "max_steps": 3}
+    texts, steps = [], []
+    for name, config, size in (("one", None, 2), ("two", spread, 1)):
+        changes["per_device_train_batch_size"] = size
+        folder = tmp_path / name
+        done = run([*launcher(config), *command("grpo", trained, prepared, folder, **changes)])
+        assert done.returncode == 0, done.stderr
+        texts.append([row["text"] for row in rows(folder, COMPLETIONS)])
+        steps = rows(folder, COMPLETIONS)
+    assert texts[0] == texts[1]
+    longest = [
+        [max(r["tokens"] for r in steps if r["step"] == step and r["place"] % 2 == rank)
+         for rank in (0, 1)]
+        for step in (1, 2, 3)
+    ]  # fmt: skip
+    assert any(first != second for first, second in longest), longest
