@@ -96,3 +96,44 @@ def test_all_ranks_leave_together(launch, whom, prepared, trained, tmp_path):
     assert run([*command, "--resume_from_checkpoint=latest"]).returncode == 0
     assert most_apart(adapter_of(tmp_path / "whole"), adapter_of(tmp_path / "parts")) == 0
     assert lasting(tmp_path / "whole") == lasting(tmp_path / "parts")
+
+
+SCRIPT = """
+import os, signal, sys
+from kit.command import parse
+from kit.train import {module}, {stage}
+from kit.train.config import {config}
+real, calls = {module}.{name}, [0]
+def asked(*args, **kwargs):
+    calls[0] += 1
+    if calls[0] == 2 and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGTERM)
+    return real(*args, **kwargs)
+{module}.{name} = asked
+sys.exit({stage}.train(parse({config})))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", MOMENTS, ids="-".join)
+def test_one_rank_is_asked_at_any_moment(moment, prepared, trained, tmp_path):
+    """SIGTERM to rank 1 of 2 under ZeRO-2, in the second call of what is going on."""
+    stage = moment[0]
+    module, name = MOMENTS[moment]
+    script = tmp_path / "asked.py"
+    config = {"sft": "SftConfig", "grpo": "GrpoConfig"}[stage]
+    words = {"module": module.__name__.rsplit(".", 1)[1], "name": name, "stage": stage}
+    script.write_text(SCRIPT.format(config=config, **words))
+    changes = {"eval_data": prepared["test"], "eval_steps": 1}
+    if stage == "grpo":
+        changes["max_eval_records"] = 2
+    settings = settings_of(stage, prepared, trained, tmp_path / "parts", **changes)
+    plain = [*launcher("cpu_zero2"), f"launch/train_{stage}.py", *flags_of(settings)]
+    assert run([*plain, f"--output_dir={tmp_path / 'whole'}"]).returncode == 0
+    assert run([*launcher("cpu_zero2"), str(script), *flags_of(settings)]).returncode != 0
+    newest = checkpoint.checkpoints(tmp_path / "parts")[0]
+    assert checkpoint.step_of(newest) == (3 if moment[1] == "saving" else 2), "within one step"
+    assert checkpoint.problem_with(newest) is None
+    assert run([*plain, "--resume_from_checkpoint=latest"]).returncode == 0
+    assert most_apart(adapter_of(tmp_path / "whole"), adapter_of(tmp_path / "parts")) == 0
+    assert lasting(tmp_path / "whole") == lasting(tmp_path / "parts")
