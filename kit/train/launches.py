@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 from kit.errors import ConfigError
 
+DEEPSPEED_BUCKET = 500_000_000  # where its file names none
+
 
 @dataclass(frozen=True)
 class Plan:
-    """How a run is spread: ZeRO ``stage`` (0: none), processes, and what is kept in main memory."""
+    """How a run is spread: ZeRO ``stage`` (0: none), processes, what is kept in main memory, the
+    elements of DeepSpeed's buffer for gradients on their way, and those of the largest weights
+    that ZeRO-3 keeps whole."""
 
     stage: int = 0
     processes: int = 1
     offload_optimizer: bool = False
     offload_weights: bool = False
+    bucket: int = 50_000_000  # as in ds_configs/
+    persistence: int = 100_000
 
     @property
     def with_deepspeed(self) -> bool:
@@ -69,6 +75,8 @@ def read_launch(path: str | None, num_processes: int | None) -> Launch:
         processes=processes,
         offload_optimizer=spread.get("offload_optimizer", {}).get("device", "none") != "none",
         offload_weights=spread.get("offload_param", {}).get("device", "none") != "none",
+        bucket=int(spread.get("reduce_bucket_size", DEEPSPEED_BUCKET)),
+        persistence=int(spread.get("stage3_param_persistence_threshold", Plan.persistence)),
     )
     return Launch(plan=plan, settings=settings, file=named, **common)
 
@@ -83,5 +91,5 @@ def _read(path: Path, load) -> dict:
 
 
 def plan_name(plan: Plan) -> str:
-    bare = replace(plan, processes=1)
+    bare = Plan(plan.stage, 1, plan.offload_optimizer, plan.offload_weights)
     return next((name for name, known in PLANS.items() if known == bare), "none or DDP")

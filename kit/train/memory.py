@@ -27,7 +27,6 @@ from kit.train.launches import Plan
 from kit.train.models import make_trainable
 
 BLOCK, NESTED_BLOCK = 64, 256  # bitsandbytes: weights a 4-bit scale, scales a scale of scales
-BUCKET = 50_000_000  # reduce_bucket_size of ds_configs/
 
 
 @dataclass(frozen=True)
@@ -93,9 +92,12 @@ def need(
         gradients = 4 * trained * (2 if spread > 1 else 1)
         states = 8 * trained
     else:  # DeepSpeed trains in the compute type and holds float32 copies beside AdamW's moments
-        weights = whole // spread if plan.stage == 3 else whole
+        weights = whole
+        if plan.stage == 3:
+            small = sum(size for _, size, _ in sizes if size <= plan.persistence)
+            weights = whole // spread + small * compute
         gradients = trained * compute // (spread if plan.stage > 1 else 1)
-        gradients += min(trained, BUCKET) * compute
+        gradients += plan.bucket * compute
         states = 12 * trained // spread
     if plan.offload_optimizer:
         states = 0

@@ -23,7 +23,7 @@ from kit.model.sharing import Branch, Tree, pack
 from kit.train import zero
 from kit.train.batches import modes_of, prompt_lengths, target_text
 from kit.train.config import GrpoConfig, SftConfig, TrainingConfig
-from kit.train.launches import PLANS, Launch, plan_name, read_launch
+from kit.train.launches import PLANS, Launch, Plan, plan_name, read_launch
 from kit.train.memory import Need, activation_bytes, build_on_meta, need, sampling_bytes
 
 GIB = 2**30
@@ -72,7 +72,7 @@ def preflight(config: PreflightConfig) -> int:
     trees = example_trees(stage, processor, config.data)
     for line in describe_run(stage, launch, trees, bf16):
         console.print(line)
-    needs = table_of_needs(stage, processor, trees, launch.plan.processes, bf16)
+    needs = table_of_needs(stage, processor, trees, launch.plan, bf16)
     console.print(as_table(needs, launch, stage, room))
     best = next((key for key, found in needs.items() if found.total < room), None)
     if best is None:
@@ -209,10 +209,11 @@ def table_of_needs(
     stage: TrainingConfig,
     processor: Processor,
     trees: Sequence[Tree],
-    processes: int,
+    chosen: Plan,
     bf16: bool,
 ) -> dict[tuple[str, str], Need]:
-    """By plan and quantization, the simplest first."""
+    """By plan and quantization, the simplest first; for as many processes and with as large
+    buffers as ``chosen``."""
     model = build_on_meta(stage)
     batch = pack(list(trees), merge_size=processor.image_processor.merge_size)
     is_grpo = isinstance(stage, GrpoConfig)
@@ -227,7 +228,12 @@ def table_of_needs(
             needs[name, quantization] = need(
                 model,
                 replace(stage, quantization=quantization),
-                replace(plan, processes=processes),
+                replace(
+                    plan,
+                    processes=chosen.processes,
+                    bucket=chosen.bucket,
+                    persistence=chosen.persistence,
+                ),
                 bf16=bf16,
                 passing=passing,
                 sampling=sampling,
