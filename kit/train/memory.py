@@ -164,7 +164,8 @@ def sampling_bytes(
     rows = len(prompt_tokens) * config.num_generations
     length = max(prompt_tokens) + config.max_completion_length
     heads = shape.num_key_value_heads * (shape.hidden_size // shape.num_attention_heads)
-    cache = 2 * shape.num_hidden_layers * heads * rows * length * (2 if bf16 else 4)
+    # keys and values of each layer, and one of them a second time while it grows by a token
+    cache = (2 * shape.num_hidden_layers + 1) * heads * rows * length * (2 if bf16 else 4)
     # logits, scores and log-probabilities in float32, chances and their sums in float64
     return cache + rows * shape.vocab_size * (3 * 4 + 2 * 8)
 

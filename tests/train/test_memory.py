@@ -8,7 +8,10 @@ from accelerate import Accelerator
 from helpers import flags_of, launcher, run
 from torch.profiler import ProfilerActivity, profile
 
+from kit.counterfactual.gallery import Gallery
+from kit.data.grpo_records import read_grpo_records
 from kit.data.records import read_sft_records
+from kit.model.generation import Sampling, generate
 from kit.model.logprobs import LogprobModel
 from kit.train.batches import pack_records
 from kit.train.config import GrpoConfig, SftConfig
@@ -21,6 +24,7 @@ from kit.train.memory import (
 )
 from kit.train.models import build_model
 from kit.train.optimization import parameter_groups
+from kit.train.rollouts import Task, roll_out
 
 CASES = {
     "lora": {},
@@ -57,12 +61,7 @@ def allocated(model: torch.nn.Module, batch, entropy: bool) -> int:
             kept += [inner.absmax, inner.state2.absmax]
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         step()
-    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
-    now = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        peak = max(peak, now)
-    return bytes_of(kept) + peak
+    return bytes_of(kept) + most_allocated(profiler)
 
 
 @pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
@@ -118,16 +117,40 @@ def test_the_reference_of_full_grpo_is_a_second_model():
     assert need(model, config, Plan(), bf16=False, passing=(0, 0)).weights == 4 * size
 
 
-def test_the_cache_of_sampling():
-    """As the embedded model's cache really is."""
-    config = GrpoConfig(
-        base_model="tiny", data="-", output_dir="-", num_generations=4, max_completion_length=50
+NEVER = {"end_id": -1}
+
+
+@pytest.mark.parametrize(("generations", "length"), [(8, 40), (16, 30)])
+def test_sampling_within_a_tenth(generations, length, prepared, processor, base_model, monkeypatch):
+    """Of completions that never end, so that the cache grows as far as it may."""
+    monkeypatch.setattr(
+        "kit.train.rollouts.generate", lambda *args, **named: generate(*args, **named | NEVER)
     )
-    model = build_on_meta(config)
-    shape = model.config.get_text_config()
-    width = shape.num_key_value_heads * shape.hidden_size // shape.num_attention_heads
-    cache = 2 * shape.num_hidden_layers * width * 8 * (100 + 50) * 4
-    assert sampling_bytes(model, [80, 100], config, bf16=False) == cache + 8 * 804 * 28
+    config = GrpoConfig(
+        base_model="tiny", data="-", output_dir="-", num_generations=generations,
+        max_completion_length=length,
+    )  # fmt: skip
+    records = read_grpo_records(prepared["train"])[0][:4]
+    tasks = [Task(place, record) for place, record in enumerate(records)]
+    sampling = Sampling(length, temperature=1.0)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        groups = roll_out(
+            base_model, Gallery(processor), tasks, sampling, num_generations=generations, seed=1
+        )
+    assert all(c.truncated for group in groups for c in group.completions)
+    prompts = [len(group.trunk) for group in groups]
+    told = sampling_bytes(build_on_meta(config), prompts, config, bf16=False)
+    assert told == pytest.approx(most_allocated(profiler), rel=0.1)
+
+
+def most_allocated(profiler: profile) -> int:
+    """Bytes at the worst moment, from what torch's allocator gives out and takes back."""
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    now = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    return peak
 
 
 SCRIPT = """
