@@ -628,7 +628,7 @@ def test_mistakes_are_named_and_leave_nothing(name, script, work, command, monke
     for key, value in bad.environment:
         monkeypatch.setenv(key, value)
     if not bad.loads:
-        for module in ("kit.train.sft", "kit.evaluate.answering"):
+        for module in ("kit.train.models", "kit.evaluate.answering"):
             monkeypatch.setattr(f"{module}.load_base", loaded_too_early)
     left = command(script, *bad.flags.split())
     assert left.code == 2
