@@ -3,18 +3,14 @@
 from kit import command
 
 
-def main() -> None:
+def main() -> int:
     from kit.evaluate.config import EvaluateConfig
 
     config = command.parse(EvaluateConfig)
 
     from kit.evaluate.evaluation import evaluate
-    from kit.evaluate.report import metrics_table
 
-    metrics = evaluate(config)
-    if metrics:  # on the main process
-        print(metrics_table({config.adapter or config.base_model: metrics}))
-        print(f"predictions and metrics are in {config.output}")
+    return evaluate(config)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,10 @@ def rows(folder: Path, name: str = "metrics.jsonl") -> list[dict]:
     return [json.loads(line) for line in (folder / name).read_text().splitlines()]
 
 
+def metrics_of(evaluation: Path) -> dict[str, float]:
+    return json.loads((evaluation / "metrics.json").read_text())
+
+
 def lasting(folder: Path) -> list[dict]:
     """Logged rows without what a clock says."""
     return [{k: v for k, v in row.items() if not k.startswith(CLOCKS)} for row in rows(folder)]

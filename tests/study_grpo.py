@@ -139,12 +139,13 @@ def rests_on_evidence(row: dict) -> bool:
 @torch.no_grad()
 def measure(adapter: Path, data: Path, output: Path, settings) -> dict:
     """Rewards of sampled completions by record, and the evaluation with its flips."""
-    metrics = evaluate(
+    evaluate(
         EvaluateConfig(
             adapter=str(adapter), data=str(data), output=str(output), counterfactual=True,
             prompting_mode=MODE, per_device_eval_batch_size=48, max_new_tokens=160,
         )
     )  # fmt: skip
+    metrics = json.loads((output / "metrics.json").read_text())
     rows = [json.loads(line) for line in (output / "predictions.jsonl").open()]
     records, _ = read_grpo_records(data)
     processor = load_processor("tiny")

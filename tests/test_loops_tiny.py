@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from helpers import metrics_of
 
 from kit.data.prepare import PrepareConfig, prepare
 from kit.evaluate.config import EvaluateConfig
@@ -45,7 +46,7 @@ def test_real_sample_from_original_layouts_to_scored_answers(realdata, tmp_path)
     losses = [json.loads(line)["loss"] for line in lines]
     assert len(losses) == 30
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
-    metrics = evaluate(
+    evaluate(
         EvaluateConfig(
             adapter=str(tmp_path / "sft"),
             data=str(tmp_path / "test.json"),
@@ -57,6 +58,7 @@ def test_real_sample_from_original_layouts_to_scored_answers(realdata, tmp_path)
     )
     n = len((tmp_path / "test.json").read_text().splitlines())
     rows = (tmp_path / "evaluation" / "predictions.jsonl").read_text().splitlines()
+    metrics = metrics_of(tmp_path / "evaluation")
     assert metrics["n"] == n
     assert len(rows) == n * len(MODES)
     for mode in MODES:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
 from torch import nn
-from tqdm.auto import tqdm
 
 from kit.counterfactual.gallery import Gallery
 from kit.data.records import SftRecord
@@ -104,13 +103,3 @@ def complete(
         end_id=processor.end_of_turn_id,
         unsampled_ids=processor.unsampled_ids,
     )
-
-
-def own_batches(
-    accelerator: Accelerator, batches: Sequence[list[Ask]], name: str
-) -> Iterator[tuple[int, list[Ask]]]:
-    """The batches of this process with their numbers, under a progress bar of the main one."""
-    numbers = range(accelerator.process_index, len(batches), accelerator.num_processes)
-    hidden = None if accelerator.is_main_process else True
-    for number in tqdm(numbers, desc=name, disable=hidden):
-        yield number, batches[number]

@@ -3,10 +3,6 @@ rests on in its eyes."""
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,63 +14,53 @@ from kit.counterfactual.regions import evidence_region
 from kit.data.fields import relative_image
 from kit.data.grpo_records import CARRIED, GrpoRecord
 from kit.data.records import SftRecord, read_sft_records, to_json
-from kit.errors import UserError
-from kit.evaluate.answering import Ask, answer, load_model, own_batches, plan
+from kit.evaluate.answering import Ask, answer, load_model, plan
 from kit.evaluate.config import CfProxyConfig
-from kit.files import require_folder, write_json, write_jsonl
+from kit.evaluate.parts import Parts
+from kit.files import require_folder, write_jsonl
 from kit.model.adapters import require_adapter
 from kit.prompting.answers import parse_answer
 from kit.scoring.exact import exact_match
 from kit.train.batches import require_room
-from kit.train.runtime import join
-
-# What may differ between the run that was cut off and the one that goes on.
-_FREE_KEYS = ("output", "keep_images", "images_dir")
+from kit.train.runtime import StopRequest, join
 
 
 def cf_proxy(config: CfProxyConfig) -> int:
     """Write a :class:`GrpoRecord` for each record; returns the exit code.
 
-    Finished batches are kept in ``<output>.parts/`` until all are done, so that a run that was
-    cut off goes on where it stood; the batches are the same however many processes share them.
+    Finished batches are kept in ``<output>.parts/`` until all are done (``kit.evaluate.parts``).
     """
     accelerator = join()
     output = Path(config.output)
-    parts = output.with_name(f"{output.name}.parts")
     require_folder(output.parent)
     if config.adapter:
         require_adapter(config.adapter)
     on_bad = "skip" if config.skip_bad else "report"
     records, _ = read_sft_records(config.data, on_bad, decode_images=True)
     records = records[: config.max_records]
-    model, processor = load_model(config, accelerator)
-    require_room(records, processor, [MODE], model, config.max_new_tokens)
-    if accelerator.is_main_process:
-        _open_parts(parts, config)
-    accelerator.wait_for_everyone()
-
     batches = plan(records, [MODE], config.per_device_eval_batch_size)
-    for number, batch in own_batches(accelerator, batches, "cf_proxy"):
-        part = parts / f"{number:06d}.jsonl"
-        if part.exists():
-            continue
-        folder = Path(config.images_dir) if config.keep_images else None
-        gallery = Gallery(processor, config.inpainting, folder)
-        found = measure(model, gallery, records, batch, config)
-        write_jsonl(part, ({"index": i, **to_json(record)} for i, record in found))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        rows = [
-            json.loads(line)
-            for number in range(len(batches))
-            for line in (parts / f"{number:06d}.jsonl").read_text("utf-8").splitlines()
-        ]
-        rows.sort(key=lambda row: row["index"])
+    parts = Parts(output.with_name(f"{output.name}.parts"), config, batches)
+    if parts.missing:
+        model, processor = load_model(config, accelerator)
+        require_room(records, processor, [MODE], model, config.max_new_tokens)
+
+        def ask(batch: Sequence[Ask]) -> list[dict]:
+            folder = Path(config.images_dir) if config.keep_images else None
+            gallery = Gallery(processor, config.inpainting, folder)
+            found = measure(model, gallery, records, batch, config)
+            return [{"index": i, **to_json(record)} for i, record in found]
+
+        with StopRequest(parts.folder) as stop:
+            code = parts.fill(accelerator, ask, stop, "cf_proxy")
+        if code:
+            return code
+    if accelerator.is_main_process and not parts.is_shard:
+        rows = sorted(parts.rows(), key=lambda row: row["index"])
         for row in rows:
             del row["index"]
             row["image_path"] = relative_image(Path(row["image_path"]), output.parent)
         write_jsonl(output, rows)
-        shutil.rmtree(parts)
+        parts.remove()
         print(summary_of(rows, output), flush=True)
     accelerator.wait_for_everyone()
     return 0
@@ -152,25 +138,3 @@ def summary_of(rows: Sequence[dict], output: Path) -> str:
             f"{rand:.3f} without random regions"
         )
     return "\n".join(lines)
-
-
-def _open_parts(parts: Path, config: CfProxyConfig) -> None:
-    """Make the folder of finished batches, or check that it is of this very run.
-
-    Raises:
-        UserError: it is of a run with another configuration or other data.
-    """
-    facts = {k: v for k, v in dataclasses.asdict(config).items() if k not in _FREE_KEYS}
-    facts["data_sha256"] = hashlib.sha256(Path(config.data).read_bytes()).hexdigest()
-    stated = parts / "run.json"
-    if not stated.exists():
-        write_json(stated, facts)
-        return
-    before = json.loads(stated.read_text("utf-8"))
-    changed = [k for k in facts if before.get(k) != facts[k]]
-    if changed:
-        raise UserError(
-            f"an unfinished run was started differently: {', '.join(changed)}",
-            where=parts,
-            fix="go on with the same configuration, or remove the folder to start anew",
-        )

@@ -36,6 +36,10 @@ class AskingConfig:
     attn_implementation: Literal["sdpa", "eager"] = option("sdpa", help="of the model")
     min_pixels: int | None = option(None, help="least area of an image after resizing")
     max_pixels: int | None = option(None, help="largest area of an image after resizing")
+    num_shards: int = option(1, help="of how many runs that share the records this is one")
+    shard_index: int = option(
+        0, help="which, from 0; the same run without shards merges them when all are done"
+    )
     skip_bad: bool = option(False, help="drop broken lines of the data instead of stopping")
     seed: int = option(0, help="of random regions and bootstrap intervals")
 
@@ -48,12 +52,16 @@ class AskingConfig:
             raise ConfigError("no model given", where="base_model, adapter", fix=fix)
         for name in (
             "per_device_eval_batch_size", "max_new_tokens", "max_records", "min_pixels",
-            "max_pixels", "random_draws",
+            "max_pixels", "random_draws", "num_shards",
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < 1:
                 what = f"{name} must be at least 1, not {value}"
                 raise ConfigError(what, where=name, fix="mend the value")
+        if not 0 <= self.shard_index < self.num_shards:
+            what = f"there is no shard {self.shard_index} of {self.num_shards}"
+            fix = "count from 0, and set num_shards too"
+            raise ConfigError(what, where="shard_index", fix=fix)
         if self.seed < 0:
             what = f"seed must not be negative, not {self.seed}"
             raise ConfigError(what, where="seed", fix="mend the value")

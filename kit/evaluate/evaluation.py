@@ -7,15 +7,16 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from accelerate.utils import gather_object
 from torch import nn
 
 from kit.counterfactual.gallery import Gallery
 from kit.data.audit import question_only_floor
 from kit.data.records import SftRecord, read_sft_records
-from kit.evaluate.answering import Ask, answer, load_model, own_batches, plan
+from kit.evaluate.answering import Ask, answer, load_model, plan
 from kit.evaluate.config import EvaluateConfig
 from kit.evaluate.flips import Answered, measure_flips
+from kit.evaluate.parts import Parts
+from kit.evaluate.report import metrics_table
 from kit.evaluate.statistics import bootstrap_interval
 from kit.files import atomic_write, require_folder, write_json
 from kit.model.adapters import require_adapter
@@ -26,7 +27,7 @@ from kit.prompting.messages import MODES, REQUIRED_KEYS
 from kit.scoring.accuracy import aggregate, score_answer
 from kit.scoring.grounding import grounding_scores
 from kit.train.batches import modes_of, require_room
-from kit.train.runtime import join
+from kit.train.runtime import StopRequest, join
 
 INTERVALS = (
     "exact/all", "exact/open", "exact/closed", "json_valid_rate", "box_rate", "iou/mean",
@@ -35,15 +36,16 @@ INTERVALS = (
 )  # fmt: skip
 
 
-def evaluate(config: EvaluateConfig) -> dict[str, float]:
-    """Evaluate a model as configured.
+def evaluate(config: EvaluateConfig) -> int:
+    """Evaluate a model as configured; returns the exit code.
 
     Writes ``predictions.jsonl`` (a row a record and mode) and ``metrics.json`` (flat names to
-    numbers, prefixed by the mode) and returns the latter. The batches are the same however many
-    processes share them, and so are the numbers.
+    numbers, prefixed by the mode). Finished batches are kept in ``<output>/parts/`` until all are
+    done (``kit.evaluate.parts``).
     """
     accelerator = join()
-    require_folder(config.output)
+    output = Path(config.output)
+    require_folder(output)
     if config.adapter:
         require_adapter(config.adapter)
     on_bad = "skip" if config.skip_bad else "report"
@@ -52,24 +54,33 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     floor = None
     if config.train_data:
         floor = question_only_floor(read_sft_records(config.train_data)[0], records)
-    model, processor = load_model(config, accelerator)
-
     modes = modes_of(config.prompting_mode)
-    require_room(records, processor, modes, model, config.max_new_tokens)
     batches = plan(records, modes, config.per_device_eval_batch_size)
-    rows: list[tuple[int, dict]] = []
-    for _, batch in own_batches(accelerator, batches, "evaluate"):
-        rows += answer_batch(model, processor, records, batch, floor, config)
-    rows = gather_object(rows)
-    metrics: dict[str, float] = {}
-    if accelerator.is_main_process:
-        rows.sort(key=lambda item: (item[0], MODES.index(item[1]["mode"])))
-        in_order = [row for _, row in rows]
-        metrics = summarise(in_order, config.seed) | {"n": len(records), "n_dropped": len(dropped)}
-        write_results(Path(config.output), in_order, metrics)
+    parts = Parts(output / "parts", config, batches)
+    if parts.missing:
+        model, processor = load_model(config, accelerator)
+        require_room(records, processor, modes, model, config.max_new_tokens)
+
+        def ask(batch: Sequence[Ask]) -> list[dict]:
+            rows = answer_batch(model, processor, records, batch, floor, config)
+            return [{"index": index, **row} for index, row in rows]
+
+        with StopRequest(output) as stop:
+            code = parts.fill(accelerator, ask, stop, "evaluate")
+        if code:
+            return code
+    if accelerator.is_main_process and not parts.is_shard:
+        rows = sorted(parts.rows(), key=lambda row: (row["index"], MODES.index(row["mode"])))
+        for row in rows:
+            del row["index"]
+        metrics = summarise(rows, config.seed) | {"n": len(records), "n_dropped": len(dropped)}
+        write_results(output, rows, metrics)
+        parts.remove()
+        print(metrics_table({config.adapter or config.base_model: metrics}))
+        print(f"predictions and metrics are in {config.output}", flush=True)
     accelerator.wait_for_everyone()
     accelerator.end_training()
-    return metrics
+    return 0
 
 
 def answer_batch(

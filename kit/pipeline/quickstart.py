@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -90,7 +91,7 @@ def quickstart(config: QuickstartConfig) -> int:
 
     def evaluation(name: str, **model) -> None:
         with stages.stage(f"evaluate_{name}", f"answers of the {name} model to unseen images"):
-            metrics[name] = evaluate(
+            evaluate(
                 EvaluateConfig(
                     data=str(data / "test.json"),
                     train_data=str(data / "train.json"),
@@ -104,6 +105,8 @@ def quickstart(config: QuickstartConfig) -> int:
                     **model,
                 )
             )
+        written = folder / f"evaluate_{name}" / "metrics.json"
+        metrics[name] = json.loads(written.read_text(encoding="utf-8"))
 
     evaluation("base", base_model="tiny")
 

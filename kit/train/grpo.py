@@ -38,7 +38,7 @@ RESAMPLED_AT_MOST = 3  # times, with dynamic_sampling
 
 
 def train(config: GrpoConfig) -> int:
-    """Run GRPO as configured; returns the exit code (``EXIT_STOPPED`` if asked to stop).
+    """Run GRPO as configured; returns the exit code (that of ``StopRequest`` if asked to stop).
 
     A step takes ``per_device_train_batch_size * gradient_accumulation_steps`` prompts a process,
     completes each ``num_generations`` times and makes ``num_iterations`` updates on them. Writes

@@ -33,7 +33,7 @@ from kit.train.runlog import RunLog
 
 
 def train(config: SftConfig) -> int:
-    """Run SFT as configured; returns the exit code (``EXIT_STOPPED`` if asked to stop).
+    """Run SFT as configured; returns the exit code (that of ``StopRequest`` if asked to stop).
 
     Writes the run folder of DESIGN: config.yaml, environment.json, metrics.jsonl, checkpoint-N/,
     and at the end the adapter (or the full model) with its model card and summary.json.

@@ -19,7 +19,7 @@ from kit.files import require_folder, write_json
 from kit.train import checkpoint, zero
 from kit.train.config import TrainingConfig
 from kit.train.runlog import RunLog
-from kit.train.runtime import EXIT_STOPPED, StopRequest
+from kit.train.runtime import StopRequest
 
 # What may differ between the run that saved and the run that resumes.
 FREE_KEYS = {
@@ -200,7 +200,7 @@ def leave(accelerator: Accelerator, log: RunLog, progress: Progress, stop: StopR
     )
     log.finish(**progress.facts(), finished=False)
     stop.answered(accelerator)
-    return EXIT_STOPPED
+    return stop.exit_code
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import metrics_of
 from PIL import Image
 
 from kit.data.audit import question_only_floor
@@ -43,6 +44,11 @@ def config(prepared, folder, **changes) -> EvaluateConfig:
     return EvaluateConfig(data=str(prepared["test"]), output=str(folder), **options)
 
 
+def evaluated(options: EvaluateConfig) -> dict[str, float]:
+    assert evaluate(options) == 0
+    return metrics_of(Path(options.output))
+
+
 def rows_of(folder) -> list[dict]:
     return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
 
@@ -53,9 +59,9 @@ def texts_of(folder) -> list[str]:
 
 @pytest.fixture(scope="module")
 def plain(prepared, tmp_path_factory):
-    """The embedded model as it is: the folder and the metrics that were returned."""
+    """The embedded model as it is: the folder and its metrics."""
     folder = tmp_path_factory.mktemp("plain")
-    return folder, evaluate(config(prepared, folder, train_data=str(prepared["train"])))
+    return folder, evaluated(config(prepared, folder, train_data=str(prepared["train"])))
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +135,7 @@ def known(prepared, records, tmp_path_factory):
     folder = tmp_path_factory.mktemp("known")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluation, "answer", answer)
-        metrics = evaluate(config(prepared, folder, train_data=str(prepared["train"]), seed=3))
+        metrics = evaluated(config(prepared, folder, train_data=str(prepared["train"]), seed=3))
     return rows_of(folder), metrics
 
 
@@ -255,7 +261,7 @@ def test_neither_batches_nor_other_modes_change_an_answer(plain, prepared, tmp_p
     folder, _ = plain
     for mode in MODES:
         changes = {"per_device_eval_batch_size": 1, "prompting_mode": mode, "max_records": 9}
-        metrics = evaluate(config(prepared, tmp_path / mode, **changes))
+        metrics = evaluated(config(prepared, tmp_path / mode, **changes))
         alone = rows_of(tmp_path / mode)
         together = [row for row in rows_of(folder) if row["mode"] == mode][:9]
         assert alone == [{k: v for k, v in row.items() if k != "floor"} for row in together]
@@ -291,7 +297,7 @@ def test_adapter_and_merged_model_say_the_same(plain, adapter, processor, prepar
 
 def test_quantized_base_answers(prepared, tmp_path):
     changes = {"quantization": "nf4", "max_records": 3, "prompting_mode": "think_answer"}
-    assert evaluate(config(prepared, tmp_path, **changes))["n"] == 3
+    assert evaluated(config(prepared, tmp_path, **changes))["n"] == 3
     assert len(rows_of(tmp_path)) == 3
 
 

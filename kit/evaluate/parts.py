@@ -1,0 +1,114 @@
+"""Finished batches of a run that asks a model, kept on disk until all are there.
+
+A run that was cut off goes on where it stood, and a run may be split into shards that work side
+by side. The batches are the same however many processes or shards share them, so what is merged
+from them is too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from accelerate import Accelerator
+from tqdm.auto import tqdm
+
+from kit.errors import UserError
+from kit.evaluate.answering import Ask
+from kit.evaluate.config import AskingConfig
+from kit.files import write_json, write_jsonl
+from kit.train.runtime import StopRequest, total
+
+# What may differ between the run that was cut off, or a shard, and the one that goes on.
+FREE_KEYS = ("output", "keep_images", "images_dir", "num_shards", "shard_index")
+
+
+class Parts:
+    """The finished batches of one run: ``NNNNNN.jsonl`` each, and ``run.json`` that says of what.
+
+    Raises:
+        UserError: the folder is of a run with another configuration, other data or weights.
+    """
+
+    def __init__(self, folder: Path, config: AskingConfig, batches: Sequence[list[Ask]]):
+        self.folder, self.config, self.batches = folder, config, batches
+        self.facts = _facts(config)
+        stated = folder / "run.json"
+        if stated.exists():
+            before = json.loads(stated.read_text("utf-8"))
+            changed = [k for k in self.facts if before.get(k) != self.facts[k]]
+            if changed:
+                raise UserError(
+                    f"an unfinished run was started differently: {', '.join(changed)}",
+                    where=folder,
+                    fix="go on with the same configuration, or remove the folder to start anew",
+                )
+        self.own = range(config.shard_index, len(batches), config.num_shards)
+        self.missing = [number for number in self.own if not self._file(number).exists()]
+
+    def fill(
+        self,
+        accelerator: Accelerator,
+        ask: Callable[[list[Ask]], list[dict]],
+        stop: StopRequest,
+        name: str,
+    ) -> int:
+        """Answer the batches that are missing, shared by all processes, under a progress bar.
+
+        Returns the exit code: 0, or that of a request to stop, which each process grants when its
+        batch is done.
+        """
+        if accelerator.is_main_process:
+            write_json(self.folder / "run.json", self.facts)
+        accelerator.wait_for_everyone()
+        rank, world = accelerator.process_index, accelerator.num_processes
+        numbers = [n for n in self.own[rank::world] if n in self.missing]
+        hidden = None if accelerator.is_main_process else True
+        for number in tqdm(list(numbers), desc=name, disable=hidden):
+            if stop.asked:
+                break
+            write_jsonl(self._file(number), ask(self.batches[number]))
+            numbers.remove(number)
+        stopping = stop.agreed(accelerator)
+        (left,) = total(accelerator, len(numbers))
+        if not (stopping and left):
+            return 0
+        stop.answered(accelerator)
+        accelerator.print("stopped; the same command goes on with what is left")
+        return stop.exit_code
+
+    @property
+    def is_shard(self) -> bool:
+        """Whether what this run answers is only a part, for another to merge."""
+        return self.config.num_shards > 1
+
+    def rows(self) -> list[dict]:
+        """All rows of all batches."""
+        return [
+            json.loads(line)
+            for number in range(len(self.batches))
+            for line in self._file(number).read_text("utf-8").splitlines()
+        ]
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _file(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.jsonl"
+
+
+def _facts(config: AskingConfig) -> dict:
+    """What the answers depend on."""
+    facts = {k: v for k, v in dataclasses.asdict(config).items() if k not in FREE_KEYS}
+    for name in ("data", "train_data"):
+        if facts.get(name):
+            data = Path(facts[name]).read_bytes()
+            facts[f"{name}_sha256"] = hashlib.sha256(data).hexdigest()
+    for name in ("base_model", "adapter"):
+        weights = sorted(Path(facts[name] or "nowhere").glob("*.safetensors"))
+        facts[f"{name}_weights"] = [[p.stat().st_size, p.stat().st_mtime_ns] for p in weights]
+    return facts

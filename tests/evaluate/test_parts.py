@@ -1,0 +1,104 @@
+"""Runs that ask a model: in shards and merged, stopped and gone on with, equal to the last byte."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from kit.errors import ConfigError, UserError
+from kit.evaluate import cf_proxy as proxy_module
+from kit.evaluate import evaluation as evaluation_module
+from kit.evaluate.cf_proxy import cf_proxy
+from kit.evaluate.config import CfProxyConfig, EvaluateConfig
+from kit.evaluate.evaluation import evaluate
+from kit.train.runtime import EXIT_REQUEUE, EXIT_STOPPED
+
+SHARDS = 3
+STAGES = {
+    "evaluate": (evaluate, EvaluateConfig, evaluation_module, "answer_batch"),
+    "cf_proxy": (cf_proxy, CfProxyConfig, proxy_module, "measure"),
+}
+
+
+def config_of(stage: str, prepared, output: Path, **changes):
+    settings = {
+        "base_model": "tiny", "max_records": 20, "per_device_eval_batch_size": 6,
+        "max_new_tokens": 40,
+    }  # fmt: skip
+    if stage == "evaluate":
+        settings["train_data"] = str(prepared["train"])
+    return STAGES[stage][1](data=str(prepared["test"]), output=str(output), **settings | changes)
+
+
+def contents(output: Path) -> dict[str, bytes]:
+    """The files of a finished run, by name."""
+    if output.is_file():
+        return {output.name: output.read_bytes()}
+    return {str(p.relative_to(output)): p.read_bytes() for p in output.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_shards_merge_to_the_unsharded_run(stage, prepared, tmp_path, monkeypatch):
+    run, _, module, _ = STAGES[stage]
+    whole, split = tmp_path / "whole" / "out", tmp_path / "split" / "out"
+    assert run(config_of(stage, prepared, whole)) == 0
+    for index in (2, 0, 1):
+        assert run(config_of(stage, prepared, split, num_shards=SHARDS, shard_index=index)) == 0
+    assert not split.is_file()
+    assert not (split / "metrics.json").exists()
+    monkeypatch.setattr(module, "load_model", None)  # merging needs none
+    assert run(config_of(stage, prepared, split)) == 0
+    assert contents(split) == contents(whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_signal_is_granted_after_the_batch_and_nothing_is_asked_twice(
+    stage, number, prepared, tmp_path, monkeypatch
+):
+    run, _, module, work = STAGES[stage]
+    assert run(config_of(stage, prepared, tmp_path / "whole" / "out")) == 0
+    ask, asked = getattr(module, work), []
+
+    def signalled(*arguments):
+        asked.append(1)
+        if len(asked) == 2:
+            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), number)  # a second one changes nothing
+        return ask(*arguments)
+
+    monkeypatch.setattr(module, work, signalled)
+    config = config_of(stage, prepared, tmp_path / "stopped" / "out")
+    assert run(config) == (EXIT_STOPPED if number == signal.SIGTERM else EXIT_REQUEUE)
+    assert len(asked) == 2
+    assert run(config) == 0
+    monkeypatch.undo()
+    asked_in_all = len(asked)
+    asked.clear()
+    monkeypatch.setattr(module, work, lambda *a: asked.append(1) or ask(*a))
+    assert run(config_of(stage, prepared, tmp_path / "counted" / "out")) == 0
+    assert asked_in_all == len(asked)
+    assert contents(tmp_path / "stopped" / "out") == contents(tmp_path / "whole" / "out")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_shards_of_other_weights_are_not_merged(stage, prepared, trained, tmp_path):
+    run = STAGES[stage][0]
+    adapter = {"adapter": str(trained["sft"]), "base_model": ""}
+    output = tmp_path / "out"
+    run(config_of(stage, prepared, output, num_shards=2, **adapter))
+    weights = trained["sft"] / "adapter_model.safetensors"
+    stat = weights.stat()
+    os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    try:
+        with pytest.raises(UserError, match="started differently: adapter_weights"):
+            run(config_of(stage, prepared, output, **adapter))
+    finally:
+        os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+@pytest.mark.parametrize(("index", "count"), [(1, 1), (-1, 2), (2, 2)])
+def test_there_is_no_such_shard(index, count, prepared, tmp_path):
+    with pytest.raises(ConfigError, match="there is no shard"):
+        config_of("evaluate", prepared, tmp_path, num_shards=count, shard_index=index)
