@@ -69,6 +69,31 @@ def parse(config_class: type[Config], arguments: Sequence[str] | None = None) ->
     return config
 
 
+def parse_mapping(config_class: type[Config], content: dict, where: object) -> Config:
+    """Read a mapping, as a part of a YAML file, into ``config_class``; its key ``cfg`` may name a
+    file that it goes over.
+
+    Raises:
+        ConfigError: as :func:`parse`.
+    """
+    content = dict(content)
+    cfg = content.pop("cfg", None)
+    flags = _flags_of(config_class, content, where)
+    _parser(config_class, where=str(where)).parse_args([] if cfg else flags)
+    return parse(config_class, [*(["--cfg", str(cfg)] if cfg else []), *flags])
+
+
+def parse_known(
+    config_class: type[Config], arguments: Sequence[str], defaults: dict
+) -> tuple[Config, list[str]]:
+    """Read the flags that ``config_class`` knows, over ``defaults``; returns the others too."""
+    parser = _parser(config_class, where="command line", add_help=False)
+    parser.set_defaults(**defaults)
+    namespace, rest = parser.parse_known_args(list(arguments))
+    names = [f.name for f in dataclasses.fields(config_class) if f.init]
+    return config_class(**{name: getattr(namespace, name) for name in names}), rest
+
+
 def source_of(config: object) -> str:
     """The file that a configuration was read from, for messages."""
     return getattr(config, "source", "the kit's config")
@@ -141,14 +166,24 @@ class _Parser(HfArgumentParser):
         raise ConfigError(message, where=self.where, fix="see --help for what the option takes")
 
 
-def _parser(config_class: type, where: str) -> _Parser:
+def _parser(config_class: type, where: str, **options) -> _Parser:
     doc = (config_class.__doc__ or "").strip()
-    parser = _Parser(config_class, description=doc, allow_abbrev=False)
+    parser = _Parser(config_class, description=doc, allow_abbrev=False, **options)
     parser.where = where
     return parser
 
 
 def _yaml_flags(config_class: type, path: Path) -> list[str]:
+    return _flags_of(config_class, read_yaml(path), path)
+
+
+def read_yaml(path: str | Path) -> dict:
+    """The mapping that a YAML file holds; empty for an empty file.
+
+    Raises:
+        ConfigError: not readable, not a mapping, or a key stands twice.
+    """
+    path = Path(path)
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
     except FileNotFoundError as error:
@@ -159,23 +194,32 @@ def _yaml_flags(config_class: type, path: Path) -> list[str]:
             f"cannot read the config file: {reason}", where=path, fix="mend the YAML"
         ) from error
     if content is None:
-        return []
+        return {}
     if not isinstance(content, dict):
         raise ConfigError(
             "a config file must be a mapping of keys to values",
             where=path,
             fix="write 'key: value' lines",
         )
+    return content
+
+
+def _flags_of(config_class: type, content: dict, where: object) -> list[str]:
+    """A mapping of keys to values as flags.
+
+    Raises:
+        ConfigError: a key is unknown, or its value has another shape.
+    """
     known = {f.name: f for f in dataclasses.fields(config_class) if f.init}
     types = get_type_hints(config_class)
     flags = []
     for key, value in content.items():
         if key not in known:
             fix = _known_key(str(key), known) or "remove it; --help lists the known keys"
-            raise ConfigError(f"unknown key {key!r}", where=path, fix=fix)
+            raise ConfigError(f"unknown key {key!r}", where=where, fix=fix)
         problem = _wrong_shape(value, takes_list=get_origin(types[key]) is list)
         if problem:
-            raise ConfigError(f"key {key!r} {problem}", where=path, fix="see --help")
+            raise ConfigError(f"key {key!r} {problem}", where=where, fix="see --help")
         if isinstance(value, list):
             flags += [f"--{key}", *map(str, value)]
         elif value is not None:

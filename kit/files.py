@@ -127,6 +127,14 @@ def write_json(path: str | Path, value: Any) -> None:
         stream.write(json_text(value))
 
 
+def read_json(path: str | Path) -> dict:
+    """The JSON object that a file holds; empty if the file is missing or holds something else."""
+    try:
+        return dict(json.loads(Path(path).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
 def json_text(value: Any) -> str:
     """The one text of a JSON document that the kit writes for a value."""
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -36,7 +36,7 @@ class Parts:
 
     def __init__(self, folder: Path, config: AskingConfig, batches: Sequence[list[Ask]]):
         self.folder, self.config, self.batches = folder, config, batches
-        self.facts = _facts(config)
+        self.facts = _facts(config) | {"batches": len(batches)}
         stated = folder / "run.json"
         if stated.exists():
             before = json.loads(stated.read_text("utf-8"))

@@ -7,6 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import (
+    prepare_deepspeed_cmd_env,
+    prepare_multi_gpu_env,
+    prepare_simple_launcher_cmd_env,
+)
 
 from kit.errors import ConfigError
 
@@ -79,6 +85,34 @@ def read_launch(path: str | None, num_processes: int | None) -> Launch:
         persistence=int(spread.get("stage3_param_persistence_threshold", Plan.persistence)),
     )
     return Launch(plan=plan, settings=settings, file=named, **common)
+
+
+def environment_of(path: str | None, *, processes: int) -> dict[str, str]:
+    """The environment variables by which ``accelerate launch --config_file`` tells a process how
+    it was launched, computed by accelerate itself; ranks and addresses are left out.
+
+    Raises:
+        ConfigError: accelerate refuses the configuration.
+    """
+    if path is None:
+        return {}
+    told = ["--config_file", path, "--num_processes", str(processes)]
+    told += ["--num_machines", "1", "--main_process_port", "0", "unnamed"]
+    try:
+        options, defaults, has_precision = _validate_launch_command(
+            launch_command_parser().parse_args(told)
+        )
+        if options.use_deepspeed:
+            fields = [*defaults.deepspeed_config, *(["mixed_precision"] if has_precision else [])]
+            options.deepspeed_fields_from_accelerate_config = ",".join(fields)
+            _, environment = prepare_deepspeed_cmd_env(options)
+        elif options.multi_gpu:
+            environment = prepare_multi_gpu_env(options)
+        else:
+            _, environment = prepare_simple_launcher_cmd_env(options)
+    except ValueError as error:
+        raise ConfigError(str(error), where=path, fix="mend it") from error
+    return {k: v for k, v in environment.items() if k.startswith("ACCELERATE_")}
 
 
 def _read(path: Path, load) -> dict:

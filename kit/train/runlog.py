@@ -42,7 +42,8 @@ class RunLog:
             self._lock = hold(self.folder)
             with atomic_write(self.folder / "config.yaml") as stream:
                 stream.write(to_yaml(config))
-            write_json(self.folder / "environment.json", environment(accelerator))
+            facts = environment(accelerator) | {"total_steps": total_steps}
+            write_json(self.folder / "environment.json", facts)
             for file in ("metrics.jsonl", "completions.jsonl", "skipped_steps.jsonl"):
                 self._drop_steps_after(first_step, self.folder / file)
         if config.report_to != ["none"]:

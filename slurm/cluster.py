@@ -1,0 +1,341 @@
+"""A SLURM cluster: what a job may ask of it, whether it can be had, how it is submitted."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import submitit
+from submitit.helpers import clean_env
+
+from kit.command import option
+from kit.errors import ConfigError, UserError
+
+SIGNAL = "USR2"  # what kit.train.runtime.StopRequest hears
+LEAST_FREE_MB = 1024
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one job asks of SLURM; any of it is a key of cluster.yaml and a flag."""
+
+    partition: str | None = option(None, help="left out: the cluster's default")
+    account: str | None = option(None, help="who pays")
+    qos: str | None = option(None, help="quality of service")
+    constraint: str | None = option(None, help="features that the nodes must have")
+    nodelist: str | None = option(None, help="only these nodes")
+    exclude: str | None = option(None, help="not these nodes")
+    reservation: str | None = option(None, help="a reservation to run in")
+    nodes: int = option(1, help="nodes of a job")
+    gpus_per_node: int = option(0, help="GPUs of each")
+    tasks_per_node: int = option(
+        0, help="processes of a node; 0: one a GPU, without GPUs as the accelerate config says"
+    )
+    cpus_per_task: int = option(1, help="cores a process")
+    mem_gb: int | None = option(None, help="memory of a node; left out: the cluster's default")
+    time: str = option("04:00:00", help="limit, as [days-]hours:minutes:seconds or minutes")
+    signal_delay_s: int = option(
+        120,
+        help="seconds ahead of the limit at which a run is told to save; more than a step",
+    )
+    setup: list[str] = option(
+        help="shell commands ahead of the job, as module load or source", default_factory=list
+    )
+
+    def __post_init__(self):
+        for name, least in (
+            ("nodes", 1), ("gpus_per_node", 0), ("tasks_per_node", 0), ("cpus_per_task", 1),
+            ("signal_delay_s", 1), ("mem_gb", 1),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and value < least:
+                what = f"{name} must be at least {least}, not {value}"
+                raise ConfigError(what, where=name, fix="mend the value")
+        if self.minutes * 60 <= self.signal_delay_s:
+            raise ConfigError(
+                f"told to save {self.signal_delay_s} s ahead of a limit of {self.minutes} minutes",
+                where=f"time: {self.time}, signal_delay_s: {self.signal_delay_s}",
+                fix="ask for more time, or a shorter delay",
+            )
+
+    @property
+    def minutes(self) -> int:
+        """The limit in minutes.
+
+        >>> Resources(time="1-02:00:00").minutes, Resources(time="90").minutes
+        (1560, 90)
+        """
+        return minutes_of(self.time)
+
+    @property
+    def tasks(self) -> int:
+        """Processes in all."""
+        return self.nodes * self.per_node
+
+    @property
+    def per_node(self) -> int:
+        return self.tasks_per_node or self.gpus_per_node or 1
+
+
+def minutes_of(time: str) -> int:
+    """Minutes of a duration as SLURM writes it, rounded up.
+
+    >>> [minutes_of(t) for t in ("90", "30:30", "2:00:00", "1-0", "1-12:30")]
+    [90, 31, 120, 1440, 2190]
+
+    Raises:
+        ConfigError: it is none.
+    """
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", str(time).strip())
+    if not match:
+        fix = "write [days-]hours:minutes:seconds, or minutes"
+        raise ConfigError(f"{time!r} is no duration", where="time", fix=fix)
+    days, *rest = match.groups()
+    numbers = [int(x) for x in rest if x is not None]
+    if days is not None:  # days-hours[:minutes[:seconds]]
+        hours, minutes, seconds = [*numbers, 0, 0][:3]
+    elif len(numbers) == 3:
+        hours, minutes, seconds = numbers
+    else:  # minutes[:seconds]
+        hours, (minutes, seconds) = 0, [*numbers, 0][:2]
+    return int(days or 0) * 1440 + hours * 60 + minutes + (seconds > 0)
+
+
+# ------------------------------------------------------------------------ submitting
+def executor(
+    folder: Path,
+    code: Path,
+    name: str,
+    resources: Resources,
+    *,
+    after: str | None = None,
+    at_once: int | None = None,
+) -> submitit.SlurmExecutor:
+    """submitit's executor for a job that runs ``code`` and logs to ``folder``.
+
+    ``after``: its dependency, as ``afterok:12:13``.
+    """
+    # a task that is signalled before Python can listen would die of it
+    python = f'bash -c "trap \'\' {SIGNAL}; exec \\"\\$@\\"" -- {sys.executable}'
+    made = submitit.SlurmExecutor(folder=folder, python=python)
+    asked = {
+        "job_name": name,
+        "time": resources.minutes,
+        "nodes": resources.nodes,
+        "ntasks_per_node": resources.per_node,
+        "cpus_per_task": resources.cpus_per_task,
+        "gpus_per_node": resources.gpus_per_node or None,
+        "mem": f"{resources.mem_gb}GB" if resources.mem_gb else None,
+        "signal_delay_s": resources.signal_delay_s,
+        "dependency": after,
+        "array_parallelism": at_once,
+        "setup": [
+            *resources.setup,
+            f"export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}}",
+            "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}",
+        ],
+        # srun no longer takes the cores from sbatch; a rank that dies takes the others with it
+        "srun_args": [
+            f"--cpus-per-task={resources.cpus_per_task}",
+            "--kill-on-bad-exit=1",
+            "--open-mode=append",
+        ],
+        "additional_parameters": {"requeue": True}
+        | ({"kill-on-invalid-dep": "yes"} if after else {})
+        | ({"reservation": resources.reservation} if resources.reservation else {}),
+    }
+    for key in ("partition", "account", "qos", "constraint", "nodelist", "exclude"):
+        asked[key] = getattr(resources, key)
+    made.update_parameters(**{key: value for key, value in asked.items() if value is not None})
+    return made
+
+
+def submit(made: submitit.SlurmExecutor, functions: Sequence[object]) -> list[str]:
+    """Submit one job, or several as an array; returns the id of each.
+
+    Raises:
+        UserError: SLURM refuses.
+    """
+    place = {k: v for k, v in os.environ.items() if k == "SLURM_CONF"}
+    try:
+        with clean_env():
+            os.environ.update(place)  # the one that is not a job's
+            if len(functions) == 1:
+                return [made.submit(functions[0]).job_id]
+            with made.batch():
+                jobs = [made.submit(function) for function in functions]
+            return [job.job_id for job in jobs]
+    except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+        raise UserError(
+            f"SLURM refuses the job: {_last_line(str(error))}",
+            where=made.folder,
+            fix="change what is asked for in cluster.yaml or by flags",
+        ) from error
+
+
+def header(made: submitit.SlurmExecutor, count: int) -> str:
+    """The sbatch file of a job, or of an array of ``count``."""
+    if count > 1:
+        made.parameters["map_count"] = count
+    return made._make_submission_file_text(made._submitit_command_str, "dry-run")
+
+
+# ------------------------------------------------------------------------ asking SLURM
+def ask(*command: str) -> str:
+    """What a SLURM command prints.
+
+    Raises:
+        UserError: it is not installed here, or fails.
+    """
+    if shutil.which(command[0]) is None:
+        raise UserError(
+            f"there is no {command[0]} on this machine",
+            where="SLURM",
+            fix="run this on a login node; to try it without a cluster: "
+            "python slurm/local_cluster start",
+        )
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        what = _last_line(done.stderr or done.stdout)
+        raise UserError(what, where=" ".join(command), fix="see whether SLURM answers: sinfo")
+    return done.stdout
+
+
+def require(resources: Resources, name: str) -> None:
+    """Refuse, before anything is submitted, what the partition can never give.
+
+    Raises:
+        UserError: no such partition, more time, nodes, GPUs, cores or memory than it has, or
+            what else SLURM itself says against it.
+    """
+    partitions = [
+        dict(re.findall(r"(\w+)=(\S*)", line))
+        for line in ask("scontrol", "--oneliner", "show", "partition").splitlines()
+    ]
+    known = [p["PartitionName"] for p in partitions]
+    default = next((p["PartitionName"] for p in partitions if p.get("Default") == "YES"), None)
+    chosen = resources.partition or default
+    if chosen is None or chosen not in known:
+        what = f"{name}: there is no partition {chosen!r}" if chosen else f"{name}: no default"
+        fix = f"one of {', '.join(known)}: --partition, or slurm/cluster.yaml"
+        raise UserError(what, where="partition", fix=fix)
+    limit = next(p for p in partitions if p["PartitionName"] == chosen)["MaxTime"]
+    if limit != "UNLIMITED" and resources.minutes > minutes_of(limit):
+        raise UserError(
+            f"{name}: {resources.time} is more than partition {chosen} allows, {limit}",
+            where="time",
+            fix=f"ask for {limit} at most: a run that is cut off goes on by itself",
+        )
+    nodes = _nodes(chosen)
+    fitting = [node for node in nodes if node.holds(resources)]
+    if len(fitting) < resources.nodes:
+        shown = sorted({str(node) for node in nodes})
+        raise UserError(
+            f"{name}: partition {chosen} has {len(fitting)} nodes with {_wanted(resources)}, not "
+            f"{resources.nodes}",
+            where="nodes, gpus_per_node, tasks_per_node, cpus_per_task, mem_gb",
+            fix=f"its nodes have {'; '.join(shown)}",
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        made = executor(Path(folder), Path(folder), name, resources)
+        script = Path(folder) / "test.sh"
+        script.write_text(header(made, 1))
+        tested = subprocess.run(
+            ["sbatch", "--test-only", str(script)], capture_output=True, text=True
+        )
+    if tested.returncode:
+        what = f"{name}: SLURM refuses: {_last_line(tested.stderr)}"
+        fix = "change what is asked for in slurm/cluster.yaml or by flags"
+        raise UserError(what, where=f"partition {chosen}", fix=fix)
+
+
+@dataclass(frozen=True)
+class _Node:
+    cpus: int
+    memory_mb: int
+    gpus: int
+
+    def holds(self, asked: Resources) -> bool:
+        return (
+            self.cpus >= asked.per_node * asked.cpus_per_task
+            and self.gpus >= asked.gpus_per_node
+            and self.memory_mb >= (asked.mem_gb or 0) * 1024
+        )
+
+    def __str__(self) -> str:
+        return f"{self.gpus} GPUs, {self.cpus} cores, {self.memory_mb // 1024} GB"
+
+
+def _nodes(partition: str) -> list[_Node]:
+    form = "%N|%c|%m|%G"
+    lines = ask("sinfo", "--noheader", "--Node", f"--partition={partition}", f"--format={form}")
+    found = []
+    for line in lines.splitlines():
+        _, cpus, memory, gres = line.split("|")
+        # gpu:4, gpu:a100:4(S:0-1), beside others
+        gpus = sum(int(n) for n in re.findall(r"gpu:(?:[^,:(]+:)?(\d+)", gres))
+        found.append(_Node(int(cpus.rstrip("+")), int(memory.rstrip("+")), gpus))
+    return found
+
+
+def _wanted(asked: Resources) -> str:
+    words = [f"{asked.gpus_per_node} GPUs"] if asked.gpus_per_node else []
+    words.append(f"{asked.per_node * asked.cpus_per_task} cores")
+    if asked.mem_gb:
+        words.append(f"{asked.mem_gb} GB")
+    return ", ".join(words)
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return re.sub(r"^\w+: error: ", "", lines[-1]) if lines else "it does not say why"
+
+
+@dataclass(frozen=True)
+class JobState:
+    """What SLURM says of a job: its state, why it waits, and how often it was started again."""
+
+    state: str
+    reason: str = ""
+    restarts: int = 0
+
+    ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY",
+             "BOOT_FAIL", "DEADLINE", "PREEMPTED")  # fmt: skip
+
+    @property
+    def alive(self) -> bool:
+        return self.state not in self.ENDED
+
+
+def job_state(job_id: str) -> JobState | None:
+    """The state of a job, or None if SLURM has forgotten it (without accounting it does so five
+    minutes after the end)."""
+    try:
+        text = ask("scontrol", "--oneliner", "show", "job", job_id)
+    except UserError as error:
+        if "Invalid job id" not in error.what:
+            raise
+        return _accounted(job_id)
+    facts = dict(re.findall(r"(\w+)=(\S*)", text.splitlines()[0]))
+    reason = facts.get("Reason", "None")
+    return JobState(
+        facts["JobState"],
+        "" if reason == "None" else reason,
+        int(facts.get("Restarts", 0)),
+    )
+
+
+def _accounted(job_id: str) -> JobState | None:
+    command = ["sacct", "-n", "-P", "-X", "--duplicates", "-o", "State", "-j", job_id]
+    try:
+        lines = ask(*command).splitlines()
+    except UserError:  # no accounting here
+        return None
+    return JobState(lines[-1].split()[0], restarts=len(lines) - 1) if lines else None

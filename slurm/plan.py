@@ -1,0 +1,302 @@
+"""What is to be submitted: pieces of work, the jobs that they make, and what waits for what."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kit.command import parse_mapping, read_yaml
+from kit.errors import ConfigError
+from slurm.cluster import Resources
+from slurm.stages import STAGES, Stage, shard_of, stage_named
+
+ROOT = Path(__file__).resolve().parent.parent
+ENTRY_KEYS = ("stage", "config", "accelerate_config", "shards", "resources")
+
+
+@dataclass(frozen=True)
+class Work:
+    """One run of a stage with its resolved configuration."""
+
+    name: str
+    stage: Stage
+    config: object
+
+    @property
+    def output(self) -> Path:
+        return self.stage.output_of(self.config)
+
+    @property
+    def stage_name(self) -> str:
+        return next(name for name, stage in STAGES.items() if stage is self.stage)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What SLURM gets: one piece of work, or several as an array.
+
+    ``after``: the jobs that must have ended well before this one starts, or, if ``after_any``,
+    have ended at all. ``shards_of``: the job that merges what the elements of this one make.
+    """
+
+    name: str
+    works: tuple[Work, ...]
+    resources: Resources
+    launch: Path | None = None
+    after: tuple[str, ...] = ()
+    after_any: bool = False
+    at_once: int | None = None
+    shards_of: str | None = None
+
+
+def read_cluster(path: str | Path, kind: str) -> dict:
+    """What a cluster.yaml says for ``cpu`` or ``gpu`` jobs.
+
+    Raises:
+        ConfigError: an unknown key.
+    """
+    content = read_yaml(path)
+    parts = {part: content.pop(part, None) or {} for part in ("cpu", "gpu")}
+    merged = content | parts[kind]
+    require_known(merged, [f.name for f in dataclasses.fields(Resources)], path)
+    return merged
+
+
+def resources_of(stage: Stage, cluster: str | Path, launch: Path | None, told: dict) -> dict:
+    """The keys of :class:`Resources` for a job: what it was told, over cluster.yaml, over what its
+    accelerate configuration says."""
+    found: dict = {}
+    if launch:
+        written = read_yaml(launch)
+        found["nodes"] = int(written.get("num_machines", 1))
+    return found | read_cluster(cluster, stage.kind) | told
+
+
+def settled(resources: Resources, launch: Path | None) -> Resources:
+    """With the number of processes a node as the accelerate configuration has it, where neither
+    that nor GPUs were asked for."""
+    if launch is None or resources.tasks_per_node or resources.gpus_per_node:
+        return resources
+    written = read_yaml(launch)
+    processes = int(written.get("num_processes", 1)) // int(written.get("num_machines", 1))
+    return dataclasses.replace(resources, tasks_per_node=processes)
+
+
+def require_launch(launch: Path | None, resources: Resources, name: str) -> None:
+    """
+    Raises:
+        ConfigError: the accelerate configuration is missing, or for one process only.
+    """
+    if launch is None:
+        return
+    content = read_yaml(launch)
+    if str(content.get("distributed_type", "NO")) == "NO" and resources.tasks > 1:
+        raise ConfigError(
+            f"{name}: {resources.tasks} processes under a configuration for one",
+            where=f"accelerate_config: {launch}",
+            fix="use multi_gpu.yaml or a zero*.yaml, or ask for one GPU on one node",
+        )
+
+
+def job_of(
+    name: str,
+    stage_name: str,
+    config: object,
+    resources: Resources,
+    launch: Path | None,
+    shards: int,
+    cluster: str | Path,
+) -> list[Job]:
+    """The jobs of one run of a stage: itself, or its shards and the merging of them."""
+    stage = STAGES[stage_name]
+    resources = settled(resources, launch)
+    require_launch(launch, resources, name)
+    work = Work(name, stage, config)
+    if shards == 1:
+        return [Job(name, (work,), resources, launch)]
+    if not hasattr(config, "num_shards"):
+        fix = "evaluate and cf_proxy can"
+        raise ConfigError(f"{stage_name} cannot be split", where=f"{name}: shards", fix=fix)
+    parts = f"{name}_shards"
+    works = tuple(Work(f"{parts}/{i}", stage, shard_of(config, i, shards)) for i in range(shards))
+    return [
+        Job(parts, works, resources, launch, shards_of=name),
+        # merging needs no model, and no GPU
+        Job(name, (work,), Resources(**read_cluster(cluster, "cpu")), after=(parts,)),
+    ]
+
+
+def read_pipeline(path: str | Path, cluster: str | Path, run: str | None) -> tuple[Path, list[Job]]:
+    """The run folder and the jobs of a pipeline file, in the order in which they can run.
+
+    Who reads what another makes, waits for it: nothing else has to be said about order.
+
+    Raises:
+        ConfigError: an unknown key, stage or value, or stages that wait for each other.
+    """
+    content = read_yaml(path)
+    require_known(content, ["run", "stages"], path)
+    folder = Path(run or content.get("run") or "runs/pipeline")
+    jobs: list[Job] = []
+    for name, entry in (content.get("stages") or {}).items():
+        where = f"{path}, stages: {name}"
+        if not isinstance(entry, dict):
+            raise ConfigError("a stage must be a mapping", where=where, fix="write key: value")
+        require_known(entry, ENTRY_KEYS, where)
+        stage = stage_named(entry.get("stage", name), where)
+        config = parse_mapping(stage.config_class, filled(entry.get("config") or {}, folder), where)
+        launch = Path(entry["accelerate_config"]) if entry.get("accelerate_config") else None
+        told = entry.get("resources") or {}
+        require_known(told, [f.name for f in dataclasses.fields(Resources)], where)
+        resources = Resources(**resources_of(stage, cluster, launch, told))
+        jobs += job_of(
+            name, entry.get("stage", name), config, resources, launch,
+            int(entry.get("shards", 1)), cluster,
+        )  # fmt: skip
+    if not jobs:
+        raise ConfigError("no stages", where=path, fix="see slurm/pipeline.yaml")
+    return folder, in_order(jobs, path)
+
+
+def filled(value, run: Path):
+    """A value with ``{run}`` replaced by the run folder.
+
+    >>> filled({"data": "{run}/a.json", "more": ["x={run}/b"]}, Path("runs/c"))
+    {'data': 'runs/c/a.json', 'more': ['x=runs/c/b']}
+    """
+    if isinstance(value, dict):
+        return {key: filled(inner, run) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [filled(inner, run) for inner in value]
+    return value.replace("{run}", str(run)) if isinstance(value, str) else value
+
+
+def in_order(jobs: Sequence[Job], where: object) -> list[Job]:
+    """Jobs with ``after`` filled by who reads whose output, each behind those that it waits for.
+
+    Raises:
+        ConfigError: two write the same, or some wait for each other.
+    """
+    made: dict[str, str] = {}
+    for job in jobs:
+        if job.shards_of:
+            continue
+        for work in job.works:
+            place = os.path.abspath(work.output)
+            if place in made:
+                what = f"{job.name} and {made[place]} both write {work.output}"
+                raise ConfigError(what, where=where, fix="give each its own output")
+            made[place] = job.name
+    waiting = {job.name: _after(job, made) for job in jobs}
+    by_name = {job.name: job for job in jobs}
+    ordered: list[Job] = []
+    while waiting:
+        free = [name for name, after in waiting.items() if not after & waiting.keys()]
+        if not free:
+            what = f"{' and '.join(waiting)} wait for each other"
+            raise ConfigError(what, where=where, fix="let none read what a later one makes")
+        for name in free:
+            after = tuple(sorted(waiting.pop(name)))
+            ordered.append(dataclasses.replace(by_name[name], after=after))
+    return ordered
+
+
+def _after(job: Job, made: dict[str, str]) -> set[str]:
+    found = set(job.after)
+    for work in job.works:
+        for path in inputs_of(work):
+            for place in (path, *path.parents):
+                found.add(made.get(str(place), job.name))
+    return found - {job.name, job.shards_of}
+
+
+def inputs_of(work: Work) -> Iterator[Path]:
+    """The paths, absolute, that a configuration names, but for those that it writes."""
+    written = (work.stage.output, "images_dir", "resume_from_checkpoint")
+    for key, value in vars(work.config).items():
+        if key in written or key == "source":
+            continue
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and text:
+                yield Path(os.path.abspath(text.partition("=")[2] or text))
+
+
+# ------------------------------------------------------------------------ fingerprints
+def fingerprints(jobs: Sequence[Job]) -> dict[str, str]:
+    """What the result of each piece of work depends on, as one number: its configuration, how it
+    is launched, the files that it reads, and the work that it waits for."""
+    outputs = {os.path.abspath(work.output) for job in jobs for work in job.works}
+    shards = {job.name for job in jobs if job.shards_of}  # into how many does not matter
+    by_job: dict[str, list[str]] = {}
+    found: dict[str, str] = {}
+    for job in jobs:
+        for work in job.works:
+            facts = {
+                "stage": work.stage_name,
+                "config": dataclasses.asdict(work.config),
+                "launch": _launch_facts(job) if work.stage.trains else None,
+                "reads": [_digest(path, outputs) for path in inputs_of(work)],
+                "after": [x for n in job.after if n not in shards for x in by_job.get(n, [])],
+            }
+            text = json.dumps(facts, sort_keys=True, default=str)
+            found[work.name] = hashlib.sha256(text.encode()).hexdigest()
+            by_job.setdefault(job.name, []).append(found[work.name])
+    return found
+
+
+def _launch_facts(job: Job) -> list:
+    """What a training run depends on beside its configuration."""
+    if job.launch is None:
+        return [job.resources.tasks]
+    content = read_yaml(job.launch)
+    for key in ("num_processes", "num_machines"):  # SLURM says how many
+        content.pop(key, None)
+    file = deepspeed_file(content)
+    settings = file.read_text(encoding="utf-8") if file else None
+    return [job.resources.tasks, content, settings]
+
+
+def deepspeed_file(accelerate_config: dict) -> Path | None:
+    """The DeepSpeed file that an accelerate configuration points to.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    named = (accelerate_config.get("deepspeed_config") or {}).get("deepspeed_config_file")
+    if named is None:
+        return None
+    if not Path(named).is_file():
+        fix = "name a file of ds_configs/"
+        raise ConfigError("no such DeepSpeed file", where=named, fix=fix)
+    return Path(named)
+
+
+def _digest(path: Path, outputs: set[str]) -> list | None:
+    """What stands at a path that no work of the plan writes."""
+    if not path.exists() or any(str(p) in outputs for p in (path, *path.parents)):
+        return None
+    if path.is_file():
+        return [hashlib.sha256(path.read_bytes()).hexdigest()]
+    return sorted(
+        [str(p.relative_to(path)), p.stat().st_size, p.stat().st_mtime_ns]
+        for p in path.rglob("*")
+        if p.is_file()
+    )
+
+
+def require_known(content: dict, known: Sequence[str], where: object) -> None:
+    """
+    Raises:
+        ConfigError: a key that is none of the known ones.
+    """
+    for key in content:
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=1)
+            fix = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+            raise ConfigError(f"unknown key {key!r}", where=where, fix=fix)

@@ -1,0 +1,152 @@
+"""The stages that can be sent to SLURM: their configuration, what they run and what they leave."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from kit.errors import ConfigError
+from kit.files import read_json
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage by the names of its configuration class and function, so that naming one loads
+    nothing.
+
+    ``kind``: the part of cluster.yaml that it takes its resources from. ``output``: the key of
+    its configuration that says where its results go. ``made``: patterns of the files that are
+    there when it has ended well, ``{}`` being that place.
+    """
+
+    config: str
+    function: str
+    kind: str
+    output: str
+    made: tuple[str, ...]
+
+    @property
+    def config_class(self) -> type:
+        return _load(self.config)
+
+    def run(self, config: object) -> int:
+        """Run it in this process; returns its exit code."""
+        code = _load(self.function)(config)
+        return code if isinstance(code, int) else 0  # prepare returns its report
+
+    @property
+    def trains(self) -> bool:
+        """Whether it is a training run, which goes on from its checkpoints."""
+        return self.output == "output_dir"
+
+    def output_of(self, config: object) -> Path:
+        return Path(getattr(config, self.output))
+
+    def files_of(self, config: object) -> list[Path]:
+        """What it has made; a pattern without a file stands for itself, as missing."""
+        found: list[Path] = []
+        if getattr(config, "num_shards", 1) > 1:  # its batches go when they are merged
+            return found
+        for pattern in self.made:
+            path = Path(pattern.format(self.output_of(config)))
+            found += sorted(path.parent.glob(path.name)) or [path]
+        return found
+
+    def progress(self, config: object) -> tuple[int, int | None, str]:
+        """How much is done and safe, of how much if that is known, and the unit."""
+        output = self.output_of(config)
+        if self.trains:
+            from kit.train.checkpoint import checkpoints, step_of
+
+            saved = checkpoints(output)
+            return (step_of(saved[0]) if saved else 0), _total(output), "steps"
+        parts = parts_of(self, config)
+        if parts is None:
+            return 0, None, ""
+        total = read_json(parts / "run.json").get("batches")
+        shards, shard = config.num_shards, config.shard_index
+        numbers = [int(p.stem) for p in parts.glob("*.jsonl")]
+        own = sum(number % shards == shard for number in numbers)
+        return own, len(range(shard, total, shards)) if total else None, "batches"
+
+
+def _train(stage: str, config: str) -> Stage:
+    made = ("{}/summary.json", "{}/*.safetensors")
+    name = f"kit.train.{stage}:train"
+    return Stage(f"kit.train.config:{config}", name, "gpu", "output_dir", made)
+
+
+STAGES = {
+    "prepare_data": Stage(
+        "kit.data.prepare:PrepareConfig",
+        "kit.data.prepare:prepare",
+        "cpu",
+        "output",
+        ("{}", "{}.report.json"),
+    ),
+    "train_sft": _train("sft", "SftConfig"),
+    "cf_proxy": Stage(
+        "kit.evaluate.config:CfProxyConfig",
+        "kit.evaluate.cf_proxy:cf_proxy",
+        "gpu",
+        "output",
+        ("{}",),
+    ),
+    "train_grpo": _train("grpo", "GrpoConfig"),
+    "evaluate": Stage(
+        "kit.evaluate.config:EvaluateConfig",
+        "kit.evaluate.evaluation:evaluate",
+        "gpu",
+        "output",
+        ("{}/predictions.jsonl", "{}/metrics.json"),
+    ),
+    "report": Stage(
+        "kit.evaluate.report:ReportConfig",
+        "kit.evaluate.report:report",
+        "cpu",
+        "output",
+        ("{}/report.json", "{}/report.txt"),
+    ),
+    "sweep_table": Stage(
+        "slurm.sweep:TableConfig",
+        "slurm.sweep:table",
+        "cpu",
+        "output",
+        ("{}/table.json", "{}/table.txt"),
+    ),
+}
+
+
+def stage_named(name: str, where: object) -> Stage:
+    """
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name not in STAGES:
+        fix = f"one of {', '.join(STAGES)}"
+        raise ConfigError(f"there is no stage {name!r}", where=where, fix=fix)
+    return STAGES[name]
+
+
+def parts_of(stage: Stage, config: object) -> Path | None:
+    """The folder of finished batches of a stage that keeps such (``kit.evaluate.parts``)."""
+    output = stage.output_of(config)
+    if stage is STAGES["evaluate"]:
+        return output / "parts"
+    return output.with_name(f"{output.name}.parts") if stage is STAGES["cf_proxy"] else None
+
+
+def shard_of(config: object, index: int, count: int) -> object:
+    """The configuration of one of ``count`` shards."""
+    return dataclasses.replace(config, num_shards=count, shard_index=index)
+
+
+def _total(run_folder: Path) -> int | None:
+    return read_json(run_folder / "environment.json").get("total_steps")
+
+
+def _load(name: str):
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,162 @@
+"""How far the jobs of a run folder are, from what SLURM knows and what they wrote down."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kit.errors import UserError
+from slurm.cluster import JobState, job_state
+from slurm.records import Record, records_of
+
+SHOWN_METRICS = ("loss", "reward", "kl", "eval_loss", "eval_reward")
+
+
+@dataclass(frozen=True)
+class Status:
+    """One piece of work. ``eta_s``: seconds until its end at the pace of the current attempt."""
+
+    name: str
+    stage: str
+    job_id: str
+    state: str
+    why: str
+    done: int
+    total: int | None
+    unit: str
+    eta_s: float | None
+    requeues: int
+    metrics: dict[str, float]
+    logs: str
+
+
+def status_of(run: Path) -> list[Status]:
+    """
+    Raises:
+        UserError: nothing was submitted for this run folder.
+    """
+    records = records_of(run)
+    if not records:
+        raise UserError(
+            "nothing was submitted for this run folder", where=run, fix="check its path"
+        )
+    return [_status(name, record) for name, record in records.items()]
+
+
+def _status(name: str, record: Record) -> Status:
+    request = record.request
+    attempts = [a for a in record.attempts() if a["job_id"] == request["job_id"]]
+    starts = [a for a in attempts if a["event"] == "start"]
+    known = job_state(request["job_id"]) if request["job_id"] else None
+    state, why = state_of(record, attempts, known)
+    config = record.config
+    done, total, unit = record.stage.progress(config)
+    metrics: dict[str, float] = {}
+    if record.stage.trains:
+        last = _last_row(record.stage.output_of(config) / "metrics.jsonl")
+        done = max(done, int(last.get("step", 0)))
+        metrics = {k: last[k] for k in SHOWN_METRICS if k in last}
+    if state == "COMPLETED" and total:
+        done = total
+    eta = None
+    if state == "RUNNING" and starts and total and done > starts[-1]["done"]:
+        seconds = time.time() - starts[-1]["time"]
+        eta = seconds / (done - starts[-1]["done"]) * (total - done)
+    requeues = known.restarts if known else max((a["restarts"] for a in starts), default=0)
+    return Status(
+        name, request["stage"], request["job_id"], state, why, done, total, unit, eta, requeues,
+        metrics, os.path.join(request["logs"], f"{request['job_id']}_0_log.err"),
+    )  # fmt: skip
+
+
+def state_of(record: Record, attempts: Sequence[dict], known: JobState | None) -> tuple[str, str]:
+    """The state of a piece of work, in SLURM's words, and what else there is to say.
+
+    What it wrote down counts where SLURM has forgotten it.
+    """
+    if record.has_ended_well():
+        return "COMPLETED", ""
+    if not record.request["job_id"]:
+        return "NOT SUBMITTED", "SLURM refused it"
+    if known and (known.alive or known.state != "COMPLETED"):
+        why = known.reason
+        if known.state == "PENDING" and known.restarts:
+            why = f"requeued; {why}" if why else "requeued"
+        if not known.alive and not attempts:
+            why = "it never started"
+        return known.state, why
+    ends = [a for a in attempts if a["event"] == "end"]
+    if not attempts:
+        return "UNKNOWN", "SLURM has forgotten it, and it never started"
+    if attempts[-1]["event"] == "end" and ends[-1]["code"]:
+        return "FAILED", f"exit code {ends[-1]['code']}"
+    return "FAILED", "it ended without a word: cancelled or killed"
+
+
+def json_rows(path: Path) -> list[dict]:
+    """The whole lines of a JSON-lines file that may be being written; none if it is not there."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    rows = []
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
+    return rows
+
+
+def _last_row(path: Path) -> dict:
+    rows = json_rows(path)
+    return rows[-1] if rows else {}
+
+
+def cancel(run: Path) -> list[str]:
+    """Cancel what waits or runs of a run folder; returns the job ids."""
+    states = {s.job_id: job_state(s.job_id) for s in status_of(run) if s.job_id}
+    alive = [job_id for job_id, state in states.items() if state and state.alive]
+    if alive:
+        subprocess.run(["scancel", *alive], check=True)
+    return alive
+
+
+def table_of(statuses: Sequence[Status]) -> str:
+    """For people: a line a piece of work, and where the logs of those that failed are."""
+    rows = [["stage", "job", "state", "done", "left", "requeues", "last metrics"]]
+    for s in statuses:
+        progress = f"{s.done}/{s.total} {s.unit}" if s.total else ""
+        numbers = "  ".join(f"{k} {v:.4g}" for k, v in s.metrics.items())
+        state = f"{s.state} ({s.why})" if s.why else s.state
+        left = _duration(s.eta_s) if s.eta_s is not None else ""
+        rows.append([s.name, s.job_id, state, progress, left, str(s.requeues), numbers])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+    failed = [s for s in statuses if s.state not in ("COMPLETED", "PENDING", "RUNNING")]
+    if failed:
+        lines += ["", "logs:", *(f"  {s.name}: {s.logs}" for s in failed)]
+    return "\n".join(lines)
+
+
+def as_json(statuses: Sequence[Status]) -> list[dict]:
+    return [dataclasses.asdict(s) for s in statuses]
+
+
+def _duration(seconds: float) -> str:
+    """
+    >>> _duration(75), _duration(3723)
+    ('1 min 15 s', '1 h 2 min')
+    """
+    minutes, s = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {s} s" if minutes else f"{s} s"

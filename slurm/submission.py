@@ -1,0 +1,258 @@
+"""Submitting a plan: what is done is left out, what was begun goes on, what changed starts anew."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from kit.command import read_yaml, to_yaml
+from kit.errors import UserError
+from kit.files import atomic_write
+from slurm import cluster
+from slurm.jobs import StageJob
+from slurm.plan import ROOT, Job, Work, deepspeed_file, fingerprints
+from slurm.records import Record, records_of
+from slurm.stages import parts_of
+
+SNAPSHOT = ("kit", "slurm", "launch")
+
+
+def submit_all(run: Path, jobs: Sequence[Job], *, dry_run: bool) -> int:
+    """Submit what is not done of a plan; returns the exit code.
+
+    Raises:
+        UserError: an earlier submission is still under way, the cluster cannot give what is asked
+            for, an output holds something that was not submitted from here, or SLURM refuses (what
+            was submitted by then is cancelled).
+    """
+    run = Path(os.path.abspath(run))
+    require_quiet(run)
+    prints = fingerprints(jobs)
+    left = {job.name: works_left(run, job, prints) for job in jobs}
+    for job in jobs:
+        if job.shards_of and not left[job.shards_of]:  # shards are there to be merged
+            left[job.name] = []
+        if job.after_any and any(left[name] for name in job.after):  # and a table to be filled
+            left[job.name] = list(job.works)
+    for job in jobs:
+        if left[job.name]:
+            cluster.require(job.resources, job.name)
+            for work in left[job.name]:
+                require_own(run, work, prints[work.name])
+        else:
+            print(f"{job.name}: done and unchanged")
+    code = run / "slurm" / f"code-{fingerprint_of_code()}"
+    if dry_run:
+        for job in jobs:
+            if left[job.name]:
+                show(run, job, left[job.name], code)
+        return 0
+    if any(left.values()):
+        snapshot(code)
+    ids: dict[str, list[str]] = {}
+    try:
+        for order, job in enumerate(jobs):
+            if left[job.name]:
+                ids[job.name] = submit_one(run, job, left[job.name], code, ids, prints, order)
+                said = (
+                    ", ".join(ids[job.name])
+                    if len(ids[job.name]) < 4
+                    else (f"{ids[job.name][0]} to {ids[job.name][-1]}")
+                )
+                print(f"{job.name}: job {said}{_behind(job, ids)}")
+    except UserError:
+        submitted = [x for found in ids.values() for x in found]
+        if submitted:
+            subprocess.run(["scancel", *submitted], check=False)
+        raise
+    print(f"python slurm/submit.py status {os.path.relpath(run)}")
+    return 0
+
+
+def require_quiet(run: Path) -> None:
+    """
+    Raises:
+        UserError: jobs of this run folder wait or run.
+    """
+    alive = []
+    for record in records_of(run).values():
+        job_id = record.request["job_id"]
+        state = cluster.job_state(job_id) if job_id else None
+        if state and state.alive:
+            alive.append(job_id)
+    if alive:
+        raise UserError(
+            f"job {', '.join(alive)} of this run is still under way",
+            where=run,
+            fix=f"wait, or python slurm/submit.py cancel {os.path.relpath(run)}",
+        )
+
+
+def works_left(run: Path, job: Job, prints: dict[str, str]) -> list[Work]:
+    """The pieces of work of a job that are not done, or were done otherwise."""
+    left = [w for w in job.works if not record_of(run, w).is_done(prints[w.name])]
+    if job.shards_of and not all(parts_of(w.stage, w.config).exists() for w in job.works):
+        return list(job.works)
+    return left
+
+
+def record_of(run: Path, work: Work) -> Record:
+    return Record(run / "slurm" / work.name)
+
+
+def require_own(run: Path, work: Work, fingerprint: str) -> None:
+    """
+    Raises:
+        UserError: in the output folder stands a training run that was not submitted from here, or
+            anything that was submitted otherwise and is no part of a larger run.
+    """
+    output = work.output
+    before = record_of(run, work).request.get("fingerprint")
+    if before is not None:
+        if before != fingerprint and run == Path(os.path.abspath(output)):
+            what = "was submitted with another configuration, launch or data"
+            raise UserError(what, where=output, fix="choose another output folder, or remove it")
+        return
+    if not work.stage.trains or work.config.resume_from_checkpoint:
+        return
+    if any(output.glob("checkpoint-*")) or (output / "summary.json").exists():
+        raise UserError(
+            "the output folder holds a run that was not submitted from here",
+            where=output,
+            fix="choose another output_dir, or go on from it: resume_from_checkpoint: latest",
+        )
+
+
+def submit_one(
+    run: Path,
+    job: Job,
+    works: Sequence[Work],
+    code: Path,
+    ids: dict[str, list[str]],
+    prints: dict[str, str],
+    order: int,
+) -> list[str]:
+    """Write the records of a job's works and submit it; returns a job id a work."""
+    made = executor_of(run, job, code, ids)
+    records = [record_of(run, work) for work in works]
+
+    def write(job_ids: Sequence[str]) -> None:
+        for record, work, job_id in zip(records, works, job_ids, strict=True):
+            record.write_request(
+                stage=work.stage_name,
+                fingerprint=prints[work.name],
+                job_id=job_id,
+                order=order,
+                code=str(code),
+                logs=str(made.folder),
+            )
+
+    for record, work in zip(records, works, strict=True):
+        prepare_record(record, work, job, prints[work.name])
+    write([""] * len(works))  # it may start before its number is known
+    job_ids = cluster.submit(made, [StageJob(str(record.folder)) for record in records])
+    write(job_ids)
+    return job_ids
+
+
+def executor_of(run: Path, job: Job, code: Path, ids: dict[str, list[str]]):
+    """submitit's executor for a job that waits for those of ``ids`` that it comes after."""
+    waits = [ids[name][0].split("_")[0] for name in job.after if name in ids]
+    kind = "afterany" if job.after_any else "afterok"
+    return cluster.executor(
+        run / "slurm" / job.name / "logs",
+        code,
+        job.name,
+        job.resources,
+        after=f"{kind}:{':'.join(waits)}" if waits else None,
+        at_once=job.at_once,
+    )
+
+
+def prepare_record(record: Record, work: Work, job: Job, fingerprint: str) -> None:
+    """Write down what is to run; what another configuration left there is moved aside."""
+    before = record.request.get("fingerprint")
+    if before is not None and before != fingerprint and job.shards_of is None:
+        parts = parts_of(work.stage, work.config)
+        for path in (work.output, *([parts] if parts else [])):
+            move_aside(path)
+    with contextlib.suppress(FileNotFoundError):
+        (record.folder / "done.json").unlink()
+    with atomic_write(record.config_file) as stream:
+        stream.write(to_yaml(work.config))
+    record.accelerate_file.unlink(missing_ok=True)
+    if job.launch:
+        content = read_yaml(job.launch)
+        file = deepspeed_file(content)
+        if file:
+            copy = record.folder / "deepspeed.json"
+            shutil.copyfile(file, copy)
+            content["deepspeed_config"]["deepspeed_config_file"] = str(copy)
+        with atomic_write(record.accelerate_file) as stream:
+            stream.write(yaml.safe_dump(content, sort_keys=False))
+
+
+def move_aside(path: Path) -> None:
+    """Rename what stands at ``path`` to the first free ``path.old-N``; nothing is deleted."""
+    if not path.exists():
+        return
+    number = 1
+    while (aside := path.with_name(f"{path.name}.old-{number}")).exists():
+        number += 1
+    path.rename(aside)
+    print(f"{os.path.relpath(path)} was made otherwise: moved to {aside.name}")
+
+
+# ------------------------------------------------------------------------ the code that runs
+def fingerprint_of_code() -> str:
+    """Eight hex digits that tell one state of the kit from another."""
+    digest = hashlib.sha256()
+    for file in _code_files():
+        digest.update(str(file).encode() + (ROOT / file).read_bytes())
+    return digest.hexdigest()[:8]
+
+
+def snapshot(folder: Path) -> None:
+    """Copy the kit to ``folder``, so that edits change nothing of what waits in a queue."""
+    if folder.exists():
+        return
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    for file in _code_files():
+        (temporary / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / file, temporary / file)
+    temporary.rename(folder)
+
+
+def _code_files() -> list[Path]:
+    return sorted(
+        path.relative_to(ROOT)
+        for name in SNAPSHOT
+        for path in (ROOT / name).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pyc"
+    )
+
+
+# ------------------------------------------------------------------------ telling
+def show(run: Path, job: Job, works: Sequence[Work], code: Path) -> None:
+    """Print what would be submitted."""
+    made = executor_of(run, job, code, {name: [f"<{name}>"] for name in job.after})
+    print(f"\n==== {job.name}: {len(works)} x {job.resources.tasks} processes")
+    print(cluster.header(made, len(works)).rstrip())
+    for work in works:
+        print(f"\n# {work.name}: launch/{work.stage_name}.py")
+        if job.launch:
+            print(f"# accelerate_config: {job.launch}")
+        print(to_yaml(work.config).rstrip())
+
+
+def _behind(job: Job, ids: dict[str, list[str]]) -> str:
+    waits = [name for name in job.after if name in ids]
+    return f", after {', '.join(waits)}" if waits else ""

@@ -1,0 +1,190 @@
+"""A grid of training runs as one job array, and the table of what came out."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kit.command import option, parse_mapping, read_yaml
+from kit.errors import ConfigError
+from kit.files import atomic_write, write_json
+from slurm.cluster import Resources
+from slurm.plan import Job, Work, filled, job_of, read_cluster, require_known, resources_of
+from slurm.records import Record, records_of
+from slurm.stages import STAGES, stage_named
+from slurm.status import json_rows, status_of
+
+KEYS = ("run", "stage", "config", "accelerate_config", "resources", "grid", "at_once", "metrics")
+RUNS = "runs"  # the job array
+
+
+@dataclass
+class TableConfig:
+    """Gather the last metrics of the runs of a sweep; seeds are averaged over."""
+
+    run: str = option("", help="run folder of the sweep")
+    keys: list[str] = option(help="what differs between runs", default_factory=list)
+    metrics: list[str] = option(help="columns", default_factory=list)
+    output: str = option("", help="folder for table.json and table.txt")
+
+
+def read_sweep(path: str | Path, cluster: str | Path, run: str | None) -> tuple[Path, list[Job]]:
+    """The run folder and the jobs of a sweep file: an array with a run for each point of the grid,
+    and the table when all have ended, well or not.
+
+    Raises:
+        ConfigError: an unknown key or value.
+    """
+    content = read_yaml(path)
+    require_known(content, KEYS, path)
+    folder = Path(run or content.get("run") or "runs/sweep")
+    stage_name = content.get("stage", "train_grpo")
+    stage = stage_named(stage_name, f"{path}, stage")
+    if not stage.trains:
+        raise ConfigError("only training can be swept", where=path, fix="train_sft or train_grpo")
+    launch = Path(content["accelerate_config"]) if content.get("accelerate_config") else None
+    told = content.get("resources") or {}
+    require_known(told, [f.name for f in dataclasses.fields(Resources)], f"{path}, resources")
+    resources = Resources(**resources_of(stage, cluster, launch, told))
+    fixed = filled(content.get("config") or {}, folder)
+    grid = content.get("grid") or {}
+    works = []
+    for number, point in enumerate(points(grid, path)):
+        output = folder / name_of(point)
+        config = parse_mapping(
+            stage.config_class, fixed | point | {"output_dir": str(output)}, path
+        )
+        works.append(Work(f"{RUNS}/{number}", stage, config))
+    (one,) = job_of(RUNS, stage_name, works[0].config, resources, launch, 1, cluster)
+    runs = dataclasses.replace(
+        one, works=tuple(works), at_once=int(content.get("at_once", len(works)))
+    )
+    table = TableConfig(
+        run=str(folder),
+        keys=list(grid),
+        metrics=content.get("metrics") or ["loss"],
+        output=str(folder / "table"),
+    )
+    light = Resources(**read_cluster(cluster, "cpu"))
+    work = Work("table", STAGES["sweep_table"], table)
+    return folder, [runs, Job("table", (work,), light, after=(RUNS,), after_any=True)]
+
+
+def points(grid: dict, where: object) -> list[dict]:
+    """All combinations.
+
+    >>> points({"beta": [0, 0.04], "seed": [1, 2]}, "-")[1]
+    {'beta': 0, 'seed': 2}
+
+    Raises:
+        ConfigError: a key has no list of values.
+    """
+    for key, values in grid.items():
+        if not isinstance(values, list) or not values:
+            what = f"grid: {key} has no list of values"
+            raise ConfigError(what, where=where, fix=f"{key}: [a, b]")
+    if not grid:
+        raise ConfigError("no grid", where=where, fix="grid: {seed: [1, 2, 3]}")
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+
+
+def name_of(point: dict) -> str:
+    """The folder of a run.
+
+    >>> name_of({"weights": "0.2,0.4,0.2,0.2", "seed": 1})
+    'weights=0.2-0.4-0.2-0.2_seed=1'
+    """
+    return "_".join(re.sub(r"[^\w.=-]+", "-", f"{k}={v}") for k, v in point.items())
+
+
+# ------------------------------------------------------------------------ the table
+def table(config: TableConfig) -> int:
+    """Write ``table.json`` and ``table.txt``; returns the exit code."""
+    run = Path(config.run)
+    states = {s.name: s for s in status_of(run)}
+    rows, failures = [], []
+    for name, record in records_of(run).items():
+        if not name.startswith(f"{RUNS}/"):
+            continue
+        settings = record.config
+        point = {key: getattr(settings, key) for key in config.keys}
+        if record.has_ended_well():
+            rows.append({"point": point, "metrics": last_metrics(record, config.metrics)})
+        else:
+            state = states[name]
+            failures.append(
+                {"point": point, "state": state.state, "why": state.why, "logs": state.logs}
+            )
+    groups = summarise(rows, config.metrics)
+    found = {"groups": groups, "runs": rows, "failures": failures}
+    write_json(Path(config.output) / "table.json", found)
+    text = text_of(groups, failures, config.metrics)
+    with atomic_write(Path(config.output) / "table.txt") as stream:
+        stream.write(text)
+    print(text)
+    return 0
+
+
+def last_metrics(record: Record, names: Sequence[str]) -> dict[str, float]:
+    """The last value that a run logged of each metric."""
+    found = {}
+    for row in json_rows(record.stage.output_of(record.config) / "metrics.jsonl"):
+        found |= {name: row[name] for name in names if name in row}
+    return found
+
+
+def summarise(rows: Sequence[dict], names: Sequence[str]) -> list[dict]:
+    """Mean and standard deviation (of a sample, n - 1) over the seeds of each point.
+
+    >>> rows = [{"point": {"beta": 0, "seed": s}, "metrics": {"loss": s}} for s in (1, 3)]
+    >>> summarise(rows, ["loss"])[0]["metrics"]
+    {'loss': {'mean': 2, 'sd': 1.4142135623730951, 'n': 2}}
+    """
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        key = tuple((k, str(v)) for k, v in row["point"].items() if k != "seed")
+        groups.setdefault(key, []).append(row["metrics"])
+    found = []
+    for key, members in groups.items():
+        metrics = {}
+        for name in names:
+            values = [m[name] for m in members if name in m]
+            if values:
+                spread = statistics.stdev(values) if len(values) > 1 else None
+                metrics[name] = {"mean": statistics.mean(values), "sd": spread, "n": len(values)}
+        found.append({"point": dict(key), "metrics": metrics})
+    return found
+
+
+def text_of(groups: Sequence[dict], failures: Sequence[dict], names: Sequence[str]) -> str:
+    """The table for people; the failed runs below it, each with its reason and log."""
+    lines = [["", "n", *names]]
+    for group in groups:
+        metrics = group["metrics"]
+        n = max((m["n"] for m in metrics.values()), default=0)
+        cells = [_cell(metrics.get(name)) for name in names]
+        lines.append([_words(group["point"]) or "all", str(n), *cells])
+    widths = [max(len(row[i]) for row in lines) for i in range(len(lines[0]))]
+    text = "\n".join(
+        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in lines
+    )
+    for failure in failures:
+        why = f" ({failure['why']})" if failure["why"] else ""
+        text += f"\nFAILED {_words(failure['point'])}: {failure['state']}{why}, {failure['logs']}"
+    return text + "\n"
+
+
+def _words(point: dict) -> str:
+    return ", ".join(f"{key} {value}" for key, value in point.items())
+
+
+def _cell(found: dict | None) -> str:
+    if found is None:
+        return "-"
+    spread = f" +- {found['sd']:.3g}" if found["sd"] is not None else ""
+    return f"{found['mean']:.4g}{spread}"
