@@ -135,8 +135,10 @@ def _refuse(error: UserError) -> None:
 
 
 def to_yaml(config) -> str:
-    """The resolved configuration, readable by ``--cfg`` again."""
-    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
+    """The resolved configuration, readable by ``--cfg`` again (so without empty lists, which are
+    the default where they may be)."""
+    values = {key: value for key, value in dataclasses.asdict(config).items() if value != []}
+    return yaml.safe_dump(values, sort_keys=False)
 
 
 def _quieten_libraries() -> None:

@@ -118,10 +118,16 @@ def _last_row(path: Path) -> dict:
     return rows[-1] if rows else {}
 
 
+def alive_in(run: Path) -> list[str]:
+    """The ids of the jobs of a run folder that wait or run."""
+    ids = [record.request["job_id"] for record in records_of(run).values()]
+    states = {job_id: job_state(job_id) for job_id in ids if job_id}
+    return [job_id for job_id, state in states.items() if state and state.alive]
+
+
 def cancel(run: Path) -> list[str]:
     """Cancel what waits or runs of a run folder; returns the job ids."""
-    states = {s.job_id: job_state(s.job_id) for s in status_of(run) if s.job_id}
-    alive = [job_id for job_id, state in states.items() if state and state.alive]
+    alive = alive_in(run)
     if alive:
         subprocess.run(["scancel", *alive], check=True)
     return alive

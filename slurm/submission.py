@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -18,8 +19,9 @@ from kit.files import atomic_write
 from slurm import cluster
 from slurm.jobs import StageJob
 from slurm.plan import ROOT, Job, Work, deepspeed_file, fingerprints
-from slurm.records import Record, records_of
+from slurm.records import Record
 from slurm.stages import parts_of
+from slurm.status import alive_in
 
 SNAPSHOT = ("kit", "slurm", "launch")
 
@@ -81,12 +83,7 @@ def require_quiet(run: Path) -> None:
     Raises:
         UserError: jobs of this run folder wait or run.
     """
-    alive = []
-    for record in records_of(run).values():
-        job_id = record.request["job_id"]
-        state = cluster.job_state(job_id) if job_id else None
-        if state and state.alive:
-            alive.append(job_id)
+    alive = alive_in(run)
     if alive:
         raise UserError(
             f"job {', '.join(alive)} of this run is still under way",
@@ -164,7 +161,7 @@ def submit_one(
 
 def executor_of(run: Path, job: Job, code: Path, ids: dict[str, list[str]]):
     """submitit's executor for a job that waits for those of ``ids`` that it comes after."""
-    waits = [ids[name][0].split("_")[0] for name in job.after if name in ids]
+    waits = [re.sub(r"_\d+$", "", ids[name][0]) for name in job.after if name in ids]
     kind = "afterany" if job.after_any else "afterok"
     return cluster.executor(
         run / "slurm" / job.name / "logs",
