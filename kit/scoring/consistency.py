@@ -47,7 +47,7 @@ class Consistency:
 
     def scores(self, captions: Sequence[str], questions: Sequence[str]) -> list[float]:
         """``(1 + cosine) / 2`` of each caption with its question, in 0..1; 0 for a caption that
-        is empty or only says the question again. All new texts are encoded in one batch."""
+        is empty or only says the question again."""
         embedded = self._embed([*captions, *questions])
         return [
             0.0
@@ -57,14 +57,22 @@ class Consistency:
         ]
 
     def _embed(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Unit vectors by text. Texts are remembered; a full memory is emptied."""
+        """Unit vectors by text. Texts are remembered; a full memory is emptied.
+
+        Each text is encoded alone: padded to its neighbours it would differ in the last digit, and
+        with it a reward, by what else was new to a run that went on or to one of several ranks.
+        """
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if len(self._known) + len(new) > _REMEMBERED:
             self._known.clear()
             new = list(dict.fromkeys(texts))
         if new:
             vectors = self.encoder.encode(
-                new, convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False
+                new,
+                batch_size=1,
+                convert_to_tensor=True,
+                normalize_embeddings=True,
+                show_progress_bar=False,
             )
             self._known.update(zip(new, vectors.float().cpu(), strict=True))
         return self._known

@@ -32,7 +32,7 @@ def test_equals_sentence_transformers_own_similarity(consistency):
     )
 
 
-def test_texts_are_encoded_once_and_in_one_batch(consistency, monkeypatch):
+def test_texts_are_encoded_once(consistency, monkeypatch):
     encoded = []
     encode = consistency.encoder.encode
 
@@ -46,6 +46,14 @@ def test_texts_are_encoded_once_and_in_one_batch(consistency, monkeypatch):
     assert [sorted(batch) for batch in encoded] == [sorted([*captions, "Where is the cyst?"])]
     assert consistency.scores(captions * 2, ["Where is the cyst?"] * 4) == first
     assert len(encoded) == 1
+
+
+def test_a_score_does_not_depend_on_what_else_is_scored(consistency):
+    """To the last digit: else a resumed run, whose memory of texts is empty, would differ."""
+    captions = [f"CT of the chest. {'A mass in the left lung. ' * n}" for n in range(1, 24)]
+    together = Consistency().scores(captions, [QUESTION] * len(captions))
+    alone = [consistency.scores([caption], [QUESTION])[0] for caption in captions]
+    assert together == alone
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,30 @@
+"""A real SLURM on this machine for the tests of slurm/."""
+
+import subprocess
+
+import pytest
+from desk import Desk, wait_for
+
+from slurm.local_cluster import LocalCluster, missing
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory):
+    """Two nodes; started for the tests and stopped after them."""
+    problem = missing()
+    if problem:
+        pytest.skip(problem)
+    made = LocalCluster(folder=tmp_path_factory.mktemp("slurm"), port=17200, grace=60)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(made.configuration))
+        with made:
+            yield made
+
+
+@pytest.fixture
+def desk(cluster):
+    """What a user has: submit.py and SLURM's commands. Whatever still runs after a test ends."""
+    made = Desk()
+    yield made
+    subprocess.run(["scancel", "--user=root"], check=True)
+    wait_for(lambda: not made.queue(), "an empty queue", 60)

@@ -1,0 +1,220 @@
+"""Runs on SLURM that are preempted, run out of time, lose a node: each ends as if nothing was."""
+
+import os
+import signal
+import subprocess
+from itertools import pairwise
+
+import pytest
+from desk import logs_of, signal_rank, wait_for
+from helpers import adapter_of, flags_of, lasting, launcher, most_apart, rows, run, settings_of
+
+from slurm.records import Record
+
+pytestmark = pytest.mark.slow
+
+PREEMPTIONS = int(os.environ.get("PREEMPTIONS", 2))  # ten were shown; two keep the tests short
+STEPS = 6 * PREEMPTIONS
+TWO_NODES = ("--nodes", 2, "--accelerate_config", "accelerate_configs/cpu_zero2.yaml")
+LONGER = {"max_steps": 60, "num_generations": 4, "max_completion_length": 48}
+
+
+@pytest.fixture(scope="module")
+def settings(prepared, trained):
+    """Of a GRPO run that saves only if it is asked to leave, by its output folder."""
+
+    def of(folder, **changes):
+        changes = {"max_steps": STEPS, "save_steps": 0} | changes
+        return settings_of("grpo", prepared, trained, folder, **changes)
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def undisturbed(settings, tmp_path_factory):
+    """A run of two processes as a workstation makes it: its folder, made once a configuration."""
+    made = {}
+
+    def of(**changes):
+        key = str(changes)
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("undisturbed") / "grpo"
+            flags = flags_of(settings(made[key], **changes))
+            done = run([*launcher("cpu_zero2"), "launch/train_grpo.py", *flags])
+            assert done.returncode == 0, done.stderr
+        return made[key]
+
+    return of
+
+
+class Sent:
+    """A GRPO run of two nodes that was sent to SLURM."""
+
+    def __init__(self, desk, settings, folder, *more, **options):
+        self.desk, self.folder = desk, folder
+        desk.stage("train_grpo", settings, *TWO_NODES, *more, **options)
+        self.record = Record(folder / "slurm" / "train_grpo")
+        self.job_id = self.record.request["job_id"]
+
+    def steps(self) -> int:
+        logged = (self.folder / "metrics.jsonl").exists() and rows(self.folder)
+        return logged[-1]["step"] if logged else 0
+
+    def await_step(self) -> None:
+        """Wait until it has made a step more than it has now."""
+        before = self.steps()
+        wait_for(lambda: self.steps() > before, "a step", every=0.05)
+        assert not self.record.has_ended_well()
+
+    def await_requeue(self) -> None:
+        wait_for(lambda: f"{self.job_id} train_grpo PENDING" in self.desk.queue(), "the requeue")
+
+    @property
+    def status(self) -> dict:
+        return self.desk.status(self.folder)["train_grpo"]
+
+    @property
+    def starts(self) -> list[dict]:
+        return [a for a in self.record.attempts() if a["event"] == "start"]
+
+    def ends_like(self, whole) -> None:
+        self.desk.finish()
+        assert self.status["state"] == "COMPLETED", logs_of(self.record.folder)
+        assert most_apart(adapter_of(self.folder), adapter_of(whole)) == 0
+        assert lasting(self.folder) == lasting(whole)
+
+
+def test_preempted_by_an_urgent_job(desk, settings, undisturbed, tmp_path):
+    sent = Sent(desk, settings(tmp_path / "grpo"), tmp_path / "grpo")
+    for number in range(PREEMPTIONS):
+        sent.await_step()
+        desk.urgent()
+        sent.await_requeue()
+        if number == 0:
+            status = sent.status
+            assert (status["state"], status["requeues"]) == ("PENDING", 1)
+            assert "requeued" in status["why"]
+            assert (status["done"], status["total"]) == (sent.steps(), STEPS)
+    sent.ends_like(undisturbed())
+    assert sent.status["requeues"] == PREEMPTIONS
+    assert [a["restarts"] for a in sent.starts] == list(range(PREEMPTIONS + 1))
+    assert all(a["done"] < b["done"] for a, b in pairwise(sent.starts))
+
+
+def test_runs_into_its_time_limit(desk, settings, undisturbed, tmp_path):
+    """One minute, of which it is told long before the end."""
+    limit = ("--time", 1, "--signal_delay_s", 35)
+    sent = Sent(desk, settings(tmp_path / "grpo", **LONGER), tmp_path / "grpo", *limit)
+    sent.ends_like(undisturbed(**LONGER))
+    assert sent.status["requeues"] >= 1
+
+
+def test_a_node_goes_down_and_comes_back(desk, cluster, settings, undisturbed, tmp_path):
+    """Whatever was saved last is gone on from; nothing is asked of the user."""
+    changes = {"save_steps": 2}
+    sent = Sent(desk, settings(tmp_path / "grpo", **changes), tmp_path / "grpo")
+    wait_for(lambda: list(sent.folder.glob("checkpoint-*")), "a checkpoint", every=0.05)
+    cluster.kill_node("n2")
+    try:
+        sent.await_requeue()
+        waits = sent.status
+        assert waits["state"] == "PENDING"
+    finally:
+        cluster.start_node("n2")
+    sent.ends_like(undisturbed(**changes))
+    assert len(sent.starts) == 2
+    assert sent.starts[1]["done"] >= 2
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_signals_to_one_rank_twice(rank, desk, settings, undisturbed, tmp_path):
+    sent = Sent(desk, settings(tmp_path / "grpo"), tmp_path / "grpo")
+    sent.await_step()
+    for number in (signal.SIGUSR2, signal.SIGUSR2, signal.SIGTERM):
+        signal_rank(sent.job_id, rank, number)
+    sent.ends_like(undisturbed())
+    assert len(sent.starts) == 2
+    assert sent.status["requeues"] == 1
+
+
+def test_a_signal_while_saving(desk, settings, undisturbed, tmp_path):
+    changes = {"save_steps": 1}
+    sent = Sent(desk, settings(tmp_path / "grpo", **changes), tmp_path / "grpo")
+    wait_for(lambda: list(sent.folder.glob(".checkpoint-*.tmp")), "saving", every=0.001)
+    subprocess.run(["scancel", "--signal=USR2", sent.job_id], check=True)
+    sent.ends_like(undisturbed(**changes))
+    assert len(sent.starts) == 2
+
+
+def test_a_signal_before_the_run_can_hear_it(desk, settings, undisturbed, tmp_path):
+    """While it loads libraries: it is heard as soon as it can be, not lost, not deadly."""
+    sent = Sent(desk, settings(tmp_path / "grpo"), tmp_path / "grpo")
+    wait_for(lambda: sent.starts, "the start", every=0.01)
+    subprocess.run(["scancel", "--signal=USR2", sent.job_id], check=True)
+    sent.ends_like(undisturbed())
+    assert [a["done"] for a in sent.starts] == [0, 1]
+
+
+def test_slurm_refuses_to_requeue(desk, settings, undisturbed, tmp_path):
+    """All is saved, it says so, and the same command goes on."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    fake = programs / "scontrol"
+    fake.write_text(
+        '#!/bin/bash\nif [ "$1" = requeue ]; then echo "slurm_requeue error: disabled" >&2; exit 1;'
+        '\nfi\nexec /usr/bin/scontrol "$@"\n'
+    )
+    fake.chmod(0o755)
+    path = {"PATH": f"{programs}:{os.environ['PATH']}"}
+    sent = Sent(desk, settings(tmp_path / "grpo"), tmp_path / "grpo", **path)
+    sent.await_step()
+    subprocess.run(["scancel", "--signal=USR2", sent.job_id], check=True)
+    desk.finish()
+    assert sent.status["state"] == "FAILED"
+    said = logs_of(sent.record.folder)
+    assert f"SLURM does not requeue job {sent.job_id}: slurm_requeue error: disabled" in said
+    assert "submit the same command again" in said
+    assert "Traceback" not in said
+    again = Sent(desk, settings(tmp_path / "grpo"), tmp_path / "grpo")
+    again.ends_like(undisturbed())
+    assert again.starts[-1]["done"] > 0
+
+
+def test_stale_files_of_submitit(desk, settings, undisturbed, tmp_path):
+    """What a kill left of a result that was being written does not fail the run that ends well."""
+    sent = Sent(desk, settings(tmp_path / "grpo"), tmp_path / "grpo")
+    wait_for(lambda: sent.starts, "the start", every=0.01)
+    for rank in (0, 1):
+        for kind in (f"{rank}_result", "submitted"):
+            path = sent.record.logs / f"{sent.job_id}_{kind}.pkl.save_tmp"
+            path.write_bytes(b"half")
+    sent.await_step()
+    desk.urgent()  # the second start finds them
+    sent.ends_like(undisturbed())
+    assert sent.starts[1]["restarts"] == 1
+
+
+def test_a_crash_is_not_requeued(desk, settings, tmp_path):
+    """One rank dies of a bug: the other goes with it, once, and the log has the traceback."""
+    module = tmp_path / "crash.py"
+    module.write_text("def reward(**_):\n    raise RuntimeError('a bug of the user')\n")
+    changes = {"reward_funcs": ["crash:reward"]}
+    sent = Sent(
+        desk, settings(tmp_path / "grpo", **changes), tmp_path / "grpo", PYTHONPATH=str(tmp_path)
+    )
+    desk.finish()
+    assert sent.status["state"] == "FAILED"
+    assert len(sent.starts) == 1
+    assert "a bug of the user" in logs_of(sent.record.folder)
+
+
+def test_cancelled_means_cancelled(desk, settings, undisturbed, tmp_path):
+    """Also right after a signal that asks for a requeue; submitted again, it goes on."""
+    sent = Sent(desk, settings(tmp_path / "grpo"), tmp_path / "grpo")
+    sent.await_step()
+    subprocess.run(["scancel", "--signal=USR2", sent.job_id], check=True)
+    assert sent.job_id in desk.submit("cancel", sent.folder)
+    desk.finish()
+    assert sent.status["state"] == "CANCELLED"
+    assert "PENDING" not in str(desk.queue())
+    Sent(desk, settings(tmp_path / "grpo"), tmp_path / "grpo").ends_like(undisturbed())
