@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import difflib
 import logging
@@ -92,6 +93,13 @@ def parse_known(
     namespace, rest = parser.parse_known_args(list(arguments))
     names = [f.name for f in dataclasses.fields(config_class) if f.init]
     return config_class(**{name: getattr(namespace, name) for name in names}), rest
+
+
+def flags_help(config_class: type) -> str:
+    """The flags of ``config_class`` with what each is for."""
+    formatter = argparse.HelpFormatter("")
+    formatter.add_arguments(_parser(config_class, where="", add_help=False)._actions)
+    return formatter.format_help()
 
 
 def source_of(config: object) -> str:
@@ -189,7 +197,7 @@ def read_yaml(path: str | Path) -> dict:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
     except FileNotFoundError as error:
-        raise ConfigError("no such config file", where=path, fix="check --cfg") from error
+        raise ConfigError("no such config file", where=path, fix="check its path") from error
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(

@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from kit.command import parse, parse_known, run
+from kit.command import flags_help, parse, parse_known, run
 from kit.errors import ConfigError
 from slurm.cluster import Resources
 from slurm.plan import in_order, job_of, read_pipeline, resources_of
@@ -91,6 +91,9 @@ def submit_stage(told: argparse.Namespace, rest: list[str]) -> int:
     stage = stage_named(told.name, "command line")
     launch = Path(told.accelerate_config) if told.accelerate_config else None
     defaults = resources_of(stage, told.cluster, launch, {})
+    if "--help" in rest or "-h" in rest:
+        print("Besides the flags of the stage, below, those of the job:\n")
+        print(flags_help(Resources))
     resources, rest = parse_known(Resources, rest, defaults)
     config = parse(stage.config_class, rest)
     jobs = job_of(told.name, told.name, config, resources, launch, told.shards, told.cluster)

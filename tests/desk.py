@@ -78,7 +78,8 @@ def pid_of(job_id: str, rank: int) -> int | None:
         try:
             command = (folder / "cmdline").read_bytes().split(b"\0")
             named = set((folder / "environ").read_bytes().split(b"\0"))
-            if b"submitit.core._submit" in command and wanted <= named:
+            ours = b"python" in command[0] and b"submitit.core._submit" in command
+            if ours and wanted <= named:
                 return int(folder.name)
         except OSError:  # it has ended
             continue

@@ -232,6 +232,7 @@ def environment(accelerator: Accelerator) -> dict:
         "distributed_type": accelerator.distributed_type.value,
         "mixed_precision": accelerator.mixed_precision,
         "command": sys.argv,
+        "kit": str(Path(__file__).resolve().parents[1]),
     }
 
 

@@ -6,7 +6,7 @@ import subprocess
 from itertools import pairwise
 
 import pytest
-from desk import logs_of, signal_rank, wait_for
+from desk import logs_of, pid_of, signal_rank, wait_for
 from helpers import adapter_of, flags_of, lasting, launcher, most_apart, rows, run, settings_of
 
 from slurm.records import Record
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 PREEMPTIONS = int(os.environ.get("PREEMPTIONS", 2))  # ten were shown; two keep the tests short
 STEPS = 6 * PREEMPTIONS
 TWO_NODES = ("--nodes", 2, "--accelerate_config", "accelerate_configs/cpu_zero2.yaml")
-LONGER = {"max_steps": 60, "num_generations": 4, "max_completion_length": 48}
+LONGER = {"max_steps": 80, "num_generations": 4, "max_completion_length": 48}
 
 
 @pytest.fixture(scope="module")
@@ -109,17 +109,45 @@ def test_runs_into_its_time_limit(desk, settings, undisturbed, tmp_path):
     assert sent.status["requeues"] >= 1
 
 
-def test_a_node_goes_down_and_comes_back(desk, cluster, settings, undisturbed, tmp_path):
-    """Whatever was saved last is gone on from; nothing is asked of the user."""
-    changes = {"save_steps": 2}
+def test_shards_are_preempted(desk, prepared, tmp_path):
+    """Each goes on with the batches that it has not answered; the merged files are those of one
+    undisturbed process."""
+    settings = {
+        "base_model": "tiny", "data": prepared["test"], "per_device_eval_batch_size": 1,
+        "max_new_tokens": 40,
+    }  # fmt: skip
+    whole, folder = tmp_path / "whole", tmp_path / "evaluation"
+    done = run([*launcher(None), "launch/evaluate.py", *flags_of(settings | {"output": whole})])
+    assert done.returncode == 0, done.stderr
+    desk.stage("evaluate", settings | {"output": folder}, "--shards", 2)
+    wait_for(lambda: len(list((folder / "parts").glob("0*.jsonl"))) > 2, "some batches")
+    desk.urgent()
+    desk.finish()
+    status = desk.status(folder)
+    assert {row["state"] for row in status.values()} == {"COMPLETED"}
+    assert sum(row["requeues"] for row in status.values()) >= 1
+    for name in ("metrics.json", "predictions.jsonl"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.parametrize("what", ["daemon", "machine"])
+def test_a_node_goes_down_and_comes_back(what, desk, cluster, settings, undisturbed, tmp_path):
+    """Its daemon alone, or its rank falls silent too: whatever was saved last is gone on from, and
+    nothing is asked of the user."""
+    changes = LONGER | {"save_steps": 2}
     sent = Sent(desk, settings(tmp_path / "grpo", **changes), tmp_path / "grpo")
     wait_for(lambda: list(sent.folder.glob("checkpoint-*")), "a checkpoint", every=0.05)
+    if what == "machine":
+        silent = pid_of(sent.job_id, 1)
+        os.kill(silent, signal.SIGSTOP)
     cluster.kill_node("n2")
     try:
         sent.await_requeue()
         waits = sent.status
         assert waits["state"] == "PENDING"
     finally:
+        if what == "machine":
+            os.kill(silent, signal.SIGKILL)
         cluster.start_node("n2")
     sent.ends_like(undisturbed(**changes))
     assert len(sent.starts) == 2

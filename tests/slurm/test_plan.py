@@ -1,0 +1,256 @@
+"""Plans: what waits for what, what a job asks for, and what makes a result another one."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from desk import CLUSTER_FILE
+from helpers import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kit.errors import ConfigError
+from slurm.cluster import Resources, minutes_of
+from slurm.plan import fingerprints, in_order, job_of, read_cluster, read_pipeline, resources_of
+from slurm.stages import STAGES
+from slurm.sweep import points, read_sweep
+
+SLURM = ROOT / "slurm"
+ZERO2, ZERO3 = (ROOT / "accelerate_configs" / f"{name}.yaml" for name in ("cpu_zero2", "cpu_zero3"))
+
+
+@pytest.fixture(autouse=True)
+def _in_the_repository(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def pipeline(tmp_path, change=lambda content: None) -> dict:
+    """The jobs of the local pipeline by name, after a change to its file."""
+    content = yaml.safe_load((SLURM / "local_cluster" / "pipeline.yaml").read_text())
+    change(content)
+    path = tmp_path / "pipeline.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    _, jobs = read_pipeline(path, CLUSTER_FILE, str(tmp_path / "run"))
+    return {job.name: job for job in jobs}
+
+
+# ------------------------------------------------------------------------ shipped files
+@pytest.mark.parametrize("folder", [SLURM, SLURM / "local_cluster"], ids=["slurm", "local"])
+def test_shipped_pipelines(folder):
+    _, jobs = read_pipeline(folder / "pipeline.yaml", folder / "cluster.yaml", None)
+    names = [job.name for job in jobs]
+    after = {job.name: set(job.after) for job in jobs}
+    assert after["sft"] == {"prepare_train"}
+    assert after["cf_proxy_shards"] == {"prepare_train", "sft"}
+    assert after["grpo"] == {"cf_proxy", "sft"}
+    assert {"sft", "prepare_test"} <= after["evaluate_sft"]
+    assert after["report"] == {"evaluate_base", "evaluate_sft", "evaluate_grpo"}
+    assert all(names.index(name) < names.index(job.name) for job in jobs for name in job.after)
+    for job in jobs:
+        light = job.works[0].stage.kind == "cpu" or (
+            job.shards_of is None and job.after and f"{job.name}_shards" in job.after
+        )
+        assert (job.resources.gpus_per_node == 0) == bool(light), job.name
+
+
+def test_shipped_sweep():
+    folder, (runs, table) = read_sweep(SLURM / "sweep.yaml", SLURM / "cluster.yaml", None)
+    assert len(runs.works) == 2 * 2 * 2 * 3
+    assert runs.at_once == 4
+    outputs = {work.output for work in runs.works}
+    assert len(outputs) == len(runs.works)
+    assert all(re.fullmatch(r"[\w.=-]+", path.name) for path in outputs)
+    assert all(path.parent == folder for path in outputs)
+    assert (table.after, table.after_any) == (("runs",), True)
+
+
+# ------------------------------------------------------------------------ order
+def test_stages_run_in_the_order_of_their_data_however_they_are_written(tmp_path):
+    def reverse(content):
+        content["stages"] = dict(reversed(content["stages"].items()))
+
+    straight, reversed_ = pipeline(tmp_path), pipeline(tmp_path, reverse)
+    assert {n: set(j.after) for n, j in straight.items()} == {
+        n: set(j.after) for n, j in reversed_.items()
+    }
+    names = list(reversed_)
+    assert all(names.index(a) < names.index(n) for n, j in reversed_.items() for a in j.after)
+
+
+def test_stages_that_wait_for_each_other(tmp_path):
+    def circle(content):
+        content["stages"]["sft"]["config"]["data"] = "{run}/data/grpo.jsonl"
+
+    with pytest.raises(ConfigError, match="wait for each other"):
+        pipeline(tmp_path, circle)
+
+
+def test_two_stages_that_write_the_same(tmp_path):
+    def twice(content):
+        content["stages"]["evaluate_sft"]["config"]["output"] = "{run}/evaluate_base"
+
+    with pytest.raises(ConfigError, match="both write"):
+        pipeline(tmp_path, twice)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.update(stage=1), "unknown key 'stage'"),
+        (lambda c: c["stages"]["sft"].update(acelerate_config="x"), "did you mean|unknown key"),
+        (lambda c: c["stages"]["sft"].update(stage="train"), "there is no stage 'train'"),
+        (lambda c: c["stages"]["sft"]["config"].update(lr=1), "unknown key 'lr'"),
+        (lambda c: c["stages"]["sft"]["config"].update(lora_r="many"), "lora_r"),
+        (lambda c: c["stages"]["sft"].update(resources={"gpu": 1}), "unknown key 'gpu'"),
+        (lambda c: c["stages"]["sft"].update(shards=2), "cannot be split"),
+        (lambda c: c["stages"].update(sft=3), "must be a mapping"),
+        (lambda c: c["stages"].clear(), "no stages"),
+        (lambda c: c["stages"]["sft"].update(accelerate_config="none.yaml"), "no such config"),
+        (
+            lambda c: c["stages"]["sft"].update(
+                accelerate_config="accelerate_configs/single_gpu.yaml"
+            ),
+            "2 processes under a configuration for one",
+        ),
+        (lambda c: c["stages"]["sft"].update(resources={"time": "soon"}), "no duration"),
+        (lambda c: c["stages"]["sft"].update(resources={"nodes": 0}), "nodes must be at least 1"),
+        (lambda c: c["stages"]["sft"].update(resources={"signal_delay_s": 9999}), "told to save"),
+    ],
+)
+def test_mistakes_in_a_pipeline_file(change, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        pipeline(tmp_path, change)
+
+
+# ------------------------------------------------------------------------ resources
+@given(
+    days=st.integers(0, 9), hours=st.integers(0, 23), minutes=st.integers(0, 59),
+    seconds=st.integers(0, 59),
+)  # fmt: skip
+def test_durations(days, hours, minutes, seconds):
+    exact = days * 1440 + hours * 60 + minutes + (seconds > 0)
+    assert minutes_of(f"{days}-{hours:02}:{minutes:02}:{seconds:02}") == exact
+    assert minutes_of(f"{hours}:{minutes:02}:{seconds:02}") == exact - days * 1440
+    assert minutes_of(f"{minutes}:{seconds:02}") == minutes + (seconds > 0)
+
+
+def test_resources_of_a_job_are_told_over_cluster_over_accelerate(tmp_path):
+    path = tmp_path / "cluster.yaml"
+    path.write_text("account: us\ncpu: {partition: c}\ngpu: {gpus_per_node: 4, nodes: 3}\n")
+    stage = STAGES["train_sft"]
+    machines = ROOT / "accelerate_configs" / "multi_node_zero3.yaml"
+    assert read_cluster(path, "cpu") == {"account": "us", "partition": "c"}
+    assert resources_of(stage, path, machines, {})["nodes"] == 3
+    assert resources_of(stage, path, machines, {"nodes": 5})["nodes"] == 5
+    path.write_text("gpu: {gpus_per_node: 4}\n")
+    two = Resources(**resources_of(stage, path, machines, {}))
+    assert (two.nodes, two.per_node, two.tasks) == (2, 4, 8)
+    path.write_text("gpu: {}\n")
+    told = resources_of(stage, path, ZERO2, {})
+    config = dataclasses.make_dataclass("C", [("data", str, "a"), ("output_dir", str, "b")])()
+    (job,) = job_of(
+        "sft",
+        "train_sft",
+        config,
+        Resources(**told),
+        ZERO2,
+        1,
+        path,
+    )
+    assert job.resources.tasks == 2, "without GPUs, as many as the accelerate config says"
+
+
+# ------------------------------------------------------------------------ fingerprints
+def prints(tmp_path, change=lambda content: None) -> dict[str, str]:
+    return fingerprints(list(pipeline(tmp_path, change).values()))
+
+
+def differing(a: dict, b: dict) -> set[str]:
+    return {name.split("/")[0] for name in a.keys() | b.keys() if a.get(name) != b.get(name)}
+
+
+def test_a_change_makes_anew_what_depends_on_it_and_nothing_else(tmp_path):
+    before = prints(tmp_path)
+    assert prints(tmp_path) == before
+
+    def slower(content):
+        content["stages"]["grpo"]["config"]["learning_rate"] = 1e-6
+
+    grpo = {"grpo", "evaluate_grpo_shards", "evaluate_grpo", "report"}
+    assert differing(before, prints(tmp_path, slower)) == grpo
+
+    def spread(content):
+        content["stages"]["grpo"]["accelerate_config"] = str(ZERO3)
+
+    assert differing(before, prints(tmp_path, spread)) == grpo
+
+    def one_node(content):
+        content["stages"]["grpo"]["resources"] = {"nodes": 1}
+
+    assert differing(before, prints(tmp_path, one_node)) == grpo
+
+
+def test_what_changes_no_number_makes_nothing_anew(tmp_path):
+    before = prints(tmp_path)
+
+    def elsewhere(content):
+        for entry in content["stages"].values():
+            entry.setdefault("resources", {})["time"] = "00:45:00"
+        content["stages"]["evaluate_sft"]["shards"] = 2  # its shards are new, the result is not
+
+    assert differing(before, prints(tmp_path, elsewhere)) == {"evaluate_sft_shards"}
+
+
+def test_what_is_read_counts_by_its_content(tmp_path):
+    data = tmp_path / "phantoms"
+    data.mkdir()
+    (data / "train.json").write_text("[]")
+
+    def other_root(content):
+        content["stages"]["prepare_test"]["config"]["slake_root"] = str(data)
+
+    before = prints(tmp_path, other_root)
+    assert prints(tmp_path, other_root) == before
+    (data / "train.json").write_text("[1]")
+    changed = differing(before, prints(tmp_path, other_root))
+    assert "prepare_test" in changed
+    assert not changed & {"prepare_train", "sft", "cf_proxy", "grpo"}
+
+
+def test_deepspeed_settings_count_by_their_content(tmp_path):
+    settings = tmp_path / "deepspeed.json"
+    settings.write_text((ROOT / "ds_configs" / "zero2.json").read_text())
+    launch = tmp_path / "accelerate.yaml"
+    launch.write_text(ZERO2.read_text().replace("ds_configs/zero2.json", str(settings)))
+
+    def own(content):
+        content["stages"]["sft"]["accelerate_config"] = str(launch)
+
+    before = prints(tmp_path, own)
+    settings.write_text(settings.read_text().replace("50000000", "40000000"))
+    assert "sft" in differing(before, prints(tmp_path, own))
+
+
+# ------------------------------------------------------------------------ sweeps
+@pytest.mark.parametrize("grid", [{}, {"seed": 3}, {"seed": []}])
+def test_no_grid(grid):
+    with pytest.raises(ConfigError, match="grid"):
+        points(grid, "sweep.yaml")
+
+
+def test_a_sweep_of_what_does_not_train(tmp_path):
+    path = tmp_path / "sweep.yaml"
+    path.write_text("stage: evaluate\ngrid: {seed: [1]}\n")
+    with pytest.raises(ConfigError, match="only training can be swept"):
+        read_sweep(path, CLUSTER_FILE, None)
+
+
+def test_runs_of_a_sweep_wait_for_nothing_of_each_other(tmp_path):
+    path = tmp_path / "sweep.yaml"
+    content = {"stage": "train_sft", "config": {"data": "a.json"}, "grid": {"seed": [1, 2]}}
+    path.write_text(yaml.safe_dump(content))
+    _, jobs = read_sweep(path, CLUSTER_FILE, str(tmp_path / "run"))
+    assert [job.after for job in in_order(jobs[:1], path)] == [()]
+    assert Path(jobs[0].works[1].config.output_dir).name == "seed=2"
