@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,97 +16,12 @@ from pathlib import Path
 import submitit
 from submitit.helpers import clean_env
 
-from kit.command import option
-from kit.errors import ConfigError, UserError
+from kit.errors import UserError
+from slurm.resources import Resources, minutes_of
 
 SIGNAL = "USR2"  # what kit.train.runtime.StopRequest hears
-LEAST_FREE_MB = 1024
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What one job asks of SLURM; any of it is a key of cluster.yaml and a flag."""
-
-    partition: str | None = option(None, help="left out: the cluster's default")
-    account: str | None = option(None, help="who pays")
-    qos: str | None = option(None, help="quality of service")
-    constraint: str | None = option(None, help="features that the nodes must have")
-    nodelist: str | None = option(None, help="only these nodes")
-    exclude: str | None = option(None, help="not these nodes")
-    reservation: str | None = option(None, help="a reservation to run in")
-    nodes: int = option(1, help="nodes of a job")
-    gpus_per_node: int = option(0, help="GPUs of each")
-    tasks_per_node: int = option(
-        0, help="processes of a node; 0: one a GPU, without GPUs as the accelerate config says"
-    )
-    cpus_per_task: int = option(1, help="cores a process")
-    mem_gb: int | None = option(None, help="memory of a node; left out: the cluster's default")
-    time: str = option("04:00:00", help="limit, as [days-]hours:minutes:seconds or minutes")
-    signal_delay_s: int = option(
-        120,
-        help="seconds ahead of the limit at which a run is told to save; more than a step",
-    )
-    setup: list[str] = option(
-        help="shell commands ahead of the job, as module load or source", default_factory=list
-    )
-
-    def __post_init__(self):
-        for name, least in (
-            ("nodes", 1), ("gpus_per_node", 0), ("tasks_per_node", 0), ("cpus_per_task", 1),
-            ("signal_delay_s", 1), ("mem_gb", 1),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if value is not None and value < least:
-                what = f"{name} must be at least {least}, not {value}"
-                raise ConfigError(what, where=name, fix="mend the value")
-        if self.minutes * 60 <= self.signal_delay_s:
-            raise ConfigError(
-                f"told to save {self.signal_delay_s} s ahead of a limit of {self.minutes} minutes",
-                where=f"time: {self.time}, signal_delay_s: {self.signal_delay_s}",
-                fix="ask for more time, or a shorter delay",
-            )
-
-    @property
-    def minutes(self) -> int:
-        """The limit in minutes.
-
-        >>> Resources(time="1-02:00:00").minutes, Resources(time="90").minutes
-        (1560, 90)
-        """
-        return minutes_of(self.time)
-
-    @property
-    def tasks(self) -> int:
-        """Processes in all."""
-        return self.nodes * self.per_node
-
-    @property
-    def per_node(self) -> int:
-        return self.tasks_per_node or self.gpus_per_node or 1
-
-
-def minutes_of(time: str) -> int:
-    """Minutes of a duration as SLURM writes it, rounded up.
-
-    >>> [minutes_of(t) for t in ("90", "30:30", "2:00:00", "1-0", "1-12:30")]
-    [90, 31, 120, 1440, 2190]
-
-    Raises:
-        ConfigError: it is none.
-    """
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", str(time).strip())
-    if not match:
-        fix = "write [days-]hours:minutes:seconds, or minutes"
-        raise ConfigError(f"{time!r} is no duration", where="time", fix=fix)
-    days, *rest = match.groups()
-    numbers = [int(x) for x in rest if x is not None]
-    if days is not None:  # days-hours[:minutes[:seconds]]
-        hours, minutes, seconds = [*numbers, 0, 0][:3]
-    elif len(numbers) == 3:
-        hours, minutes, seconds = numbers
-    else:  # minutes[:seconds]
-        hours, (minutes, seconds) = 0, [*numbers, 0][:2]
-    return int(days or 0) * 1440 + hours * 60 + minutes + (seconds > 0)
+OTHERS = ("reservation", "begin")  # that submitit does not name
+submitit.JobEnvironment.USR_SIG = SIGNAL  # whatever SUBMITIT_PREEMPT_SIGNAL says
 
 
 # ------------------------------------------------------------------------ submitting
@@ -123,7 +39,8 @@ def executor(
     ``after``: its dependency, as ``afterok:12:13``.
     """
     # a task that is signalled before Python can listen would die of it
-    python = f'bash -c "trap \'\' {SIGNAL}; exec \\"\\$@\\"" -- {sys.executable}'
+    listening = shlex.join(["bash", "-c", f"trap '' {SIGNAL}; exec \"$@\"", "--"])
+    python = f"{listening} {shlex.quote(sys.executable)}"
     made = submitit.SlurmExecutor(folder=folder, python=python)
     asked = {
         "job_name": name,
@@ -138,7 +55,7 @@ def executor(
         "array_parallelism": at_once,
         "setup": [
             *resources.setup,
-            f"export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}}",
+            f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
             "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}",
         ],
         # srun no longer takes the cores from sbatch; a rank that dies takes the others with it
@@ -149,7 +66,7 @@ def executor(
         ],
         "additional_parameters": {"requeue": True}
         | ({"kill-on-invalid-dep": "yes"} if after else {})
-        | ({"reservation": resources.reservation} if resources.reservation else {}),
+        | {key: getattr(resources, key) for key in OTHERS if getattr(resources, key)},
     }
     for key in ("partition", "account", "qos", "constraint", "nodelist", "exclude"):
         asked[key] = getattr(resources, key)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from kit.command import parse_mapping, read_yaml
 from kit.errors import ConfigError
-from slurm.cluster import Resources
+from slurm.resources import Resources
 from slurm.stages import STAGES, Stage, shard_of, stage_named
 
 ROOT = Path(__file__).resolve().parent.parent

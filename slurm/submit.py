@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from kit.command import flags_help, parse, parse_known, run
 from kit.errors import ConfigError
-from slurm.cluster import Resources
 from slurm.plan import in_order, job_of, read_pipeline, resources_of
+from slurm.resources import Resources
 from slurm.stages import STAGES, stage_named
 from slurm.status import as_json, cancel, status_of, table_of
 from slurm.submission import submit_all

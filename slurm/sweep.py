@@ -13,9 +13,9 @@ from pathlib import Path
 from kit.command import option, parse_mapping, read_yaml
 from kit.errors import ConfigError
 from kit.files import atomic_write, write_json
-from slurm.cluster import Resources
 from slurm.plan import Job, Work, filled, job_of, read_cluster, require_known, resources_of
 from slurm.records import Record, records_of
+from slurm.resources import Resources
 from slurm.stages import STAGES, stage_named
 from slurm.status import json_rows, status_of
 

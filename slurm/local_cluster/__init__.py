@@ -148,8 +148,9 @@ class LocalCluster:
 
     def _name_nodes(self, remove: bool = False) -> None:
         """Let the nodes' names be found, as those of a cluster are."""
-        mark = "# medvqa local cluster"
-        lines = [x for x in HOSTS.read_text(encoding="utf-8").splitlines() if mark not in x]
+        mark = f"# local cluster in {self.folder}"
+        lines = HOSTS.read_text(encoding="utf-8").splitlines()
+        lines = [line for line in lines if not line.endswith(mark)]
         if not remove:
             lines.append(f"127.0.0.1 {' '.join(self.names)} {mark}")
         HOSTS.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -9,6 +9,7 @@ import pytest
 from desk import logs_of, pid_of, signal_rank, wait_for
 from helpers import adapter_of, flags_of, lasting, launcher, most_apart, rows, run, settings_of
 
+from slurm.jobs import MAX_STARTS_WITHOUT_PROGRESS
 from slurm.records import Record
 
 pytestmark = pytest.mark.slow
@@ -246,3 +247,15 @@ def test_cancelled_means_cancelled(desk, settings, undisturbed, tmp_path):
     assert sent.status["state"] == "CANCELLED"
     assert "PENDING" not in str(desk.queue())
     Sent(desk, settings(tmp_path / "grpo"), tmp_path / "grpo").ends_like(undisturbed())
+
+
+def test_a_job_that_never_gets_further_is_not_started_for_ever(desk, settings, tmp_path):
+    """Killed with its node at the same place again and again, it says so and ends."""
+    sent = Sent(desk, settings(tmp_path / "grpo"), tmp_path / "grpo", "--begin", "now+5")
+    for restarts in range(MAX_STARTS_WITHOUT_PROGRESS):
+        sent.record.note("start", job_id=sent.job_id, restarts=restarts, done=0, nodes=["n1"])
+    desk.finish()
+    assert sent.status["state"] == "FAILED"
+    said = logs_of(sent.record.folder)
+    assert "without getting beyond 0 steps" in said
+    assert "Traceback" not in said

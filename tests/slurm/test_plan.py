@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kit.errors import ConfigError
-from slurm.cluster import Resources, minutes_of
 from slurm.plan import fingerprints, in_order, job_of, read_cluster, read_pipeline, resources_of
+from slurm.resources import Resources, minutes_of
 from slurm.stages import STAGES
 from slurm.sweep import points, read_sweep
 
