@@ -43,10 +43,16 @@ def option(default=dataclasses.MISSING, *, help: str, aliases: Sequence[str] = (
     return dataclasses.field(default=default, metadata=metadata, **kwargs)
 
 
-def parse(config_class: type[Config], arguments: Sequence[str] | None = None) -> Config:
+def parse(
+    config_class: type[Config],
+    arguments: Sequence[str] | None = None,
+    *,
+    also: type | None = None,
+) -> Config:
     """Read ``--cfg`` (YAML, optional) and the flags that override it into ``config_class``.
 
-    The dataclass may define ``__post_init__`` and raise :class:`ConfigError` there.
+    The dataclass may define ``__post_init__`` and raise :class:`ConfigError` there. ``also``: the
+    class of the flags that were taken before, which a misspelt one may have been meant for.
 
     Raises:
         ConfigError: unknown key (with the nearest known one), wrong type, file not readable.
@@ -60,6 +66,7 @@ def parse(config_class: type[Config], arguments: Sequence[str] | None = None) ->
         _parser(config_class, where=found.cfg).parse_args(from_file)
     parser = _parser(config_class, where="command line")
     parser.add_argument("--cfg", help="YAML file with any of the keys below; flags override it")
+    parser.also = [f.name for f in dataclasses.fields(also)] if also else []
     namespace = parser.parse_args([*from_file, *flags])
     values = {
         f.name: getattr(namespace, f.name) for f in dataclasses.fields(config_class) if f.init
@@ -164,9 +171,11 @@ class _Parser(HfArgumentParser):
     """argparse that raises :class:`ConfigError` with the place of the mistake."""
 
     where = "command line"
+    also: Sequence[str] = ()
 
     def error(self, message: str):
         known = [o.lstrip("-") for a in self._actions for o in a.option_strings]
+        known += self.also
         if "unrecognized arguments:" in message:
             wrong = [w for w in message.split(":", 1)[1].split() if w.startswith("--")]
             hints = [_nearest(w.lstrip("-").split("=")[0], known) for w in wrong]

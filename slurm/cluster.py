@@ -55,7 +55,8 @@ def executor(
         "array_parallelism": at_once,
         "setup": [
             *resources.setup,
-            f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
+            # the working directory may hold the kit too, and a user's reward functions
+            f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(code))}:$PYTHONPATH:$PWD",
             "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}",
         ],
         # srun no longer takes the cores from sbatch; a rank that dies takes the others with it

@@ -49,9 +49,12 @@ class StageJob:
 
         record = Record(Path(self.folder))
         main = job.global_rank == 0
-        code = exit_code_of(lambda: self.run_stage(record, job))
-        if main:
-            record.note("end", job_id=job.job_id, code=code)
+        code = 1
+        try:
+            code = exit_code_of(lambda: self.run_stage(record, job))
+        finally:
+            if main:
+                record.note("end", job_id=job.job_id, code=code)
         if code == EXIT_REQUEUE:
             return exit_code_of(lambda: requeue(job.job_id)) if main else 0
         if code == 0 and main:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Sequence
@@ -85,6 +86,10 @@ def state_of(record: Record, attempts: Sequence[dict], known: JobState | None) -
         return "COMPLETED", ""
     if not record.request["job_id"]:
         return "NOT SUBMITTED", "SLURM refused it"
+    ends = [a for a in attempts if a["event"] == "end"]
+    failed = bool(attempts) and attempts[-1]["event"] == "end" and ends[-1]["code"] != 0
+    if failed and not (known and (known.alive or known.state == "CANCELLED")):
+        return "FAILED", f"exit code {ends[-1]['code']}{last_words(record, attempts[-1])}"
     if known and (known.alive or known.state != "COMPLETED"):
         why = known.reason
         if known.state == "PENDING" and known.restarts:
@@ -92,12 +97,20 @@ def state_of(record: Record, attempts: Sequence[dict], known: JobState | None) -
         if not known.alive and not attempts:
             why = "it never started"
         return known.state, why
-    ends = [a for a in attempts if a["event"] == "end"]
     if not attempts:
         return "UNKNOWN", "SLURM has forgotten it, and it never started"
-    if attempts[-1]["event"] == "end" and ends[-1]["code"]:
-        return "FAILED", f"exit code {ends[-1]['code']}"
     return "FAILED", "it ended without a word: cancelled or killed"
+
+
+def last_words(record: Record, attempt: dict) -> str:
+    """What rank 0 said last of an error, ahead of where and how to mend it."""
+    path = Path(record.request["logs"]) / f"{attempt['job_id']}_0_log.err"
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    errors = [x for x in lines if re.match(r"error: |\w+(\.\w+)*(Error|Exception): ", x)]
+    return f", {errors[-1].removeprefix('error: ')}" if errors else ""
 
 
 def json_rows(path: Path) -> list[dict]:

@@ -95,7 +95,7 @@ def submit_stage(told: argparse.Namespace, rest: list[str]) -> int:
         print("Besides the flags of the stage, below, those of the job:\n")
         print(flags_help(Resources))
     resources, rest = parse_known(Resources, rest, defaults)
-    config = parse(stage.config_class, rest)
+    config = parse(stage.config_class, rest, also=Resources)
     jobs = job_of(told.name, told.name, config, resources, launch, told.shards, told.cluster)
     output = stage.output_of(config)
     folder = told.run_dir or (output if stage.made[0] != "{}" else f"{output}.run")

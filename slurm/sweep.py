@@ -175,7 +175,7 @@ def text_of(groups: Sequence[dict], failures: Sequence[dict], names: Sequence[st
     )
     for failure in failures:
         why = f" ({failure['why']})" if failure["why"] else ""
-        text += f"\nFAILED {_words(failure['point'])}: {failure['state']}{why}, {failure['logs']}"
+        text += f"\n{_words(failure['point'])}: {failure['state']}{why}; {failure['logs']}"
     return text + "\n"
 
 
