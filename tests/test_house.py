@@ -57,6 +57,13 @@ def test_imports_run_downwards(path):
     assert not above, f"{module_name(path)} imports from rooms that come after it: {above}"
 
 
+def test_the_kit_knows_nothing_of_what_starts_it():
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                assert node.module.split(".")[0] not in ("slurm", "launch", "tests"), path
+
+
 def test_data_room_needs_no_torch():
     for path in (ROOT / "kit" / "data").rglob("*.py"):
         names = {

@@ -26,7 +26,8 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol")
 TEMPLATE = Path(__file__).with_name("slurm.conf")
 HOSTS = Path("/etc/hosts")
 FOLDER = Path("/tmp/medvqa-local-cluster")
-PATIENCE = 60.0  # seconds until the nodes are there; they take about 3
+DAEMONS = ("slurmd", "slurmctld", "munged")  # in the order in which they end
+PATIENCE = 60.0  # seconds until the nodes are there; they take about one
 
 
 def missing() -> str | None:
@@ -108,13 +109,8 @@ class LocalCluster:
             with contextlib.suppress(UserError):
                 _run("scancel", "--user=root")
                 _wait(lambda: not _run("squeue", "--noheader").strip(), 15.0)
-        for pid in self._pids():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
-        if not _wait(lambda: not self._pids(), 20.0):
-            for pid in self._pids():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        for daemon in DAEMONS:
+            self._end(daemon)
         self._name_nodes(remove=True)
 
     def __enter__(self) -> LocalCluster:
@@ -179,14 +175,22 @@ class LocalCluster:
             fix = f"read {self.folder}/slurmctld.log and slurmd.*.log"
             raise UserError("the nodes do not come up", where=self.folder, fix=fix)
 
-    def _pids(self) -> list[int]:
-        """The daemons that run."""
+    def _end(self, daemon: str) -> None:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for pid in self._pids(daemon):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            if _wait(lambda: not self._pids(daemon), 10.0):
+                return
+
+    def _pids(self, *daemons: str) -> list[int]:
+        """The daemons that run, or those of some names."""
         found = []
         for file in self.folder.glob("*.pid"):
             with contextlib.suppress(ValueError, OSError):
                 pid = int(file.read_text())
                 command = Path(f"/proc/{pid}/comm").read_text().strip()
-                if command in ("munged", "slurmctld", "slurmd"):
+                if command in (daemons or DAEMONS):
                     found.append(pid)
         return found
 

@@ -1,8 +1,11 @@
 """The table that is printed."""
 
+import json
+
 import pytest
 
-from kit.evaluate.report import ROWS, metrics_table
+from kit.errors import UserError
+from kit.evaluate.report import ROWS, ReportConfig, metrics_table, report
 from kit.prompting.messages import MODES
 
 GOLDEN = """\
@@ -46,3 +49,39 @@ def test_columns_stand_below_each_other(names):
         for name in names[1:]:
             end = head.index(name) + len(name)
             assert {line[end - 1] in "%05" and line[end : end + 2].strip() == "" for line in lines}
+
+
+# ------------------------------------------------------------------------ several evaluations
+def written(folder, **metrics) -> str:
+    folder.mkdir()
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    return f"{folder.name}={folder}"
+
+
+def test_evaluations_side_by_side(tmp_path, capsys):
+    entries = [
+        written(tmp_path / name, **{"think_answer/exact/all": value})
+        for name, value in (("base", 0.25), ("sft", 0.5))
+    ]
+    assert report(ReportConfig(evaluations=entries, output=str(tmp_path / "out"))) == 0
+    text = (tmp_path / "out" / "report.txt").read_text()
+    assert text == capsys.readouterr().out
+    assert text.splitlines()[1].split() == ["exact", "match", "25.0%", "50.0%"]
+    found = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert found["sft"] == {"think_answer/exact/all": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ([], "evaluations is not given"),
+        (["a"], "has no name"),
+        (["=a"], "has no name"),
+        (["a=b", "a=c"], "a name stands twice"),
+        (["a=nowhere"], "no metrics.json to read"),
+    ],
+)
+def test_evaluations_that_cannot_be_compared(entries, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        report(ReportConfig(evaluations=entries, output=str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()

@@ -1,5 +1,6 @@
 """A real SLURM on this machine for the tests of slurm/."""
 
+import os
 import subprocess
 
 import pytest
@@ -14,7 +15,8 @@ def cluster(tmp_path_factory):
     problem = missing()
     if problem:
         pytest.skip(problem)
-    made = LocalCluster(folder=tmp_path_factory.mktemp("slurm"), port=17200, grace=60)
+    port = 20000 + os.getpid() % 3000 * 4  # several may be tested at once
+    made = LocalCluster(folder=tmp_path_factory.mktemp("slurm"), port=port, grace=60)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", str(made.configuration))
         with made:

@@ -23,7 +23,6 @@ from slurm.records import Record
 pytestmark = pytest.mark.slow
 
 ANSWERS = {"max_new_tokens": 60, "max_records": 12, "per_device_eval_batch_size": 6}
-STAGE_SCRIPTS = {"train_sft": "train_sft", "train_grpo": "train_grpo"}
 
 
 def pipeline_file(folder, prepared, zero: int) -> dict:
@@ -104,10 +103,15 @@ def on_a_workstation(content: dict, folder, zero: int) -> None:
 @pytest.mark.parametrize("zero", [2, 3])
 def test_the_whole_pipeline_ends_in_the_numbers_of_a_workstation(zero, desk, prepared, tmp_path):
     content = pipeline_file(tmp_path, prepared, zero)
+    models = ["base", "sft", "grpo"]
+    if zero == 3:  # what comes before and after training is the same
+        models = ["grpo"]
+        for name in ("evaluate_base", "evaluate_sft"):
+            del content["stages"][name]
+        content["stages"]["report"]["config"]["evaluations"] = ["grpo={run}/evaluate_grpo"]
     file = write_yaml(tmp_path / "pipeline.yaml", content)
     command = ("pipeline", "--cfg", file, "--cluster", CLUSTER_FILE)
-    said = desk.submit(*command)
-    assert "report: job" in said
+    assert "report: job" in desk.submit(*command)
     desk.finish()
     folder = tmp_path / "run"
     states = {name: row["state"] for name, row in desk.status(folder).items()}
@@ -120,7 +124,7 @@ def test_the_whole_pipeline_ends_in_the_numbers_of_a_workstation(zero, desk, pre
         assert most_apart(adapter_of(folder / name), adapter_of(twin / name)) == 0
         assert lasting(folder / name) == lasting(twin / name)
     assert (folder / "grpo.jsonl").read_text() == (twin / "grpo.jsonl").read_text()
-    for name in ("base", "sft", "grpo"):
+    for name in models:
         place = f"evaluate_{name}"
         assert metrics_of(folder / place) == metrics_of(twin / place)
         assert (folder / place / "predictions.jsonl").read_text() == (
