@@ -193,11 +193,11 @@ def _parser(config_class: type, where: str, **options) -> _Parser:
 
 
 def _yaml_flags(config_class: type, path: Path) -> list[str]:
-    return _flags_of(config_class, read_yaml(path), path)
+    return _flags_of(config_class, read_yaml(path, flag="--cfg"), path)
 
 
-def read_yaml(path: str | Path) -> dict:
-    """The mapping that a YAML file holds; empty for an empty file.
+def read_yaml(path: str | Path, flag: str = "its path") -> dict:
+    """The mapping that a YAML file holds; empty for an empty file. ``flag``: what named it.
 
     Raises:
         ConfigError: not readable, not a mapping, or a key stands twice.
@@ -206,7 +206,7 @@ def read_yaml(path: str | Path) -> dict:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
     except FileNotFoundError as error:
-        raise ConfigError("no such config file", where=path, fix="check its path") from error
+        raise ConfigError("no such config file", where=path, fix=f"check {flag}") from error
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
