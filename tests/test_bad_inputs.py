@@ -7,6 +7,7 @@ must say. ``prepare_data`` has its own in ``tests/data/test_prepare.py``.
 import errno
 import json
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -790,7 +791,17 @@ def test_disk_full_while_evaluating_keeps_what_was_there(failing, work, command,
     left = command("evaluate", "--max_records", "1")
     assert left.code == 2
     assert left.err.startswith("error: the disk is full")
-    assert {path: path.read_bytes() for path in (work / "out").iterdir()} == before
+    require_whole_parts(work / "out" / "parts")
+    after = {p: p.read_bytes() for p in (work / "out").iterdir() if p.name != "parts"}
+    assert after == before
+
+
+def require_whole_parts(folder: Path) -> None:
+    """Of an evaluation that was cut off only whole batches are there, to go on from."""
+    for path in folder.iterdir():
+        assert path.name == "run.json" or re.fullmatch(r"\d{6}\.jsonl", path.name), path
+        lines = [path.read_text()] if path.suffix == ".json" else path.read_text().splitlines()
+        assert all(json.loads(line) for line in lines)
 
 
 def full_at(failing: int, monkeypatch) -> None:
@@ -841,7 +852,8 @@ def test_really_full_disk_while_evaluating(kilobytes, disk, work, command):
     left = command("evaluate", "--output", "disk/out")
     assert left.code == 2
     assert left.err.startswith("error: the disk is full\n  where: disk/out")
-    assert not list(folder.rglob("*.*"))
+    assert not [path for path in folder.rglob("*.*") if path.parent.name != "parts"]
+    require_whole_parts(folder / "out" / "parts")
 
 
 # -------------------------------------------------------------------------- in their own process
