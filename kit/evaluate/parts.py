@@ -41,7 +41,7 @@ class Parts:
         if stated.exists():
             before = json.loads(stated.read_text("utf-8"))
             changed = [k for k in self.facts if before.get(k) != self.facts[k]]
-            if changed and any(folder.glob("[0-9]*.jsonl")):
+            if changed:
                 raise UserError(
                     f"an unfinished run was started differently: {', '.join(changed)}",
                     where=folder,
