@@ -224,19 +224,29 @@ def test_stale_files_of_submitit(desk, settings, undisturbed, tmp_path):
     assert sent.starts[1]["restarts"] == 1
 
 
-def test_a_crash_is_not_requeued(desk, settings, tmp_path):
-    """One rank dies of a bug: the other goes with it, once, and the log has the traceback."""
+CRASHES = {
+    "error": "raise RuntimeError('a bug of the user')",
+    "death": "os.environ['RANK'] == '1' and os.kill(os.getpid(), signal.SIGSEGV); return [0] * 4",
+}
+
+
+@pytest.mark.parametrize("kind", CRASHES)
+def test_a_crash_is_not_requeued(kind, desk, settings, tmp_path):
+    """All ranks raise, or one dies and takes the other with it: once, and it is told."""
     module = tmp_path / "crash.py"
-    module.write_text("def reward(**_):\n    raise RuntimeError('a bug of the user')\n")
+    module.write_text(f"import os, signal\ndef reward(**_):\n    {CRASHES[kind]}\n")
     changes = {"reward_funcs": ["crash:reward"]}
     sent = Sent(
         desk, settings(tmp_path / "grpo", **changes), tmp_path / "grpo", PYTHONPATH=str(tmp_path)
     )
     desk.finish()
     assert sent.status["state"] == "FAILED"
-    assert len(sent.starts) == 1
-    assert "Traceback" in logs_of(sent.record.folder)
-    assert sent.status["why"] == "exit code 1, RuntimeError: a bug of the user"
+    assert (len(sent.starts), sent.status["requeues"]) == (1, 0)
+    if kind == "error":
+        why = "exit code 2, the reward function raised RuntimeError: a bug of the user"
+        assert sent.status["why"] == why
+    else:
+        assert "task 1: Segmentation fault" in logs_of(sent.record.folder)
 
 
 def test_cancelled_means_cancelled(desk, settings, undisturbed, tmp_path):
