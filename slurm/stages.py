@@ -100,14 +100,14 @@ STAGES = {
         "kit.evaluate.evaluation:evaluate",
         "gpu",
         "output",
-        ("{}/predictions.jsonl", "{}/metrics.json"),
+        ("{}/predictions.jsonl", "{}/metrics.json", "{}/report.html"),
     ),
     "report": Stage(
-        "kit.evaluate.report:ReportConfig",
-        "kit.evaluate.report:report",
+        "kit.report.report:ReportConfig",
+        "kit.report.report:report",
         "cpu",
         "output",
-        ("{}/report.json", "{}/report.txt"),
+        ("{}/report.html", "{}/report.json", "{}/report.txt"),
     ),
     "sweep_table": Stage(
         "slurm.sweep:TableConfig",

@@ -25,12 +25,12 @@ from kit.data.prepare import PrepareConfig, prepare
 from kit.evaluate.cf_proxy import cf_proxy
 from kit.evaluate.config import CfProxyConfig, EvaluateConfig
 from kit.evaluate.evaluation import evaluate
-from kit.evaluate.statistics import bootstrap_interval
 from kit.files import write_json
 from kit.model.adapters import load_adapter
 from kit.model.generation import Sampling
 from kit.model.load import load_base, load_processor
 from kit.pipeline.quickstart import shipped
+from kit.report.statistics import bootstrap_interval
 from kit.train.config import GrpoConfig, SftConfig
 from kit.train.grpo import train as train_grpo
 from kit.train.rewards import Judge

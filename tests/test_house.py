@@ -13,7 +13,10 @@ TOP_LEVEL = {
     "README.md", "LICENSE", "pyproject.toml",
 }  # fmt: skip
 FOUNDATION = ("errors", "files", "command")
-ROOMS = ("data", "prompting", "scoring", "model", "counterfactual", "train", "evaluate", "pipeline")
+ROOMS = (
+    "data", "prompting", "scoring", "model", "counterfactual", "train", "report", "evaluate",
+    "pipeline",
+)  # fmt: skip
 MODULES = sorted((ROOT / "kit").rglob("*.py"))
 
 

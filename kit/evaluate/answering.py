@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,11 @@ from kit.evaluate.config import AskingConfig
 from kit.model.adapters import load_adapter, named_base
 from kit.model.generation import Completion, Prompt, Sampling, generate, question_prompt
 from kit.model.load import load_base, load_processor
-from kit.model.processor import Processor
+from kit.model.processor import PreparedImage, Processor
+from kit.prompting.answers import ParsedAnswer, parse_answer
+from kit.prompting.messages import REQUIRED_KEYS
+
+DECIMALS = 6  # of written probabilities; further ones depend on how many threads add them up
 
 
 def load_model(config: AskingConfig, accelerator: Accelerator) -> tuple[nn.Module, Processor]:
@@ -46,6 +51,62 @@ class Ask:
     records: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Answered:
+    """A record, the mode in which it was asked, and the answer to its whole image."""
+
+    record: SftRecord
+    mode: str
+    parsed: ParsedAnswer
+
+
+@dataclass(frozen=True)
+class Asker:
+    """A model that is asked of images, its greedy answers, and how many at once."""
+
+    model: nn.Module
+    gallery: Gallery
+    max_new_tokens: int
+    batch_size: int
+
+    @property
+    def processor(self) -> Processor:
+        return self.gallery.processor
+
+    def complete(self, prompts: Sequence[Prompt]) -> list[list[Completion]]:
+        """Greedy completions of prompts, all in one batch."""
+        return generate(
+            self.model,
+            prompts,
+            Sampling(max_new_tokens=self.max_new_tokens),
+            end_id=self.processor.end_of_turn_id,
+            unsampled_ids=self.processor.unsampled_ids,
+        )
+
+    def answers(self, asks: Sequence[tuple[PreparedImage | None, str, str]]) -> list[str]:
+        """The answer to each (image or None, question, mode), each distinct one asked once."""
+        grouped: dict[tuple[str, str], dict[str, PreparedImage | None]] = {}
+        for image, question, mode in asks:
+            grouped.setdefault((image.key if image else "", mode), {})[question] = image
+        distinct = [(*k, question, i) for k, q in grouped.items() for question, i in q.items()]
+        said: dict[tuple[str, str, str], str] = {}
+        for start in range(0, len(distinct), self.batch_size):
+            part = distinct[start : start + self.batch_size]
+            prompts = []
+            for (_, mode), members in itertools.groupby(part, key=lambda ask: ask[:2]):
+                questions, images = zip(*(ask[2:] for ask in members), strict=True)
+                prompts.append(question_prompt(self.processor, images[0], questions, mode))
+            done = itertools.chain.from_iterable(self.complete(prompts))
+            for (key, mode, question, _), completion in zip(part, done, strict=True):
+                said[key, mode, question] = self.parse(completion, mode).answer
+        return [said[image.key if image else "", mode, q] for image, q, mode in asks]
+
+    def parse(self, completion: Completion, mode: str) -> ParsedAnswer:
+        """What a completion says, taken apart."""
+        text = self.processor.decode(list(completion.token_ids))
+        return parse_answer(text, required=REQUIRED_KEYS[mode])
+
+
 def plan(records: Sequence[SftRecord], modes: Sequence[str], batch_size: int) -> list[list[Ask]]:
     """Batches of at most ``batch_size`` answers; questions of one image stand together."""
     by_image: dict[str, list[int]] = {}
@@ -68,38 +129,20 @@ def plan(records: Sequence[SftRecord], modes: Sequence[str], batch_size: int) ->
 
 
 def answer(
-    model: nn.Module,
-    gallery: Gallery,
-    records: Sequence[SftRecord],
-    batch: Sequence[Ask],
-    max_new_tokens: int,
+    asker: Asker, records: Sequence[SftRecord], batch: Sequence[Ask]
 ) -> list[tuple[int, str, Completion]]:
     """Greedy answers of one batch, with the index of the record and the mode."""
     prompts = [
         question_prompt(
-            gallery.processor,
-            gallery.prepared(ask.image),
+            asker.processor,
+            asker.gallery.prepared(ask.image),
             [records[i].question for i in ask.records],
             ask.mode,
         )
         for ask in batch
     ]
-    completions = complete(model, gallery.processor, prompts, max_new_tokens)
     return [
         (index, ask.mode, completion)
-        for ask, group in zip(batch, completions, strict=True)
+        for ask, group in zip(batch, asker.complete(prompts), strict=True)
         for index, completion in zip(ask.records, group, strict=True)
     ]
-
-
-def complete(
-    model: nn.Module, processor: Processor, prompts: Sequence[Prompt], max_new_tokens: int
-) -> list[list[Completion]]:
-    """Greedy completions of prompts."""
-    return generate(
-        model,
-        prompts,
-        Sampling(max_new_tokens=max_new_tokens),
-        end_id=processor.end_of_turn_id,
-        unsampled_ids=processor.unsampled_ids,
-    )

@@ -6,20 +6,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch import nn
-
 from kit.counterfactual.gallery import Gallery, random_matches
 from kit.counterfactual.probe import MODE, Case, probe
 from kit.counterfactual.regions import evidence_region
 from kit.data.fields import relative_image
 from kit.data.grpo_records import CARRIED, GrpoRecord
 from kit.data.records import SftRecord, read_sft_records, to_json
-from kit.evaluate.answering import Ask, answer, load_model, plan
+from kit.evaluate.answering import Ask, Asker, answer, load_model, plan
 from kit.evaluate.config import CfProxyConfig
 from kit.evaluate.parts import Parts
 from kit.files import require_folder, write_jsonl
 from kit.model.adapters import require_adapter
-from kit.prompting.answers import parse_answer
 from kit.scoring.exact import exact_match
 from kit.train.batches import require_room
 from kit.train.runtime import StopRequest, join
@@ -47,7 +44,8 @@ def cf_proxy(config: CfProxyConfig) -> int:
         def ask(batch: Sequence[Ask]) -> list[dict]:
             folder = Path(config.images_dir) if config.keep_images else None
             gallery = Gallery(processor, config.inpainting, folder)
-            found = measure(model, gallery, records, batch, config)
+            asker = Asker(model, gallery, config.max_new_tokens, config.per_device_eval_batch_size)
+            found = measure(asker, records, batch, config)
             return [{"index": i, **to_json(record)} for i, record in found]
 
         with StopRequest(parts.folder) as stop:
@@ -67,21 +65,17 @@ def cf_proxy(config: CfProxyConfig) -> int:
 
 
 def measure(
-    model: nn.Module,
-    gallery: Gallery,
-    records: Sequence[SftRecord],
-    batch: Sequence[Ask],
-    config: CfProxyConfig,
+    asker: Asker, records: Sequence[SftRecord], batch: Sequence[Ask], config: CfProxyConfig
 ) -> list[tuple[int, GrpoRecord]]:
     """The GRPO records of one batch, with the index of the record that each is made of."""
     answers = {
-        index: parse_answer(gallery.processor.decode(list(completion.token_ids)))
-        for index, _, completion in answer(model, gallery, records, batch, config.max_new_tokens)
+        index: asker.parse(completion, mode)
+        for index, mode, completion in answer(asker, records, batch)
     }
     cases: dict[int, Case] = {}
     for index, parsed in answers.items():
         record = records[index]
-        size = gallery.size(record.image)
+        size = asker.gallery.size(record.image)
         gold = [region.box_xyxy_pixels for region in record.regions]
         evidence, _ = evidence_region(gold, parsed.boxes, size)
         names = (config.seed, record.dataset, record.qid, record.question)
@@ -91,7 +85,7 @@ def measure(
     effects = dict(
         zip(
             cases,
-            probe(model, gallery, [*cases.values()], batch_size=config.per_device_eval_batch_size),
+            probe(asker.model, asker.gallery, [*cases.values()], batch_size=asker.batch_size),
             strict=True,
         )
     )

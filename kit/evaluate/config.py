@@ -8,6 +8,7 @@ from typing import Literal
 from kit.command import option
 from kit.counterfactual.inpaint import METHODS
 from kit.errors import ConfigError
+from kit.scoring.consistency import DEFAULT_ENCODER
 
 
 @dataclass
@@ -79,8 +80,28 @@ class EvaluateConfig(AskingConfig):
         "both", help="how the model is asked"
     )
     counterfactual: bool = option(
-        False, help="ask again without the evidence, and without random regions of its size"
+        False,
+        help="ask again without the evidence, without random regions of its size, with a blank and "
+        "another image, and without any: 3 answers more a question, and 1 + random_draws for each "
+        "of gold, claimed and both boxes",
     )
+    consistency: bool = option(True, help="measure how well captions fit their questions")
+    consistency_model: str = option(
+        DEFAULT_ENCODER, help="sentence-transformers model, by name or folder"
+    )
+    num_samples: int = option(
+        0, help="answers sampled a question, for self-consistency as a confidence"
+    )
+    temperature: float = option(0.7, help="of sampled answers")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.num_samples < 0:
+            what = f"num_samples must not be negative, not {self.num_samples}"
+            raise ConfigError(what, where="num_samples", fix="mend the value; 0 samples none")
+        if not 0 < self.temperature < float("inf"):
+            what = f"temperature must be positive and finite, not {self.temperature}"
+            raise ConfigError(what, where="temperature", fix="mend the value")
 
 
 @dataclass

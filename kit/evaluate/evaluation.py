@@ -5,43 +5,37 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-from torch import nn
 
 from kit.counterfactual.gallery import Gallery
 from kit.data.audit import question_only_floor
 from kit.data.records import SftRecord, read_sft_records
-from kit.evaluate.answering import Ask, answer, load_model, plan
+from kit.evaluate.ablations import measure_ablations, other_images
+from kit.evaluate.answering import Answered, Ask, Asker, answer, load_model, plan
+from kit.evaluate.confidence import measure_confidences
 from kit.evaluate.config import EvaluateConfig
-from kit.evaluate.flips import Answered, measure_flips
+from kit.evaluate.flips import measure_flips
 from kit.evaluate.parts import Parts
-from kit.evaluate.report import metrics_table
-from kit.evaluate.statistics import bootstrap_interval
 from kit.files import atomic_write, require_folder, write_json
 from kit.model.adapters import require_adapter
-from kit.model.generation import Completion
-from kit.model.processor import Processor
-from kit.prompting.answers import ParsedAnswer, parse_answer
 from kit.prompting.messages import MODES, REQUIRED_KEYS
-from kit.scoring.accuracy import aggregate, score_answer
+from kit.report.metrics import summarise
+from kit.report.report import write_page
+from kit.report.table import metrics_table
+from kit.scoring.accuracy import score_answer
+from kit.scoring.consistency import Consistency
 from kit.scoring.grounding import grounding_scores
 from kit.train.batches import modes_of, require_room
 from kit.train.runtime import StopRequest, join
-
-INTERVALS = (
-    "exact/all", "exact/open", "exact/closed", "json_valid_rate", "box_rate", "iou/mean",
-    "roi_flip_rate", "random_flip_rate", "flip_gap",
-    "claimed_roi_flip_rate", "claimed_random_flip_rate", "claimed_flip_gap",
-)  # fmt: skip
 
 
 def evaluate(config: EvaluateConfig) -> int:
     """Evaluate a model as configured; returns the exit code.
 
-    Writes ``predictions.jsonl`` (a row a record and mode) and ``metrics.json`` (flat names to
-    numbers, prefixed by the mode). Finished batches are kept in ``<output>/parts/`` until all are
-    done (``kit.evaluate.parts``).
+    Writes ``predictions.jsonl`` (a row a record and mode), ``metrics.json`` (flat names to
+    numbers, prefixed by the mode) and ``report.html``. Finished batches are kept in
+    ``<output>/parts/`` until all are done (``kit.evaluate.parts``).
     """
     accelerator = join()
     output = Path(config.output)
@@ -60,9 +54,16 @@ def evaluate(config: EvaluateConfig) -> int:
     if parts.missing:
         model, processor = load_model(config, accelerator)
         require_room(records, processor, modes, model, config.max_new_tokens)
+        aids = Aids(
+            floor,
+            other_images(records, config.seed) if config.counterfactual else {},
+            consistency_of(config, modes, accelerator.device),
+        )
 
         def ask(batch: Sequence[Ask]) -> list[dict]:
-            rows = answer_batch(model, processor, records, batch, floor, config)
+            gallery = Gallery(processor, config.inpainting)
+            asker = Asker(model, gallery, config.max_new_tokens, config.per_device_eval_batch_size)
+            rows = answer_batch(asker, records, batch, aids, config)
             return [{"index": index, **row} for index, row in rows]
 
         with StopRequest(output) as stop:
@@ -74,56 +75,68 @@ def evaluate(config: EvaluateConfig) -> int:
         for row in rows:
             del row["index"]
         metrics = summarise(rows, config.seed) | {"n": len(records), "n_dropped": len(dropped)}
-        write_results(output, rows, metrics)
+        name = Path(config.adapter or config.base_model).name
+        write_results(output, rows, metrics, name)
         parts.remove()
-        print(metrics_table({config.adapter or config.base_model: metrics}))
-        print(f"predictions and metrics are in {config.output}", flush=True)
+        print(metrics_table({name: metrics}))
+        print(f"predictions, metrics and report.html are in {config.output}", flush=True)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return 0
 
 
+@dataclass(frozen=True)
+class Aids:
+    """What answers are measured with: the ``floor`` of each record (None: not wanted), another
+    image for each, and what compares captions with questions (None: not wanted)."""
+
+    floor: Sequence[str] | None
+    partners: dict[str, str]
+    consistency: Consistency | None
+
+
+def consistency_of(config: EvaluateConfig, modes: Sequence[str], device) -> Consistency | None:
+    """What compares captions with questions, if that is wanted and any mode has captions."""
+    captioned = any("caption" in REQUIRED_KEYS[mode] for mode in modes)
+    if not (config.consistency and captioned):
+        return None
+    return Consistency(config.consistency_model, device)
+
+
 def answer_batch(
-    model: nn.Module,
-    processor: Processor,
+    asker: Asker,
     records: Sequence[SftRecord],
     batch: Sequence[Ask],
-    floor: Sequence[str] | None,
+    aids: Aids,
     config: EvaluateConfig,
 ) -> list[tuple[int, dict]]:
     """The lines of one batch for ``predictions.jsonl``, each with the index of its record."""
-    gallery = Gallery(processor, config.inpainting)
-    answers = [
-        (index, mode, completion, parse_completion(processor, completion, mode))
-        for index, mode, completion in answer(model, gallery, records, batch, config.max_new_tokens)
-    ]
-    rows = [
-        (i, prediction_row(records[i], mode, done, parsed, floor[i] if floor else None))
-        for i, mode, done, parsed in answers
-    ]
+    asked = answer(asker, records, batch)
+    answers = [Answered(records[i], mode, asker.parse(done, mode)) for i, mode, done in asked]
+    confidences = measure_confidences(
+        asker,
+        answers,
+        consistency=aids.consistency,
+        num_samples=config.num_samples,
+        temperature=config.temperature,
+        seed=config.seed,
+    )
+    rows = []
+    for (index, _, done), item, confidence in zip(asked, answers, confidences, strict=True):
+        row = prediction_row(item, done.truncated, aids.floor[index] if aids.floor else None)
+        rows.append((index, row | {"confidences": confidence}))
     if config.counterfactual:
-        flips = measure_flips(
-            model,
-            gallery,
-            [Answered(records[i], mode, parsed) for i, mode, _, parsed in answers],
-            draws=config.random_draws,
-            seed=config.seed,
-            max_new_tokens=config.max_new_tokens,
-            batch_size=config.per_device_eval_batch_size,
-        )
-        for (_, row), found in zip(rows, flips, strict=True):
-            row["flips"] = found
+        flips = measure_flips(asker, answers, draws=config.random_draws, seed=config.seed)
+        ablations = measure_ablations(asker, answers, aids.partners)
+        for (_, row), found, without in zip(rows, flips, ablations, strict=True):
+            row |= {"inpainting": config.inpainting, "flips": found, "ablations": without}
     return rows
 
 
-def parse_completion(processor: Processor, completion: Completion, mode: str) -> ParsedAnswer:
-    """What a completion says, taken apart."""
-    text = processor.decode(list(completion.token_ids))
-    return parse_answer(text, required=REQUIRED_KEYS[mode])
-
-
-def write_results(folder: Path, rows: list[dict], metrics: dict[str, float]) -> None:
-    """Write ``predictions.jsonl`` and ``metrics.json``: both, or (UserError) neither."""
+def write_results(folder: Path, rows: list[dict], metrics: dict[str, float], name: str) -> None:
+    """Write ``report.html``, ``predictions.jsonl`` and ``metrics.json``: of the last two both, or
+    (UserError) neither."""
+    write_page(folder / "report.html", {name: metrics}, {name: rows})
     with atomic_write(folder / "predictions.jsonl") as stream:
         stream.writelines(
             json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows
@@ -133,14 +146,14 @@ def write_results(folder: Path, rows: list[dict], metrics: dict[str, float]) -> 
         write_json(folder / "metrics.json", metrics)
 
 
-def prediction_row(
-    record: SftRecord, mode: str, completion: Completion, parsed: ParsedAnswer, floor: str | None
-) -> dict:
+def prediction_row(item: Answered, truncated: bool, floor: str | None) -> dict:
     """One line of ``predictions.jsonl``."""
+    record, mode, parsed = item.record, item.mode, item.parsed
     row = {
         "dataset": record.dataset,
         "qid": record.qid,
         "image": record.image,
+        "image_size": record.image_size and list(record.image_size),
         "mode": mode,
         "question": record.question,
         "gold": record.answer,
@@ -148,8 +161,12 @@ def prediction_row(
         "content_type": record.content_type,
         "modality": record.modality,
         "location": record.location,
+        "evidence": [
+            {"label": region.label, "box": list(region.box_xyxy_pixels)}
+            for region in record.regions
+        ],
         "text": parsed.text,
-        "truncated": completion.truncated,
+        "truncated": truncated,
         "valid_json": parsed.valid_json,
         "problem": parsed.problem,
         "caption": parsed.caption,
@@ -165,51 +182,3 @@ def prediction_row(
         scored = score_answer(floor, record.answer, answer_type=record.answer_type)
         row["floor"] = {"answer": floor, "exact": scored["exact"]}
     return row
-
-
-def summarise(rows: list[dict], seed: int = 0) -> dict[str, float]:
-    """Flat metrics of prediction rows, prefixed by the mode; headline numbers get bootstrap
-    bounds over images, as ``<name>/low`` and ``<name>/high``."""
-    metrics: dict[str, float] = {}
-    for mode in MODES:
-        part = [row for row in rows if row["mode"] == mode]
-        if part:
-            metrics |= {f"{mode}/{k}": v for k, v in _summarise_mode(part, seed).items()}
-    return metrics
-
-
-def _summarise_mode(rows: list[dict], seed: int) -> dict[str, float]:
-    metrics = aggregate([row["scores"] for row in rows], rows)
-    per_record = {
-        "exact/all": [row["scores"]["exact"] for row in rows],
-        "exact/open": [r["scores"]["exact"] if r["answer_type"] == "OPEN" else None for r in rows],
-        "exact/closed": [
-            r["scores"]["exact"] if r["answer_type"] == "CLOSED" else None for r in rows
-        ],
-        "json_valid_rate": [float(row["valid_json"]) for row in rows],
-        "box_rate": [float(bool(row["boxes"])) for row in rows],
-        "truncated_rate": [float(row["truncated"]) for row in rows],
-        "iou/mean": [row["grounding"]["iou"] if "grounding" in row else None for row in rows],
-        "iou/acc@0.5": [
-            row["grounding"]["acc@0.5"] if "grounding" in row else None for row in rows
-        ],
-        "pointing": [row["grounding"]["pointing"] if "grounding" in row else None for row in rows],
-        "floor/question_only": [row["floor"]["exact"] if "floor" in row else None for row in rows],
-    }
-    for source, prefix in (("gold", ""), ("claimed", "claimed_")):
-        found = [row.get("flips", {}).get(source) for row in rows]
-        per_record |= {
-            f"{prefix}roi_flip_rate": [f and f["roi"] for f in found],
-            f"{prefix}random_flip_rate": [f and f["random"] for f in found],
-            f"{prefix}flip_gap": [f and f["roi"] - f["random"] for f in found],
-        }
-    for name, values in per_record.items():
-        kept = [(v, row["image"]) for v, row in zip(values, rows, strict=True) if v is not None]
-        if not kept:
-            continue
-        metrics[name] = sum(v for v, _ in kept) / len(kept)
-        if name in INTERVALS:
-            low, high = bootstrap_interval([v for v, _ in kept], [g for _, g in kept], seed=seed)
-            metrics |= {f"{name}/low": low, f"{name}/high": high}
-    n_grounded = sum("grounding" in row for row in rows)
-    return metrics | ({"iou/n": n_grounded} if n_grounded else {})

@@ -53,9 +53,9 @@ class Completion:
 
 
 def question_prompt(
-    processor: Processor, image: PreparedImage, questions: Sequence[str], mode: str
+    processor: Processor, image: PreparedImage | None, questions: Sequence[str], mode: str
 ) -> Prompt:
-    """The prompt that asks ``questions`` of one image, each to be answered once."""
+    """The prompt that asks ``questions`` of one image (or of none), each to be answered once."""
     asked = tuple(tuple(processor.encode_question(question, mode)) for question in questions)
     return Prompt(processor.encode_trunk(image, mode), asked)
 
@@ -167,11 +167,15 @@ def _prefill(model: nn.Module, prompts: Sequence[Prompt]) -> _State:
     merge_size = causal_lm.config.vision_config.spatial_merge_size
     trunks = [prompt.trunk for prompt in prompts]
     positions = [trunk_positions(trunk, merge_size)[0] for trunk in trunks]
-    pixel_values, grids, image_index = distinct_images(trunks)
-    images = causal_lm.model.get_image_features(
-        pixel_values.to(device), grids.to(device), return_dict=True
-    )
-    images.pooler_output = tuple(images.pooler_output[i] for i in image_index.tolist())
+    seeing = [trunk for trunk in trunks if trunk.pixel_values is not None]
+    shown = None
+    if seeing:
+        pixel_values, grids, image_index = distinct_images(seeing)
+        images = causal_lm.model.get_image_features(
+            pixel_values.to(device), grids.to(device), return_dict=True
+        )
+        images.pooler_output = tuple(images.pooler_output[i] for i in image_index.tolist())
+        shown = {"image": images}
 
     ids, seen = _left_pad([trunk.input_ids[:-1] for trunk in trunks])
     places, _ = _left_pad([p[:, :-1] for p in positions])
@@ -180,7 +184,7 @@ def _prefill(model: nn.Module, prompts: Sequence[Prompt]) -> _State:
         input_ids=ids.to(device),
         attention_mask=seen.to(device),
         position_ids=places.transpose(0, 1).contiguous().to(device),
-        mm_encoder_outputs={"image": images},
+        mm_encoder_outputs=shown,
         past_key_values=cache,
         use_cache=True,
     )

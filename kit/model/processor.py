@@ -17,6 +17,7 @@ from kit.model.sharing import Trunk
 from kit.prompting.messages import build_messages, direct_answer
 
 IMAGE_TOKEN = "<|image_pad|>"
+VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 END_OF_TURN = "<|im_end|>"
 
 
@@ -65,11 +66,14 @@ class Processor:
         head, _, tail = text.partition(IMAGE_TOKEN)
         return head, tail
 
-    def encode_trunk(self, image: PreparedImage, mode: str) -> Trunk:
+    def encode_trunk(self, image: PreparedImage | None, mode: str) -> Trunk:
         """Everything that all questions of one image and mode share: system turn, instruction
-        and image, up to and including ``<|vision_end|>``."""
+        and image, up to and including ``<|vision_end|>``; or the same without an image."""
         head, tail = self.split_prompt("", mode)
-        end = tail[: tail.index("<|vision_end|>") + len("<|vision_end|>")]
+        if image is None:
+            ids = torch.tensor(self.encode(head.removesuffix(VISION_START)))
+            return Trunk(ids, self.image_token_id, "", None, None)
+        end = tail[: tail.index(VISION_END) + len(VISION_END)]
         ids = self.encode(head) + [self.image_token_id] * image.n_tokens + self.encode(end)
         return Trunk(
             input_ids=torch.tensor(ids),
@@ -82,7 +86,7 @@ class Processor:
     def encode_question(self, question: str, mode: str) -> list[int]:
         """The rest of the prompt: the question, up to and including ``assistant\\n``."""
         _, tail = self.split_prompt(question, mode)
-        return self.encode(tail.partition("<|vision_end|>")[2])
+        return self.encode(tail.partition(VISION_END)[2])
 
     def encode_answer(self, answer: str) -> list[int]:
         """The assistant's tokens, exactly what is supervised: answer and end of the turn."""

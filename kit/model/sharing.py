@@ -23,18 +23,18 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Trunk:
-    """A shared beginning with one image.
+    """A shared beginning with one image, or (for generation alone) with none.
 
     ``input_ids`` (T,) int64 with image placeholders already repeated; ``pixel_values``
-    (patches, dim) and ``image_grid_thw`` (1, 3) as the vision tower takes them; ``image_key``
-    names the image, so that equal images of several trunks are encoded once.
+    (patches, dim) and ``image_grid_thw`` (1, 3) as the vision tower takes them, None without an
+    image; ``image_key`` names the image, so that equal images of several trunks are encoded once.
     """
 
     input_ids: Tensor
     image_token_id: int
     image_key: str
-    pixel_values: Tensor
-    image_grid_thw: Tensor
+    pixel_values: Tensor | None
+    image_grid_thw: Tensor | None
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -112,7 +112,7 @@ def trunk_positions(trunk: Trunk, merge_size: int) -> tuple[Tensor, int]:
         (3, T) int64 and the next free position.
     """
     is_image = (trunk.input_ids == trunk.image_token_id).tolist()
-    grids = iter(trunk.image_grid_thw.tolist())
+    grids = iter([] if trunk.image_grid_thw is None else trunk.image_grid_thw.tolist())
     parts, start = [], 0
     for image, run in itertools.groupby(is_image):
         length = len(list(run))

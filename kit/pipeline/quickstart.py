@@ -17,8 +17,8 @@ from kit.evaluate.cf_proxy import cf_proxy
 from kit.evaluate.config import CfProxyConfig, EvaluateConfig
 from kit.evaluate.evaluation import evaluate
 from kit.evaluate.figure import draw_examples
-from kit.evaluate.report import metrics_table
 from kit.files import write_json
+from kit.report.table import metrics_table
 from kit.train.config import GrpoConfig, SftConfig
 from kit.train.grpo import train as train_grpo
 from kit.train.sft import train as train_sft

@@ -20,11 +20,11 @@ from kit.data.records import read_sft_records
 from kit.evaluate import evaluation
 from kit.evaluate.config import EvaluateConfig
 from kit.evaluate.evaluation import evaluate, plan
-from kit.evaluate.statistics import bootstrap_interval
 from kit.model.adapters import add_lora, load_adapter
 from kit.model.generation import Completion
 from kit.model.load import load_base
 from kit.prompting.messages import MODES
+from kit.report.statistics import bootstrap_interval
 from kit.train.batches import prompt_lengths
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,9 +33,10 @@ PROMISED = (
     "exact/all", "exact/open", "exact/closed", "llava_med/open_recall",
     "llava_med/closed_accuracy", "medevalkit/total", "medevalkit/closed",
     "medevalkit/open_exact", "medevalkit/bleu1", "medevalkit/rougeL", "medevalkit/f1",
-    "floor/question_only", "json_valid_rate", "box_rate", "truncated_rate",
+    "floor/question_only", "json_valid_rate", "box_rate", "truncated_rate", "aurc",
+    "excess_aurc", "ece",
 )  # fmt: skip
-WITH_BOXES = ("iou/mean", "iou/acc@0.5", "pointing", "iou/n")
+WITH_BOXES = ("iou/mean", "iou/acc@0.5", "pointing", "iou/mean/n")
 WITH_BOUNDS = ("exact/all", "exact/open", "exact/closed", "json_valid_rate", "box_rate", "iou/mean")
 
 
@@ -71,7 +72,8 @@ def records(prepared):
 
 def test_files_hold_a_row_a_record_and_mode(plain, records):
     folder, metrics = plain
-    assert {path.name for path in folder.iterdir()} == {"predictions.jsonl", "metrics.json"}
+    written = {"predictions.jsonl", "metrics.json", "report.html"}
+    assert {path.name for path in folder.iterdir()} == written
     rows = rows_of(folder)
     expected = [(r.image, r.qid, r.question, r.answer, mode) for r in records for mode in MODES]
     keys = ("image", "qid", "question", "gold", "mode")
@@ -91,8 +93,12 @@ def test_promised_names_are_there_and_finite(plain):
     promised |= {f"caption_reason_answer/{name}" for name in WITH_BOXES}
     assert promised <= set(metrics)
     assert all(type(v) in (int, float) and math.isfinite(v) for v in metrics.values())
-    shares = [v for name, v in metrics.items() if name.split("/")[-1] != "n" and "n_" not in name]
+    counts = {name for name in metrics if name.endswith("/n") or name in ("n", "n_dropped")}
+    shares = [v for name, v in metrics.items() if name not in counts and "excess" not in name]
     assert all(0 <= value <= 1 for value in shares)
+    for name in metrics.keys() - counts:
+        start = name.removesuffix("/low").removesuffix("/high")
+        assert {f"{start}/low", f"{start}/high", f"{start}/n"} <= metrics.keys()
 
 
 # -------------------------------------------------------------------- answers that are known
@@ -120,8 +126,8 @@ def known(prepared, records, tmp_path_factory):
     """An evaluation in which the model says what ``scripted`` says."""
     numbers = {(record.image, record.question): n for n, record in enumerate(records)}
 
-    def answer(model, gallery, given, batch, max_new_tokens):
-        processor, result = gallery.processor, []
+    def answer(asker, given, batch):
+        processor, result = asker.processor, []
         for ask in batch:
             for index in ask.records:
                 record = given[index]
@@ -224,7 +230,7 @@ def test_grounding_against_counted_pixels(known, records):
         union = (canvases[0] | canvases[1]).sum()
         ious.append((canvases[0] & canvases[1]).sum() / union if union else 0.0)
         assert row["grounding"]["iou"] == pytest.approx(ious[-1], abs=0.03)
-    assert len(ious) == metrics["caption_reason_answer/iou/n"] >= 4
+    assert len(ious) == metrics["caption_reason_answer/iou/mean/n"] >= 4
     assert metrics["caption_reason_answer/iou/mean"] == pytest.approx(np.mean(ious), abs=0.03)
     assert max(ious) > 0.9
     assert min(ious) < 0.5
@@ -339,7 +345,7 @@ def test_two_processes_write_the_same_bytes(prepared, tmp_path):
             cwd=ROOT, env=environment, capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count("predictions and metrics are in") == 1
+        assert done.stdout.count("predictions, metrics and report.html are in") == 1
     for name in ("predictions.jsonl", "metrics.json"):
         one, two = ((tmp_path / folder / name).read_bytes() for folder in ("one", "two"))
         assert one == two

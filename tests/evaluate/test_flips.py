@@ -4,11 +4,12 @@ import pytest
 from helpers import metrics_of
 
 from kit.counterfactual.gallery import Gallery
+from kit.counterfactual.probe import Case, probe
 from kit.data.records import read_sft_records
-from kit.evaluate import flips as module
+from kit.evaluate.answering import Answered, Asker
 from kit.evaluate.config import EvaluateConfig
-from kit.evaluate.evaluation import evaluate, summarise
-from kit.evaluate.flips import Answered, greedy_answers, measure_flips, removals_of
+from kit.evaluate.evaluation import evaluate
+from kit.evaluate.flips import measure_flips, removals_of
 from kit.prompting.answers import parse_answer
 
 MODE = "caption_reason_answer"
@@ -25,6 +26,11 @@ def answers(prepared):
     ]
 
 
+@pytest.fixture
+def asker(base_model, processor):
+    return Asker(base_model, Gallery(processor), max_new_tokens=60, batch_size=4)
+
+
 def test_regions_of_an_answer(answers):
     found = [removals_of(item, 2, 0) for item in answers]
     assert ["claimed" in own for own in found] == [True, False, False, True]
@@ -32,49 +38,46 @@ def test_regions_of_an_answer(answers):
         for removal in own.values():
             assert len(removal.random) == 2
             assert removal.region not in removal.random
+        if "both" in own:
+            assert {*own["both"].region} == {*own["gold"].region, *own["claimed"].region}
+    assert any("both" in own for own in found)
+    assert not any("both" in own and "claimed" not in own for own in found)
 
 
-def test_flips_are_what_changes_the_answer(answers, processor, monkeypatch):
+def test_flips_are_what_changes_the_answer(answers, asker, monkeypatch):
     """A stub answers No wherever the gold region is gone, and yes elsewhere."""
-    gold = {
-        removals_of(item, 2, 0)["gold"].region
-        for item in answers
-        if "gold" in removals_of(item, 2, 0)
-    }
+    gold = {own["gold"].region for own in (removals_of(a, 2, 0) for a in answers) if "gold" in own}
 
-    def stub(model, gallery, asks, max_new_tokens, batch_size):
+    def stub(self, asks):
         return [
             "No" if any(str(region) in image.key for region in gold) else "yes."
             for image, _, _ in asks
         ]
 
-    monkeypatch.setattr(module, "greedy_answers", stub)
-    found = measure_flips(
-        None, Gallery(processor), answers, draws=2, seed=0, max_new_tokens=9, batch_size=4
-    )
+    monkeypatch.setattr(Asker, "answers", stub)
+    found = measure_flips(asker, answers, draws=2, seed=0)
     for item, own in zip(answers, found, strict=True):
-        assert own.keys() == removals_of(item, 2, 0).keys()
-        if "gold" in own:
-            assert own["gold"] == {"roi": 1.0, "random": 0.0}
-        if "claimed" in own:
-            assert own["claimed"] == {"roi": 0.0, "random": 0.0}
+        removals = removals_of(item, 2, 0)
+        assert own.keys() == removals.keys()
+        for source, flips in own.items():
+            removal = removals[source]
+            gone = source == "gold"
+            assert (flips["roi"], flips["random"]) == (float(gone), 0.0)
+            assert flips["answer"] == ("No" if gone else "yes.")
+            assert flips["region"] == [list(box) for box in removal.region]
+            assert len(flips["random_answers"]) == len(flips["random_regions"]) == 2
 
 
-def test_equal_questions_are_asked_once(base_model, processor, answers, monkeypatch):
-    asked = []
-    complete = module.complete
-
-    def counted(model, own, prompts, max_new_tokens):
-        asked.extend(prompts)
-        return complete(model, own, prompts, max_new_tokens)
-
-    monkeypatch.setattr(module, "complete", counted)
-    gallery = Gallery(processor)
-    record = answers[0].record
-    asks = [(gallery.prepared(record.image), record.question, MODE)] * 3
-    said = greedy_answers(base_model, gallery, asks, 60, 2)
-    assert len(asked) == 1
-    assert len(set(said)) == 1
+def test_drops_are_those_of_the_probe(answers, asker):
+    """Of the answer that was given, one record at a time."""
+    found = measure_flips(asker, answers, draws=2, seed=0)
+    for item, own in zip(answers, found, strict=True):
+        for source, removal in removals_of(item, 2, 0).items():
+            record = item.record
+            case = Case(record.image, record.question, "Yes", removal.region, removal.random)
+            (effect,) = probe(asker.model, asker.gallery, [case])
+            assert own[source]["drop_roi"] == pytest.approx(effect.delta_roi, abs=1e-5)
+            assert own[source]["drop_random"] == pytest.approx(effect.delta_rand, abs=1e-5)
 
 
 def test_evaluation_reports_rates_and_gaps(prepared, tmp_path):
@@ -90,25 +93,5 @@ def test_evaluation_reports_rates_and_gaps(prepared, tmp_path):
         assert metrics[f"{mode}/flip_gap"] == pytest.approx(roi - random)
         assert metrics[f"{mode}/flip_gap/low"] <= metrics[f"{mode}/flip_gap"]
     assert not any(name.startswith("think_answer/claimed") for name in metrics)
-
-
-def test_rates_are_over_the_answers_that_have_a_region():
-    rows = [
-        {
-            "mode": MODE, "image": str(i), "valid_json": True, "boxes": [],
-            "truncated": False, "answer_type": "", "flips": flips,
-            "scores": {"exact": 1.0},
-        }
-        for i, flips in enumerate(
-            [
-                {"gold": {"roi": 1.0, "random": 0.5}},
-                {"gold": {"roi": 0.0, "random": 0.0}, "claimed": {"roi": 1.0, "random": 0.0}},
-                {},
-            ]
-        )
-    ]  # fmt: skip
-    metrics = summarise(rows)
-    assert metrics[f"{MODE}/roi_flip_rate"] == 0.5
-    assert metrics[f"{MODE}/random_flip_rate"] == 0.25
-    assert metrics[f"{MODE}/flip_gap"] == 0.25
-    assert metrics[f"{MODE}/claimed_roi_flip_rate"] == 1.0
+    for ablation in ("blank", "shuffled", "question_only"):
+        assert f"{MODE}/exact/{ablation}" in metrics

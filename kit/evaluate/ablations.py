@@ -1,0 +1,61 @@
+"""Does the model look at all? Its answers to a blank image, to another record's image, and to the
+question alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from kit.data.records import SftRecord
+from kit.evaluate.answering import Answered, Asker
+from kit.prompting.answers import as_set
+from kit.scoring.exact import exact_match
+
+ABLATIONS = ("blank", "shuffled", "question_only")
+GREY = (127, 127, 127)
+
+
+def measure_ablations(
+    asker: Asker, answers: Sequence[Answered], partners: dict[str, str]
+) -> list[dict[str, dict]]:
+    """For each answer, by what stood in the place of its image: ``answer``, whether it is
+    ``changed`` from the one to the image, and whether it is ``exact`` (1.0 or 0.0); of a
+    ``shuffled`` image also which it was."""
+    wanted = []
+    for item in answers:
+        record = item.record
+        shown = {"blank": blank(asker, record.image), "question_only": None}
+        if record.image in partners:
+            shown["shuffled"] = asker.gallery.prepared(partners[record.image])
+        wanted += [(item, name, shown[name]) for name in ABLATIONS if name in shown]
+    said = asker.answers([(image, i.record.question, i.mode) for i, _, image in wanted])
+    found: dict[int, dict[str, dict]] = {id(item): {} for item in answers}
+    for (item, name, image), text in zip(wanted, said, strict=True):
+        found[id(item)][name] = {
+            "answer": text,
+            "changed": float(as_set(text) != as_set(item.parsed.answer)),
+            "exact": exact_match(text, item.record.answer),
+        } | ({"image": image.key} if name == "shuffled" else {})
+    return [found[id(item)] for item in answers]
+
+
+def blank(asker: Asker, path: str):
+    """A grey image of the size of another."""
+    size = asker.gallery.size(path)
+    return asker.processor.prepare_image(Image.new("RGB", size, GREY), key=f"blank {size}")
+
+
+def other_images(records: Sequence[SftRecord], seed: int) -> dict[str, str]:
+    """For each image another one of the same dataset; none for the only one of its dataset."""
+    by_dataset: dict[str, dict[str, None]] = {}
+    for record in records:
+        by_dataset.setdefault(record.dataset, {})[record.image] = None
+    found = {}
+    for images in by_dataset.values():
+        order = np.random.default_rng(seed).permutation(len(images))
+        ring = [list(images)[place] for place in order]
+        if len(ring) > 1:
+            found |= dict(zip(ring, [*ring[1:], ring[0]], strict=True))
+    return found

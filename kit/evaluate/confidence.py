@@ -1,0 +1,93 @@
+"""How sure a model is of an answer, by several measures."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from kit.counterfactual.probe import answer_probabilities
+from kit.evaluate.answering import DECIMALS, Answered, Asker
+from kit.model.generation import Sampling, generate, question_prompt, seeded_noise
+from kit.prompting.answers import as_set
+from kit.prompting.messages import REQUIRED_KEYS
+from kit.scoring.consistency import Consistency
+
+
+def measure_confidences(
+    asker: Asker,
+    answers: Sequence[Answered],
+    *,
+    consistency: Consistency | None,
+    num_samples: int,
+    temperature: float,
+    seed: int,
+) -> list[dict[str, float]]:
+    """For each answer, by the name of the measure:
+
+    - ``answer_probability``, in 0..1: of this answer given at once, without reasoning (geometric
+      mean over its tokens; ``kit.counterfactual.probe``);
+    - ``consistency``, a cosine in -1..1: of caption and question, in the mode that has captions;
+      -1 for a caption that says nothing (``kit.scoring.consistency``);
+    - ``self_consistency``, in 0..1, with ``num_samples`` above 0: the share of so many sampled
+      answers that are this one (Wang et al. 2023, arXiv 2203.11171).
+    """
+    found: list[dict[str, float]] = [{} for _ in answers]
+    chances = answer_probabilities(
+        asker.model,
+        asker.processor,
+        [
+            (asker.gallery.prepared(a.record.image), a.record.question, a.parsed.answer)
+            for a in answers
+        ],
+        batch_size=asker.batch_size,
+    )
+    for one, chance in zip(found, chances, strict=True):
+        one["answer_probability"] = round(chance, DECIMALS)
+    if consistency is not None:
+        captioned = [i for i, a in enumerate(answers) if "caption" in REQUIRED_KEYS[a.mode]]
+        scores = consistency.scores(
+            [answers[i].parsed.caption for i in captioned],
+            [answers[i].record.question for i in captioned],
+        )
+        for i, score in zip(captioned, scores, strict=True):
+            found[i]["consistency"] = round(2 * score - 1, DECIMALS)
+    if num_samples:
+        sampling = Sampling(asker.max_new_tokens, temperature)
+        together = max(1, asker.batch_size // num_samples)
+        for start in range(0, len(answers), together):
+            part = answers[start : start + together]
+            shares = _agreement(asker, part, sampling, num_samples, seed)
+            for i, share in enumerate(shares, start):
+                found[i]["self_consistency"] = share
+    return found
+
+
+def _agreement(
+    asker: Asker, answers: Sequence[Answered], sampling: Sampling, num_samples: int, seed: int
+) -> list[float]:
+    prompts = [
+        question_prompt(
+            asker.processor,
+            asker.gallery.prepared(a.record.image),
+            [a.record.question] * num_samples,
+            a.mode,
+        )
+        for a in answers
+    ]
+    names = [
+        (seed, a.record.dataset, a.record.qid, a.record.question, a.mode, number)
+        for a, number in itertools.product(answers, range(num_samples))
+    ]
+    drawn = generate(
+        asker.model,
+        prompts,
+        sampling,
+        end_id=asker.processor.end_of_turn_id,
+        unsampled_ids=asker.processor.unsampled_ids,
+        noise=seeded_noise(names, sampling.max_new_tokens),
+    )
+    return [
+        sum(as_set(asker.parse(c, a.mode).answer) == as_set(a.parsed.answer) for c in group)
+        / num_samples
+        for a, group in zip(answers, drawn, strict=True)
+    ]

@@ -1,0 +1,321 @@
+"""Evaluations side by side: ``report.html`` for people, ``report.txt`` for a terminal, and
+``report.json`` for programs."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kit.command import option
+from kit.data.records import iter_json_lines
+from kit.errors import ConfigError, RecordError, UserError
+from kit.files import atomic_write, require_folder, write_json
+from kit.prompting.messages import MODES
+from kit.report import published
+from kit.report.cases import KINDS, Pictures, gallery
+from kit.report.comparison import Comparison, compare
+from kit.report.figures import figures
+from kit.report.page import render
+from kit.report.table import ROWS, Row, metrics_table, rows_with_values
+from kit.report.verdict import best_model, verdict
+
+Rows = Sequence[Mapping]
+NEEDED = {"mode", "dataset", "image", "qid", "question", "scores", "evidence", "confidences"}
+STRATA = ("exact", "flip_gap", "iou/mean")
+HEADLINES = {
+    "exact/all": "exact match", "flip_gap": "evidence flips beyond random ones",
+    "claimed_flip_gap": "the same for its own boxes", "iou/mean": "IoU",
+    "excess_aurc": "excess AURC (lower is better)", "json_valid_rate": "valid JSON",
+}  # fmt: skip
+GROUPS = {
+    "": "answer type", "dataset": "dataset", "modality": "modality", "location": "organ",
+    "content": "content type", "evidence": "evidence", "guessable": "question-only guess is right",
+}  # fmt: skip
+
+
+@dataclass
+class ReportConfig:
+    """Put several evaluations side by side, with what they differ by and how sure that is."""
+
+    evaluations: list[str] = option(
+        help="name=folder of each, the folder being what evaluate wrote; the first is what the "
+        "others are compared with",
+        default_factory=list,
+    )
+    output: str = option("", help="folder for report.html, report.json and report.txt")
+    cases_per_kind: int = option(
+        6, help="answers of each kind, model and mode that the gallery shows; 0: no gallery"
+    )
+    seed: int = option(0, help="of bootstrap intervals")
+
+    def __post_init__(self):
+        for name in ("evaluations", "output"):
+            if not getattr(self, name):
+                raise ConfigError(f"{name} is not given", where=name, fix=f"set --{name}")
+        for entry in self.evaluations:
+            if not all(entry.partition("=")):
+                fix = "write name=folder, as in sft=runs/eval_sft"
+                raise ConfigError(f"{entry!r} has no name", where="evaluations", fix=fix)
+        if len(self.folders) < len(self.evaluations):
+            fix = "give each evaluation its own name"
+            raise ConfigError("a name stands twice", where="evaluations", fix=fix)
+        for name in ("cases_per_kind", "seed"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must not be negative", where=name, fix="mend the value")
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """The folder of each evaluation by its name."""
+        return {name: Path(p) for name, _, p in (e.partition("=") for e in self.evaluations)}
+
+
+def report(config: ReportConfig) -> int:
+    """Compare evaluations and write what came of it; returns the exit code.
+
+    ``report.json`` holds ``metrics`` (by model) and ``differences`` (a list, one for each metric,
+    mode and pair of models).
+
+    Raises:
+        UserError: an evaluation is not there.
+    """
+    require_folder(config.output)
+    metrics = {name: _metrics(folder) for name, folder in config.folders.items()}
+    models = {name: _rows(folder) for name, folder in config.folders.items()}
+    comparisons = compare(models, config.seed)
+    output = Path(config.output)
+    text = "\n".join([metrics_table(metrics), *_in_words(metrics, comparisons)]) + "\n"
+    differences = [one.to_json() for one in comparisons]
+    write_json(output / "report.json", {"metrics": metrics, "differences": differences})
+    with atomic_write(output / "report.txt") as stream:
+        stream.write(text)
+    write_page(output / "report.html", metrics, models, comparisons, config.cases_per_kind)
+    print(text, end="")
+    print(f"open {output / 'report.html'} in a browser", flush=True)
+    return 0
+
+
+def write_page(
+    path: Path,
+    metrics: Mapping[str, Mapping[str, float]],
+    models: Mapping[str, Rows],
+    comparisons: Sequence[Comparison] = (),
+    cases_per_kind: int = 6,
+) -> None:
+    """Write ``report.html`` of one or several evaluations.
+
+    Args:
+        metrics: flat metrics by model.
+        models: the rows of ``predictions.jsonl`` by model.
+    """
+    every = [row for rows in models.values() for row in rows]
+    there = [mode for mode in reversed(MODES) if any(row["mode"] == mode for row in every)]
+    methods = {row["inpainting"] for row in every if "inpainting" in row}
+    pictures = Pictures(next(iter(methods), "telea"))
+    cards = gallery(models, pictures, cases_per_kind)
+    datasets = _datasets(models)
+    modes = [
+        {
+            "name": mode,
+            "verdict": verdict(metrics, comparisons, mode),
+            "headlines": _headlines(metrics, mode),
+            "table": [*_table(metrics, comparisons, mode)],
+            "published": [*_published(metrics, datasets, mode)],
+            "strata": [*_strata(metrics, mode)],
+            "figures": figures(
+                metrics,
+                {name: [r for r in rows if r["mode"] == mode] for name, rows in models.items()},
+                mode,
+            ),
+        }
+        for mode in there
+    ]
+    page = render(
+        "report.html.j2",
+        models=list(models),
+        modes=modes,
+        datasets=datasets,
+        images=len({row["image"] for row in every}),
+        inpainting=sorted(methods),
+        kind_words={k.name: {"words": k.words, "meaning": k.meaning} for k in KINDS},
+        cards=cards,
+        pictures=pictures.uris,
+        missing_pictures=sum(view["picture"] is None for card in cards for view in card["views"]),
+        best={mode["name"]: best_model(metrics, mode["name"]) for mode in modes},
+        figures={mode["name"]: mode["figures"] for mode in modes},
+    )
+    with atomic_write(path) as stream:
+        stream.write(page)
+
+
+def _metrics(folder: Path) -> dict[str, float]:
+    try:
+        return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        fix = "give the folder that evaluate wrote"
+        raise UserError("no metrics.json to read", where=folder, fix=fix) from error
+
+
+def _rows(folder: Path) -> list[dict]:
+    path = folder / "predictions.jsonl"
+    if not path.is_file():
+        fix = "give the folder that evaluate wrote"
+        raise UserError("no predictions.jsonl to read", where=folder, fix=fix)
+    rows = []
+    for where, row in iter_json_lines(path):
+        if isinstance(row, RecordError):
+            raise row
+        if not (isinstance(row, dict) and row.keys() >= NEEDED):
+            what = "not a line that evaluate wrote, or one of an older version"
+            raise UserError(what, where=where, fix="evaluate again")
+        rows.append(row)
+    return rows
+
+
+def _in_words(metrics, comparisons) -> list[str]:
+    lines = []
+    for mode in MODES:
+        found = verdict(metrics, comparisons, mode)
+        if found.lead:
+            lines += ["", f"{mode}:", *(f"  {sentence}" for sentence in found.lead + found.rest)]
+    return lines
+
+
+def _datasets(models: Mapping[str, Rows]) -> dict[str, int]:
+    """The number of questions of each dataset that the first model was asked in one mode."""
+    rows = next(iter(models.values()))
+    counts = Counter((row["mode"], row["dataset"]) for row in rows)
+    found: dict[str, int] = {}
+    for (_, dataset), n in counts.items():
+        found[dataset] = max(n, found.get(dataset, 0))
+    return found
+
+
+def _table(metrics, comparisons: Sequence[Comparison], mode: str):
+    """The lines of the summary table: a group, words, n and a cell for each model."""
+    for group, row in rows_with_values(metrics, mode):
+        name = f"{mode}/{row.name}"
+        values = [own[name] for own in metrics.values() if name in own]
+        best = {1: max, -1: min, 0: lambda v: None}[row.better](values)
+        counts = sorted({int(own[f"{name}/n"]) for own in metrics.values() if f"{name}/n" in own})
+        yield {
+            "group": group,
+            "words": row.words,
+            "better": {1: "higher is better", -1: "lower is better", 0: ""}[row.better],
+            "n": "-".join(map(str, dict.fromkeys((counts[0], counts[-1])))) if counts else "",
+            "cells": [
+                {
+                    "text": row.text(own.get(name)),
+                    "range": _range(row, own, name),
+                    "best": len(values) > 1 and own.get(name) == best,
+                    "changes": [*_changes(row, model, list(metrics), comparisons, mode)],
+                }
+                for model, own in metrics.items()
+            ],
+        }
+
+
+def _range(row: Row, own: Mapping[str, float], name: str) -> str:
+    if f"{name}/low" not in own:
+        return ""
+    low, high = (row.text(own[f"{name}/{side}"]).removesuffix("%") for side in ("low", "high"))
+    return f"[{low}, {high}]"
+
+
+def _changes(row: Row, model: str, names: list[str], comparisons, mode: str):
+    """What a model has above the first one and above the one before it."""
+    place = names.index(model)
+    for other in dict.fromkeys([names[0], names[place - 1]] if place else []):
+        for one in comparisons:
+            if (one.a, one.b, one.mode, one.metric) != (other, model, mode, row.name):
+                continue
+            found = one.difference
+            sign = (found.low > 0) - (found.high < 0)
+            scale = 1 if row.unit == "" else 100
+            digits = 3 if row.unit == "" else 1
+            mean, low, high = (
+                f"{scale * v:+.{digits}f}" for v in (found.mean, found.low, found.high)
+            )
+            yield {
+                "text": f"{mean} [{low}, {high}] vs {other}",
+                "kind": {1: "good", -1: "bad", 0: "soft"}[sign * row.better],
+                "sure": bool(sign),
+            }
+
+
+def _headlines(metrics, mode: str) -> dict:
+    """A few numbers of each model, to begin with."""
+    shown = [
+        ROWS[name] for name in HEADLINES if any(f"{mode}/{name}" in m for m in metrics.values())
+    ]
+    lines = []
+    for model, own in metrics.items():
+        cells = []
+        for row in shown:
+            name = f"{mode}/{row.name}"
+            values = [m[name] for m in metrics.values() if name in m]
+            best = (max if row.better > 0 else min)(values)
+            cells.append(
+                {
+                    "text": row.text(own.get(name)),
+                    "range": _range(row, own, name),
+                    "best": len(values) > 1 and own.get(name) == best,
+                }
+            )
+        lines.append({"model": model, "cells": cells})
+    return {"words": [HEADLINES[row.name] for row in shown], "lines": lines}
+
+
+def _published(metrics, datasets: Mapping[str, int], mode: str):
+    for figure in published.beside(datasets, mode):
+        row = ROWS[figure.metric]
+        name = f"{mode}/{figure.metric}/dataset/{figure.dataset}"
+        ours = [row.text(own.get(name)) for own in metrics.values()]
+        yield {
+            "model": figure.model,
+            "dataset": figure.dataset,
+            "words": row.words,
+            "text": row.text(figure.value),
+            "ours": ours,
+            "protocol": figure.protocol,
+            "source": figure.source,
+            "whole": published.official(figure.dataset, datasets[figure.dataset]),
+            "n": datasets[figure.dataset],
+            "official_n": published.OFFICIAL[figure.dataset],
+        }
+
+
+def _strata(metrics, mode: str):
+    """For each headline metric its values by stratum."""
+    for metric in STRATA:
+        row = ROWS["exact/all" if metric == "exact" else metric]
+        start = f"{mode}/{metric}/"
+        lines = []
+        for group, words in GROUPS.items():
+            names = dict.fromkeys(
+                name.removeprefix(start)
+                for own in metrics.values()
+                for name in own
+                if name.startswith(start) and name.endswith("/n")
+            )
+            for stratum in (name.removesuffix("/n") for name in names):
+                head, _, tail = stratum.rpartition("/")
+                if head != group or (not group and tail not in ("open", "closed")):
+                    continue
+                name = start + stratum
+                counts = [int(own[f"{name}/n"]) for own in metrics.values() if f"{name}/n" in own]
+                lines.append(
+                    {
+                        "group": words,
+                        "name": tail,
+                        "n": max(counts),
+                        "cells": [
+                            {"text": row.text(own.get(name)), "range": _range(row, own, name)}
+                            for own in metrics.values()
+                        ],
+                    }
+                )
+        if lines:
+            yield {"metric": metric, "words": row.words, "lines": lines}

@@ -1,0 +1,143 @@
+"""The metrics that people are shown, in their words, and as a table of plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from kit.prompting.messages import MODES
+from kit.report.risk_coverage import THRESHOLDS
+
+Unit = Literal["%", "points", ""]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A metric without its mode, what it is called, its unit, and whether more of it is better
+    (1), worse (-1) or neither (0)."""
+
+    name: str
+    words: str
+    unit: Unit = "%"
+    better: int = 1
+
+    def text(self, value: float | None) -> str:
+        """A value as it is shown.
+
+        >>> Row("flip_gap", "gap", "points").text(0.104), Row("aurc", "AURC", "").text(0.2)
+        ('+10.4', '0.200')
+        """
+        if value is None:
+            return "-"
+        if self.unit == "":
+            return f"{value:.3f}"
+        return f"{100 * value:+.1f}" if self.unit == "points" else f"{100 * value:.1f}%"
+
+
+_CONSISTENT = [
+    row
+    for threshold in THRESHOLDS
+    for row in (
+        Row(f"consistency@{threshold}/coverage", f"cosine at least {threshold}: coverage", "%", 0),
+        Row(f"consistency@{threshold}/accuracy", "... exact match on these"),
+    )
+]
+
+GROUPS: dict[str, list[Row]] = {
+    "Answers": [
+        Row("exact/all", "exact match"),
+        Row("exact/open", "exact match, open"),
+        Row("exact/closed", "exact match, closed"),
+        Row("floor/question_only", "question-only floor", "%", 0),
+        Row("llava_med/open_recall", "LLaVA-Med open recall"),
+        Row("llava_med/closed_accuracy", "LLaVA-Med closed accuracy"),
+        Row("medevalkit/total", "MedEvalKit accuracy"),
+        Row("json_valid_rate", "valid JSON"),
+    ],
+    "Boxes": [
+        Row("box_rate", "answers with boxes", "%", 0),
+        Row("iou/mean", "IoU with gold boxes", ""),
+        Row("iou/acc@0.5", "IoU at least 0.5"),
+        Row("pointing", "box centres in a gold box"),
+        Row("iou/mean/evidence/organ", "IoU, organs", ""),
+        Row("iou/mean/evidence/lesion", "IoU, lesions (CT, MRI)", ""),
+        Row("iou/mean/evidence/xray_lesion", "IoU, X-ray lesions", ""),
+    ],
+    "Faithfulness": [
+        Row("roi_flip_rate", "answers flip without evidence"),
+        Row("random_flip_rate", "... without random regions", "%", -1),
+        Row("flip_gap", "gap of the two", "points"),
+        Row("claimed_roi_flip_rate", "answers flip without own boxes"),
+        Row("claimed_random_flip_rate", "... without random regions", "%", -1),
+        Row("claimed_flip_gap", "gap of the two", "points"),
+        Row("both_roi_flip_rate", "answers flip without both"),
+        Row("both_random_flip_rate", "... without random regions", "%", -1),
+        Row("both_flip_gap", "gap of the two", "points"),
+        Row("drop_gap", "probability drop, evidence - random", "points"),
+        Row("claimed_drop_gap", "probability drop, own boxes - random", "points"),
+    ],
+    "Without the image": [
+        Row("image_sensitivity", "image sensitivity"),
+        Row("changed/blank", "answers change: blank image", "%", 0),
+        Row("changed/shuffled", "answers change: another's image", "%", 0),
+        Row("changed/question_only", "answers change: no image", "%", 0),
+        Row("exact/blank", "exact match, blank image", "%", 0),
+        Row("exact/shuffled", "exact match, another's image", "%", 0),
+        Row("exact/question_only", "exact match, no image", "%", 0),
+        Row("accuracy_survival/question_only", "accuracy that survives without image", "%", -1),
+    ],
+    "Confidence": [
+        Row("aurc", "AURC by answer probability", "", -1),
+        Row("excess_aurc", "... above the oracle's", "", -1),
+        Row("ece", "calibration error", "%", -1),
+        Row("aurc/consistency", "AURC by caption consistency", "", -1),
+        Row("excess_aurc/consistency", "... above the oracle's", "", -1),
+        *_CONSISTENT,
+        Row("aurc/self_consistency", "AURC by self-consistency", "", -1),
+        Row("excess_aurc/self_consistency", "... above the oracle's", "", -1),
+        Row("ece/self_consistency", "calibration error", "%", -1),
+    ],
+}  # fmt: skip
+
+ROWS = {row.name: row for rows in GROUPS.values() for row in rows}
+
+
+def rows_with_values(
+    models: Mapping[str, Mapping[str, float]], mode: str
+) -> Iterator[tuple[str, Row]]:
+    """The group and the row of each metric that any model has."""
+    for group, rows in GROUPS.items():
+        for row in rows:
+            if any(f"{mode}/{row.name}" in metrics for metrics in models.values()):
+                yield group, row
+
+
+def metrics_table(models: Mapping[str, Mapping[str, float]]) -> str:
+    """Metrics of one or several models side by side, as plain text.
+
+    >>> print(metrics_table({"base": {"think_answer/exact/all": 0.25}}))
+    think_answer   base
+    exact match   25.0%
+    """
+    lines = []
+    for mode in MODES:
+        table = [[mode, *models]]
+        for _, row in rows_with_values(models, mode):
+            values = [metrics.get(f"{mode}/{row.name}") for metrics in models.values()]
+            table.append([row.words, *map(row.text, values)])
+        if len(table) > 1:
+            lines += [*aligned(table), ""]
+    return "\n".join(lines[:-1])
+
+
+def aligned(table: list[list[str]]) -> list[str]:
+    """Rows of cells as lines, the first column to the left and the others to the right."""
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in table
+    ]

@@ -1,0 +1,78 @@
+"""What stands in the place of an image, and that answers to it are told apart rightly."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from kit.counterfactual.gallery import Gallery
+from kit.data.records import read_sft_records
+from kit.evaluate.ablations import ABLATIONS, measure_ablations, other_images
+from kit.evaluate.answering import Answered, Asker
+from kit.prompting.answers import parse_answer
+
+MODE = "think_answer"
+
+
+@pytest.fixture(scope="module")
+def records(prepared):
+    return read_sft_records(prepared["test"])[0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_each_image_is_exchanged_for_another_one(seed, records):
+    partners = other_images(records, seed)
+    images = {record.image for record in records}
+    assert partners.keys() == set(partners.values()) == images  # each shown once
+    assert all(own != other for own, other in partners.items())
+    assert partners == other_images(records, seed)
+
+
+def test_images_are_exchanged_within_their_dataset(records):
+    images = list(dict.fromkeys(record.image for record in records))
+    assert len(images) >= 4
+    named = [
+        dataclasses.replace(r, dataset="A" if r.image in images[:-1] else "B") for r in records
+    ]
+    partners = other_images(named, 0)
+    assert partners.keys() == {*images[:-1]}  # the only one of B has no other
+
+
+def test_answers_by_what_was_shown(records, base_model, processor, monkeypatch):
+    """A stub says what it was shown."""
+    asker = Asker(base_model, Gallery(processor), max_new_tokens=8, batch_size=4)
+    partners = other_images(records, 0)
+
+    def stub(self, asks):
+        said = []
+        for image, _, _ in asks:
+            if image is None:
+                said.append("nothing")
+            elif image.key.startswith("blank"):
+                pixels = image.pixel_values
+                assert float((pixels - pixels[:1]).abs().max()) == 0  # all patches alike
+                said.append("grey")
+            else:
+                said.append(f"picture of {image.key}")
+        return said
+
+    monkeypatch.setattr(Asker, "answers", stub)
+    answer = '{"reasoning": [], "answer": "grey"}'
+    answers = [Answered(r, MODE, parse_answer(answer)) for r in records[:5]]
+    for item, found in zip(answers, measure_ablations(asker, answers, partners), strict=True):
+        assert set(found) == set(ABLATIONS)
+        assert found["blank"] | {"exact": 0} == {"answer": "grey", "changed": 0.0, "exact": 0}
+        assert found["question_only"]["answer"] == "nothing"
+        assert found["question_only"]["changed"] == 1.0
+        other = partners[item.record.image]
+        assert found["shuffled"]["answer"] == f"picture of {other}"
+        assert found["shuffled"]["image"] == other
+
+
+def test_a_blank_image_has_the_size_of_the_image(records, processor):
+    from kit.evaluate.ablations import blank
+
+    asker = Asker(None, Gallery(processor), max_new_tokens=8, batch_size=4)
+    for record in records[:4]:
+        shown = asker.gallery.prepared(record.image)
+        assert np.array_equal(blank(asker, record.image).image_grid_thw, shown.image_grid_thw)

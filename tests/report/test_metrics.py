@@ -1,0 +1,216 @@
+"""From prediction rows to metrics: means over the rows that count, strata, and known models."""
+
+import random
+from collections import defaultdict
+
+import numpy as np
+import pytest
+
+from kit.report.metrics import strata_of, summarise, summarise_mode, values_of
+from kit.report.statistics import bootstrap_interval
+from kit.scoring.accuracy import KEYS, score_answer
+
+ANSWERS = ["yes", "no", "Normal", "Lung", "Lung, Heart", "left lung", "", "10", "not seen."]
+ENDS = ("/low", "/high", "/n")
+
+
+def random_rows(count: int, seed: int) -> list[dict]:
+    draw = random.Random(seed)
+    rows = []
+    for _ in range(count):
+        row = {
+            "answer_type": draw.choice(["OPEN", "CLOSED"]),
+            "modality": draw.choice(["CT", "MRI", ""]),
+            "location": draw.choice(["Lung", "Brain_Face"]),
+            "content_type": draw.choice(["Organ", "PRES, ABN", "PRES", ""]),
+            "dataset": draw.choice(["SLAKE", "VQA_RAD"]),
+            "image": draw.choice("abcdefghij"),
+        }
+        answers = draw.choice(ANSWERS), draw.choice(ANSWERS)
+        row["scores"] = score_answer(*answers, answer_type=row["answer_type"])
+        rows.append(row)
+    return rows
+
+
+def means(rows) -> dict[str, float]:
+    return {k: v for k, v in summarise_mode(rows).items() if not k.endswith(ENDS)}
+
+
+def test_total_is_the_accuracy_over_both_types():
+    rows = random_rows(500, seed=1)
+    scores = [row["scores"] for row in rows]
+    hits = sum(s["medevalkit/closed"] or s["medevalkit/open_exact"] or 0 for s in scores)
+    assert means(rows)["medevalkit/total"] == pytest.approx(hits / 500)
+
+
+def test_each_metric_is_the_mean_over_the_rows_that_it_applies_to():
+    rows = random_rows(700, seed=2)
+    columns = defaultdict(list)
+    parted = ("llava_med/open_recall", "llava_med/closed_accuracy", "medevalkit/total")
+    for row in rows:
+        values = row["scores"]
+        for key in KEYS[1:]:
+            if values[key] is not None:
+                columns[key].append(values[key])
+                if key in parted:
+                    columns[f"{key}/dataset/{row['dataset']}"].append(values[key])
+        exact = values["exact"]
+        columns["exact/all"].append(exact)
+        columns["exact/open" if row["answer_type"] == "OPEN" else "exact/closed"].append(exact)
+        columns[f"exact/location/{row['location']}"].append(exact)
+        columns[f"exact/dataset/{row['dataset']}"].append(exact)
+        if row["modality"]:
+            columns[f"exact/modality/{row['modality']}"].append(exact)
+        for part in row["content_type"].split(", "):
+            if part:
+                columns[f"exact/content/{part}"].append(exact)
+    metrics = summarise_mode(rows)
+    assert means(rows).keys() == columns.keys()
+    for name, values in columns.items():
+        assert metrics[name] == pytest.approx(sum(values) / len(values), abs=1e-12), name
+        assert metrics[f"{name}/n"] == len(values)
+        assert metrics[f"{name}/low"] <= metrics[name] + 1e-12
+        assert metrics[f"{name}/high"] >= metrics[name] - 1e-12
+
+
+def test_bounds_are_those_of_the_bootstrap_over_images():
+    rows = random_rows(200, seed=3)
+    metrics = summarise_mode(rows, seed=5)
+    closed = [row for row in rows if row["answer_type"] == "CLOSED"]
+    expected = bootstrap_interval(
+        [row["scores"]["exact"] for row in closed], [row["image"] for row in closed], seed=5
+    )
+    assert (metrics["exact/closed/low"], metrics["exact/closed/high"]) == expected
+
+
+def test_metrics_that_apply_to_nothing_are_absent():
+    row = {"answer_type": "OPEN", "image": "a"}
+    row["scores"] = score_answer("lung", "lung", answer_type="OPEN")
+    metrics = summarise_mode([row])
+    assert "exact/closed" not in metrics
+    assert "llava_med/closed_accuracy" not in metrics
+    assert metrics["exact/all"] == metrics["exact/open"] == 1
+    assert summarise_mode([]) == summarise([]) == {}
+
+
+@pytest.mark.parametrize(
+    ("labels", "modality", "kind"),
+    [
+        (["Liver"], "CT", "organ"),
+        (["Liver", "Liver Cancer"], "CT", "lesion"),
+        (["Mass"], "X-Ray", "xray_lesion"),
+        (["Left Lung"], "X-Ray", "organ"),
+    ],
+)
+def test_lesions_on_x_rays_stand_apart(labels, modality, kind):
+    evidence = [{"label": label, "box": [0, 0, 9, 9]} for label in labels]
+    row = {"answer_type": "OPEN", "modality": modality, "evidence": evidence}
+    assert f"evidence/{kind}" in strata_of(row)
+
+
+# ------------------------------------------------------------------ models whose case is known
+def looked_at(number: int, **changes) -> dict:
+    """A right answer that is another one as soon as the image is."""
+    gone = {"roi": 1.0, "random": 0.0, "drop_roi": 0.5, "drop_random": 0.0}
+    other = {"answer": "?", "changed": 1.0, "exact": 0.0}
+    return {
+        "mode": "think_answer", "answer_type": "OPEN", "image": str(number // 2),
+        "scores": {"exact": 1.0},
+        "flips": {"gold": gone, "claimed": gone, "both": gone},
+        "ablations": dict.fromkeys(("blank", "shuffled", "question_only"), other),
+        "confidences": {"answer_probability": 0.9},
+    } | changes  # fmt: skip
+
+
+def test_a_model_that_looks_only_at_the_evidence_has_a_gap_of_one():
+    metrics = summarise_mode([looked_at(n) for n in range(12)])
+    for prefix in ("", "claimed_", "both_"):
+        assert metrics[f"{prefix}flip_gap"] == metrics[f"{prefix}flip_gap/low"] == 1
+        assert metrics[f"{prefix}drop_gap"] == 0.5
+    assert metrics["image_sensitivity"] == 1
+    assert metrics["accuracy_survival/blank"] == metrics["exact/blank"] == 0
+    assert metrics["flip_gap/n"] == 12
+
+
+def test_a_model_that_ignores_the_image_has_no_sensitivity_and_keeps_its_accuracy():
+    still = {"answer": "yes", "changed": 0.0, "exact": 1.0}
+    unmoved = {"roi": 0.0, "random": 0.0, "drop_roi": 0.0, "drop_random": 0.0}
+    rows = [
+        looked_at(
+            n,
+            ablations=dict.fromkeys(("blank", "shuffled", "question_only"), still),
+            flips={"gold": unmoved},
+        )
+        for n in range(12)
+    ]
+    metrics = summarise_mode(rows)
+    assert metrics["image_sensitivity"] == metrics["flip_gap"] == metrics["drop_gap"] == 0
+    assert metrics["accuracy_survival/question_only"] == 1
+    assert "claimed_flip_gap" not in metrics
+
+
+def test_an_oracle_s_confidence_has_no_excess_area():
+    exact = [1.0, 0.0, 1.0, 1.0, 0.0, 1.0]
+    rows = [
+        looked_at(n, scores={"exact": e}, confidences={"answer_probability": 0.1 + 0.8 * e})
+        for n, e in enumerate(exact)
+    ]
+    metrics = summarise_mode(rows)
+    assert metrics["excess_aurc"] == metrics["excess_aurc/high"] == 0
+    assert metrics["aurc"] > 0
+    assert metrics["ece"] == pytest.approx(0.1)
+
+
+def test_survival_is_a_ratio_and_so_are_its_resamples():
+    """Against a plain loop over resamples of images."""
+    draw = np.random.default_rng(4)
+    rows = [
+        looked_at(
+            n,
+            scores={"exact": float(draw.integers(2))},
+            ablations={"blank": {"answer": "", "changed": 0.0, "exact": float(draw.integers(2))}},
+        )
+        for n in range(60)
+    ]
+    metrics = summarise_mode(rows, seed=2)
+    members = defaultdict(list)
+    for row in rows:
+        members[row["image"]].append((row["ablations"]["blank"]["exact"], row["scores"]["exact"]))
+    images = sorted(members)
+    found = []
+    for _ in range(4000):
+        drawn = [
+            pair
+            for i in draw.integers(len(images), size=len(images))
+            for pair in members[images[i]]
+        ]
+        found.append(sum(a for a, _ in drawn) / sum(b for _, b in drawn))
+    bounds = [metrics[f"accuracy_survival/blank/{side}"] for side in ("low", "high")]
+    assert bounds == pytest.approx(np.quantile(found, [0.025, 0.975]), abs=0.06)
+
+
+def test_thresholds_of_consistency_against_a_plain_count():
+    draw = np.random.default_rng(6)
+    rows = [
+        looked_at(
+            n,
+            scores={"exact": float(draw.integers(2))},
+            confidences={"consistency": float(draw.uniform(-0.2, 0.9))},
+        )
+        for n in range(80)
+    ]
+    metrics = summarise_mode(rows)
+    for threshold in (0.3, 0.4, 0.5, 0.6):
+        kept = [r["scores"]["exact"] for r in rows if r["confidences"]["consistency"] >= threshold]
+        assert metrics[f"consistency@{threshold}/coverage"] == pytest.approx(len(kept) / 80)
+        assert metrics[f"consistency@{threshold}/accuracy"] == pytest.approx(np.mean(kept))
+    assert "ece/consistency" not in metrics  # a cosine is no probability
+    assert "aurc/consistency" in metrics
+
+
+def test_modes_are_kept_apart():
+    rows = [looked_at(0), looked_at(0, mode="caption_reason_answer", scores={"exact": 0.0})]
+    metrics = summarise(rows)
+    assert metrics["think_answer/exact/all"] == 1
+    assert metrics["caption_reason_answer/exact/all"] == 0
+    assert values_of(rows[0])["exact/open"] == 1

@@ -1,0 +1,67 @@
+"""The sentences say what the numbers say, and no more."""
+
+import pytest
+
+from kit.report.comparison import Comparison
+from kit.report.statistics import Difference, McNemar
+from kit.report.verdict import best_model, verdict
+
+MODE = "caption_reason_answer"
+
+
+def metrics_of(exact: float, **more) -> dict[str, float]:
+    values = {"exact/all": exact, **more}
+    found = {}
+    for name, value in values.items():
+        name = f"{MODE}/{name}"
+        found |= {name: value, f"{name}/low": value - 0.05, f"{name}/high": value + 0.05}
+        found[f"{name}/n"] = 200
+    return found
+
+
+def apart(a, b, mean, low, high, metric="exact/all") -> Comparison:
+    difference = Difference(mean, low, high, 0.0005, 200, 50)
+    return Comparison(a, b, MODE, metric, difference, McNemar(3, 30, 0.02))
+
+
+def test_a_clear_winner_is_named_with_what_it_has_above_the_others():
+    metrics = {"base": metrics_of(0.4), "sft": metrics_of(0.7)}
+    lead = verdict(metrics, [apart("base", "sft", 0.3, 0.2, 0.4)], MODE).lead
+    assert lead[0] == "sft answers best: 70.0% exact match [65.0%, 75.0%] on 200 questions."
+    assert "+30.0 points more than base [+20.0, +40.0]" in lead[1]
+    assert "p < 0.001" in lead[1]
+    assert "McNemar p = 0.02" in lead[1]
+
+
+def test_one_that_is_ahead_by_chance_is_not_called_best():
+    metrics = {"sft": metrics_of(0.70), "grpo": metrics_of(0.71)}
+    lead = verdict(metrics, [apart("sft", "grpo", 0.01, -0.02, 0.04)], MODE).lead
+    assert "not distinguishable from sft" in lead[0]
+    assert "best" not in lead[0]
+    assert "an interval that holds 0" in lead[1]
+
+
+def test_a_difference_is_turned_round_where_the_first_is_the_better():
+    metrics = {"sft": metrics_of(0.72), "grpo": metrics_of(0.60)}
+    lead = verdict(metrics, [apart("sft", "grpo", -0.12, -0.2, -0.05)], MODE).lead
+    assert lead[0].startswith("sft answers best")
+    assert "+12.0 points more than grpo [+5.0, +20.0]" in lead[1]
+
+
+def test_other_questions_are_no_ground_for_a_comparison():
+    lead = verdict({"a": metrics_of(0.5), "b": metrics_of(0.6)}, [], MODE).lead
+    assert "best" not in lead[0]
+    assert "not asked the same questions" in lead[1]
+
+
+@pytest.mark.parametrize(("gap", "words"), [(0.2, "rest on"), (0.01, "do not measurably rest on")])
+def test_a_gap_within_its_bounds_of_zero_is_no_faithfulness(gap, words):
+    more = {"flip_gap": gap, "roi_flip_rate": gap + 0.02, "random_flip_rate": 0.02}
+    rest = verdict({"m": metrics_of(0.5, **more)}, [], MODE).rest
+    assert any(f"m's answers {words} the evidence" in sentence for sentence in rest)
+
+
+def test_nothing_measured_is_nothing_said():
+    found = verdict({"a": {"n": 3}}, [], MODE)
+    assert found.lead == found.rest == ()
+    assert best_model({"a": {}}, MODE) is None
