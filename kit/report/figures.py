@@ -79,7 +79,7 @@ def _bars(metrics, mode: str, names: Mapping[str, str], title: str) -> dict:
                 "width": 3,
                 "color": "#888888",
             },
-            marker_color=_colour(number),
+            marker_color=colour(number),
             customdata=[own[f"{mode}/{name}/n"] for name in there],
             hovertemplate="%{x}: %{y:.3f}, n = %{customdata}",
         )
@@ -87,7 +87,7 @@ def _bars(metrics, mode: str, names: Mapping[str, str], title: str) -> dict:
     figure.update_layout(
         barmode="group", xaxis_tickangle=0, yaxis={"title": title, "range": [min(0, low), None]}
     )
-    return _plain(figure)
+    return plain(figure)
 
 
 def _risk(models, name: str) -> dict:
@@ -103,14 +103,14 @@ def _risk(models, name: str) -> dict:
                 x=_thinned(curve.coverage),
                 y=_thinned(curve.risk),
                 mode="lines",
-                line={"color": _colour(number), "dash": dash, "width": 1.2 if kind else 2.2},
+                line={"color": colour(number), "dash": dash, "width": 1.2 if kind else 2.2},
                 hovertemplate="coverage %{x:.2f}: risk %{y:.3f}",
             )
     figure.update_layout(
         xaxis={"title": "coverage: share of questions answered", "range": [0, 1]},
         yaxis={"title": "risk: share of wrong answers", "rangemode": "tozero"},
     )
-    return _plain(figure)
+    return plain(figure)
 
 
 def _reliability(models, name: str) -> dict:
@@ -125,7 +125,7 @@ def _reliability(models, name: str) -> dict:
             x=[b.confidence for b in bins],
             y=[b.accuracy for b in bins],
             mode="lines+markers",
-            marker_color=_colour(number),
+            marker_color=colour(number),
             customdata=[b.n for b in bins],
             hovertemplate="confidence %{x:.2f}: accuracy %{y:.2f}, n = %{customdata}",
         )
@@ -142,7 +142,7 @@ def _reliability(models, name: str) -> dict:
         xaxis={"title": "mean confidence of a bin", "range": [0, 1]},
         yaxis={"title": "exact match in it", "range": [0, 1]},
     )
-    return _plain(figure)
+    return plain(figure)
 
 
 def _thinned(values) -> list[float]:
@@ -152,12 +152,13 @@ def _thinned(values) -> list[float]:
     return [round(float(value), 5) for value in kept]
 
 
-def _colour(number: int) -> str:
+def colour(number: int) -> str:
+    """The colour of the model, run or metric of a number."""
     return COLOURS[number % len(COLOURS)]
 
 
-def _plain(figure: go.Figure) -> dict:
-    """Without Plotly's own template."""
+def plain(figure: go.Figure) -> dict:
+    """Data and layout as plain values, without Plotly's own template."""
     figure.update_layout(template="none")
     plain = figure.to_plotly_json()
     plain["layout"].pop("template", None)
