@@ -14,26 +14,17 @@ from kit.data.records import iter_json_lines
 from kit.errors import ConfigError, RecordError, UserError
 from kit.files import atomic_write, require_folder, write_json
 from kit.prompting.messages import MODES
-from kit.report import published
 from kit.report.cases import KINDS, Pictures, gallery
 from kit.report.comparison import Comparison, compare
 from kit.report.figures import figures
 from kit.report.page import render
-from kit.report.table import ROWS, Row, metrics_table, rows_with_values
+from kit.report.table import metrics_table
+from kit.report.tables import beside_published, headlines, strata, summary
 from kit.report.verdict import best_model, verdict
 
 Rows = Sequence[Mapping]
 NEEDED = {"mode", "dataset", "image", "qid", "question", "scores", "evidence", "confidences"}
-STRATA = ("exact", "flip_gap", "iou/mean")
-HEADLINES = {
-    "exact/all": "exact match", "flip_gap": "evidence flips beyond random ones",
-    "claimed_flip_gap": "the same for its own boxes", "iou/mean": "IoU",
-    "excess_aurc": "excess AURC (lower is better)", "json_valid_rate": "valid JSON",
-}  # fmt: skip
-GROUPS = {
-    "": "answer type", "dataset": "dataset", "modality": "modality", "location": "organ",
-    "content": "content type", "evidence": "evidence", "guessable": "question-only guess is right",
-}  # fmt: skip
+NEEDED = {"mode", "dataset", "image", "qid", "question", "scores", "evidence", "confidences"}
 
 
 @dataclass
@@ -120,10 +111,10 @@ def write_page(
         {
             "name": mode,
             "verdict": verdict(metrics, comparisons, mode),
-            "headlines": _headlines(metrics, mode),
-            "table": [*_table(metrics, comparisons, mode)],
-            "published": [*_published(metrics, datasets, mode)],
-            "strata": [*_strata(metrics, mode)],
+            "headlines": headlines(metrics, mode),
+            "table": [*summary(metrics, comparisons, mode)],
+            "published": [*beside_published(metrics, datasets, mode)],
+            "strata": [*strata(metrics, mode)],
             "figures": figures(
                 metrics,
                 {name: [r for r in rows if r["mode"] == mode] for name, rows in models.items()},
@@ -191,131 +182,3 @@ def _datasets(models: Mapping[str, Rows]) -> dict[str, int]:
     for (_, dataset), n in counts.items():
         found[dataset] = max(n, found.get(dataset, 0))
     return found
-
-
-def _table(metrics, comparisons: Sequence[Comparison], mode: str):
-    """The lines of the summary table: a group, words, n and a cell for each model."""
-    for group, row in rows_with_values(metrics, mode):
-        name = f"{mode}/{row.name}"
-        values = [own[name] for own in metrics.values() if name in own]
-        best = {1: max, -1: min, 0: lambda v: None}[row.better](values)
-        counts = sorted({int(own[f"{name}/n"]) for own in metrics.values() if f"{name}/n" in own})
-        yield {
-            "group": group,
-            "words": row.words,
-            "better": {1: "higher is better", -1: "lower is better", 0: ""}[row.better],
-            "n": "-".join(map(str, dict.fromkeys((counts[0], counts[-1])))) if counts else "",
-            "cells": [
-                {
-                    "text": row.text(own.get(name)),
-                    "range": _range(row, own, name),
-                    "best": len(values) > 1 and own.get(name) == best,
-                    "changes": [*_changes(row, model, list(metrics), comparisons, mode)],
-                }
-                for model, own in metrics.items()
-            ],
-        }
-
-
-def _range(row: Row, own: Mapping[str, float], name: str) -> str:
-    if f"{name}/low" not in own:
-        return ""
-    low, high = (row.text(own[f"{name}/{side}"]).removesuffix("%") for side in ("low", "high"))
-    return f"[{low}, {high}]"
-
-
-def _changes(row: Row, model: str, names: list[str], comparisons, mode: str):
-    """What a model has above the first one and above the one before it."""
-    place = names.index(model)
-    for other in dict.fromkeys([names[0], names[place - 1]] if place else []):
-        for one in comparisons:
-            if (one.a, one.b, one.mode, one.metric) != (other, model, mode, row.name):
-                continue
-            found = one.difference
-            sign = (found.low > 0) - (found.high < 0)
-            scale = 1 if row.unit == "" else 100
-            digits = 3 if row.unit == "" else 1
-            mean, low, high = (
-                f"{scale * v:+.{digits}f}" for v in (found.mean, found.low, found.high)
-            )
-            yield {
-                "text": f"{mean} [{low}, {high}] vs {other}",
-                "kind": {1: "good", -1: "bad", 0: "soft"}[sign * row.better],
-                "sure": bool(sign),
-            }
-
-
-def _headlines(metrics, mode: str) -> dict:
-    """A few numbers of each model, to begin with."""
-    shown = [
-        ROWS[name] for name in HEADLINES if any(f"{mode}/{name}" in m for m in metrics.values())
-    ]
-    lines = []
-    for model, own in metrics.items():
-        cells = []
-        for row in shown:
-            name = f"{mode}/{row.name}"
-            values = [m[name] for m in metrics.values() if name in m]
-            best = (max if row.better > 0 else min)(values)
-            cells.append(
-                {
-                    "text": row.text(own.get(name)),
-                    "range": _range(row, own, name),
-                    "best": len(values) > 1 and own.get(name) == best,
-                }
-            )
-        lines.append({"model": model, "cells": cells})
-    return {"words": [HEADLINES[row.name] for row in shown], "lines": lines}
-
-
-def _published(metrics, datasets: Mapping[str, int], mode: str):
-    for figure in published.beside(datasets, mode):
-        row = ROWS[figure.metric]
-        name = f"{mode}/{figure.metric}/dataset/{figure.dataset}"
-        ours = [row.text(own.get(name)) for own in metrics.values()]
-        yield {
-            "model": figure.model,
-            "dataset": figure.dataset,
-            "words": row.words,
-            "text": row.text(figure.value),
-            "ours": ours,
-            "protocol": figure.protocol,
-            "source": figure.source,
-            "whole": published.official(figure.dataset, datasets[figure.dataset]),
-            "n": datasets[figure.dataset],
-            "official_n": published.OFFICIAL[figure.dataset],
-        }
-
-
-def _strata(metrics, mode: str):
-    """For each headline metric its values by stratum."""
-    for metric in STRATA:
-        row = ROWS["exact/all" if metric == "exact" else metric]
-        start = f"{mode}/{metric}/"
-        lines = []
-        for group, words in GROUPS.items():
-            names = dict.fromkeys(
-                name.removeprefix(start)
-                for own in metrics.values()
-                for name in own
-                if name.startswith(start) and name.endswith("/n")
-            )
-            for stratum in (name.removesuffix("/n") for name in names):
-                head, _, tail = stratum.rpartition("/")
-                if head != group or (not group and tail not in ("open", "closed")):
-                    continue
-                name = start + stratum
-                counts = [int(own[f"{name}/n"]) for own in metrics.values() if f"{name}/n" in own]
-                lines.append(
-                    {
-                        "group": words,
-                        "name": tail,
-                        "n": max(counts),
-                        "cells": [
-                            {"text": row.text(own.get(name)), "range": _range(row, own, name)}
-                            for own in metrics.values()
-                        ],
-                    }
-                )
-        if lines:
-            yield {"metric": metric, "words": row.words, "lines": lines}

@@ -16,6 +16,7 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+ROUNDING = 1e-12  # gains and losses that cancel come to no more than this
 
 
 def bootstrap_interval(
@@ -89,7 +90,7 @@ class Difference:
         cls, mean: float, low: float, high: float, draws: np.ndarray, n: int, n_groups: int
     ) -> Difference:
         """``draws``: the difference in each resample."""
-        tail = min((draws <= 0).mean(), (draws >= 0).mean())
+        tail = min((draws <= ROUNDING).mean(), (draws >= -ROUNDING).mean())
         p_value = float(min(1.0, max(2 * tail, 1 / len(draws))))
         return cls(float(mean), low, high, p_value, n, n_groups)
 
@@ -140,10 +141,15 @@ class McNemar:
 def mcnemar(a: Sequence[float], b: Sequence[float]) -> McNemar:
     """Compare two models whose answers are right (1) or wrong (0).
 
+    Raises:
+        ValueError: the two are not of one length.
+
     >>> found = mcnemar([1, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1])
     >>> found.only_a, found.only_b, found.p_value
     (0, 5, 0.0625)
     """
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} and {len(b)} answers cannot be paired")
     first, second = np.asarray(a) > 0.5, np.asarray(b) > 0.5
     only_a, only_b = int((first & ~second).sum()), int((second & ~first).sum())
     n = only_a + only_b
@@ -153,7 +159,8 @@ def mcnemar(a: Sequence[float], b: Sequence[float]) -> McNemar:
 
 def _numbers(groups: Sequence[Hashable]) -> np.ndarray:
     """The groups as 0, 1, ..., in an order that does not depend on that of the records."""
-    return np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)[1]
+    number = {group: n for n, group in enumerate(sorted(set(groups), key=repr))}
+    return np.array([number[group] for group in groups])
 
 
 @functools.lru_cache(maxsize=4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,6 +33,24 @@ class Row:
         if self.unit == "":
             return f"{value:.3f}"
         return f"{100 * value:+.1f}" if self.unit == "points" else f"{100 * value:.1f}%"
+
+    def bounds(self, metrics: Mapping[str, float], mode: str) -> str:
+        """The interval of a metric as it is shown; empty without one."""
+        ends = [metrics.get(f"{mode}/{self.name}/{end}") for end in ("low", "high")]
+        if None in ends:
+            return ""
+        low, high = (self.text(value).removesuffix("%") for value in ends)
+        return f"[{low}, {high}]"
+
+    def with_bounds(self, metrics: Mapping[str, float], mode: str) -> str:
+        """A value and its interval.
+
+        >>> metrics = {"m/aurc": 0.2, "m/aurc/low": 0.1, "m/aurc/high": 0.3}
+        >>> Row("aurc", "AURC", "").with_bounds(metrics, "m")
+        '0.200 [0.100, 0.300]'
+        """
+        value = self.text(metrics.get(f"{mode}/{self.name}"))
+        return f"{value} {self.bounds(metrics, mode)}".rstrip()
 
 
 _CONSISTENT = [
@@ -113,8 +131,17 @@ def rows_with_values(
                 yield group, row
 
 
-def metrics_table(models: Mapping[str, Mapping[str, float]]) -> str:
+def metrics_table(
+    models: Mapping[str, Mapping[str, float]],
+    names: Collection[str] = ROWS,
+    *,
+    bounds: bool = False,
+) -> str:
     """Metrics of one or several models side by side, as plain text.
+
+    Args:
+        names: which, of ``ROWS``.
+        bounds: with their intervals, and over how many questions they are.
 
     >>> print(metrics_table({"base": {"think_answer/exact/all": 0.25}}))
     think_answer   base
@@ -122,10 +149,16 @@ def metrics_table(models: Mapping[str, Mapping[str, float]]) -> str:
     """
     lines = []
     for mode in MODES:
-        table = [[mode, *models]]
+        table = [[mode, *models, *(["n"] if bounds else [])]]
         for _, row in rows_with_values(models, mode):
-            values = [metrics.get(f"{mode}/{row.name}") for metrics in models.values()]
-            table.append([row.words, *map(row.text, values)])
+            if row.name not in names:
+                continue
+            cells = [
+                row.with_bounds(own, mode) if bounds else row.text(own.get(f"{mode}/{row.name}"))
+                for own in models.values()
+            ]
+            n = max(own.get(f"{mode}/{row.name}/n", 0) for own in models.values())
+            table.append([row.words, *cells, *([str(n)] if bounds else [])])
         if len(table) > 1:
             lines += [*aligned(table), ""]
     return "\n".join(lines[:-1])

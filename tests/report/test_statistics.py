@@ -145,7 +145,7 @@ def test_one_group_knows_nothing_of_others():
     n_resamples=st.sampled_from([1, 249, 250, 600]),
     seed=SEEDS,
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_a_mean_as_a_statistic_has_the_interval_of_a_mean(pairs, n_resamples, seed):
     """Whole numbers add up without rounding, so the two agree to the last bit."""
     values, groups = zip(*pairs, strict=True)
@@ -189,7 +189,7 @@ def test_a_statistic_of_groups_of_uneven_size_against_a_plain_loop(seed):
     n_resamples=st.sampled_from([1, 2, 249, 251, 777]),
     seed=st.integers(0, 9),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_a_statistic_is_given_whole_groups_as_many_as_there_are(groups, n_resamples, seed):
     seen = []
 
@@ -228,7 +228,7 @@ def test_resamples_without_a_value_are_left_out():
 
 
 @given(seed=SEEDS)
-@few(20)
+@few(10)
 def test_the_order_of_records_changes_no_bound(seed):
     dice = np.random.default_rng(seed)
     groups = dice.integers(0, 8, 30)
@@ -348,7 +348,7 @@ def test_the_p_value_of_known_draws(draws, p_value):
         max_size=30,
     )
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_a_model_does_not_differ_from_itself_and_turning_a_pair_turns_the_sign(pairs):
     a, b, groups = zip(*pairs, strict=True)
     how = {"n_resamples": 300}
@@ -391,7 +391,7 @@ def test_asking_the_same_of_both_models_thrice_adds_no_certainty():
 
 
 @given(seed=SEEDS)
-@few(30)
+@few(20)
 def test_an_interval_and_its_p_value_say_the_same(seed):
     """0 lies outside of the 95% interval where the p-value is below 0.05, and only there."""
     dice = np.random.default_rng(seed)
@@ -432,7 +432,7 @@ def test_what_cannot_be_paired_is_refused(a, b):
 
 
 @given(pairs=st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=80))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_mcnemar_against_statsmodels_and_scipy(pairs):
     a, b = (np.array(side, dtype=float) for side in zip(*pairs, strict=True))
     found = mcnemar(a, b)

@@ -1,0 +1,149 @@
+"""The tables of the report's page, as plain values for its template."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+
+from kit.report import published
+from kit.report.comparison import Comparison
+from kit.report.table import ROWS, Row, rows_with_values
+
+Metrics = Mapping[str, Mapping[str, float]]
+
+STRATA = ("exact", "flip_gap", "iou/mean")
+HEADLINES = {
+    "exact/all": "exact match", "flip_gap": "evidence flips beyond random ones",
+    "claimed_flip_gap": "the same for its own boxes", "iou/mean": "IoU",
+    "excess_aurc": "excess AURC (lower is better)", "json_valid_rate": "valid JSON",
+}  # fmt: skip
+GROUPS = {
+    "": "answer type", "dataset": "dataset", "modality": "modality", "location": "organ",
+    "content": "content type", "evidence": "evidence", "guessable": "question-only guess is right",
+}  # fmt: skip
+STRATUM_WORDS = {"xray_lesion": "X-ray lesion"}
+
+
+def summary(metrics: Metrics, comparisons: Sequence[Comparison], mode: str) -> Iterator[dict]:
+    """The lines of the summary table: a group, words, n and a cell for each model."""
+    for group, row in rows_with_values(metrics, mode):
+        name = f"{mode}/{row.name}"
+        values = [own[name] for own in metrics.values() if name in own]
+        best = {1: max, -1: min, 0: lambda v: None}[row.better](values)
+        counts = sorted({int(own[f"{name}/n"]) for own in metrics.values() if f"{name}/n" in own})
+        yield {
+            "group": group,
+            "words": row.words,
+            "better": {1: "higher is better", -1: "lower is better", 0: ""}[row.better],
+            "n": "-".join(map(str, dict.fromkeys((counts[0], counts[-1])))) if counts else "",
+            "cells": [
+                {
+                    "text": row.text(own.get(name)),
+                    "range": row.bounds(own, mode),
+                    "best": len(values) > 1 and own.get(name) == best,
+                    "changes": [*_changes(row, model, list(metrics), comparisons, mode)],
+                }
+                for model, own in metrics.items()
+            ],
+        }
+
+
+def _changes(row: Row, model: str, names: list[str], comparisons, mode: str):
+    """What a model has above the first one and above the one before it."""
+    place = names.index(model)
+    for other in dict.fromkeys([names[0], names[place - 1]] if place else []):
+        for one in comparisons:
+            if (one.a, one.b, one.mode, one.metric) != (other, model, mode, row.name):
+                continue
+            found = one.difference
+            sign = (found.low > 0) - (found.high < 0)
+            scale = 1 if row.unit == "" else 100
+            digits = 3 if row.unit == "" else 1
+            mean, low, high = (
+                f"{scale * v:+.{digits}f}" for v in (found.mean, found.low, found.high)
+            )
+            yield {
+                "text": f"{mean} [{low}, {high}] vs {other}",
+                "kind": {1: "good", -1: "bad", 0: "soft"}[sign * row.better],
+                "sure": bool(sign),
+            }
+
+
+def headlines(metrics: Metrics, mode: str) -> dict:
+    """A few numbers of each model, to begin with."""
+    shown = [
+        ROWS[name] for name in HEADLINES if any(f"{mode}/{name}" in m for m in metrics.values())
+    ]
+    lines = []
+    for model, own in metrics.items():
+        cells = []
+        for row in shown:
+            name = f"{mode}/{row.name}"
+            values = [m[name] for m in metrics.values() if name in m]
+            best = (max if row.better > 0 else min)(values)
+            cells.append(
+                {
+                    "text": row.text(own.get(name)),
+                    "range": row.bounds(own, mode),
+                    "best": len(values) > 1 and own.get(name) == best,
+                }
+            )
+        lines.append({"model": model, "cells": cells})
+    return {"words": [HEADLINES[row.name] for row in shown], "lines": lines}
+
+
+def beside_published(metrics: Metrics, datasets: Mapping[str, int], mode: str) -> Iterator[dict]:
+    """Published figures with ours beside them, and whether those are of the same questions."""
+    for figure in published.beside(datasets, mode):
+        row = ROWS[figure.metric]
+        name = f"{mode}/{figure.metric}/dataset/{figure.dataset}"
+        ours = [row.text(own.get(name)) for own in metrics.values()]
+        yield {
+            "model": figure.model,
+            "dataset": figure.dataset,
+            "words": row.words,
+            "text": row.text(figure.value),
+            "ours": ours,
+            "protocol": figure.protocol,
+            "source": figure.source,
+            "whole": published.official(figure.dataset, datasets[figure.dataset]),
+            "n": datasets[figure.dataset],
+            "official_n": published.OFFICIAL[figure.dataset],
+        }
+
+
+def strata(metrics: Metrics, mode: str) -> Iterator[dict]:
+    """For each headline metric a table of its values by stratum."""
+    for metric in STRATA:
+        row = ROWS["exact/all" if metric == "exact" else metric]
+        lines = [*_stratum_lines(metrics, mode, metric, row)]
+        if lines:
+            yield {"metric": metric, "words": row.words, "lines": lines}
+
+
+def _stratum_lines(metrics: Metrics, mode: str, metric: str, row: Row) -> Iterator[dict]:
+    start = f"{mode}/{metric}/"
+    names = dict.fromkeys(
+        name.removeprefix(start).removesuffix("/n")
+        for own in metrics.values()
+        for name in own
+        if name.startswith(start) and name.endswith("/n")
+    )
+    for group, words in GROUPS.items():
+        for stratum in names:
+            head, _, tail = stratum.rpartition("/")
+            if head != group or (not group and tail not in ("open", "closed")):
+                continue
+            part = dataclasses.replace(row, name=f"{metric}/{stratum}")
+            yield {
+                "group": words,
+                "name": STRATUM_WORDS.get(tail, tail.replace("_", " ")),
+                "n": max(int(own.get(f"{start}{stratum}/n", 0)) for own in metrics.values()),
+                "cells": [
+                    {
+                        "text": part.text(own.get(f"{mode}/{part.name}")),
+                        "range": part.bounds(own, mode),
+                    }
+                    for own in metrics.values()
+                ],
+            }
