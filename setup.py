@@ -47,6 +47,6 @@ setup(
             "ipykernel>=6.29",
         ],
         "bench": ["trl>=1.16"],
-        "notebooks": ["jupyterlab>=4", "matplotlib>=3.9", "nbclient>=0.10"],
+        "notebooks": ["jupyterlab>=4", "ipywidgets>=8"],
     },
 )

@@ -51,6 +51,8 @@ def summary(metrics: Metrics, comparisons: Sequence[Comparison], mode: str) -> I
 def _changes(row: Row, model: str, names: list[str], comparisons, mode: str):
     """What a model has above the first one and above the one before it."""
     place = names.index(model)
+    if not row.better:  # a difference would say nothing
+        return
     for other in dict.fromkeys([names[0], names[place - 1]] if place else []):
         for one in comparisons:
             if (one.a, one.b, one.mode, one.metric) != (other, model, mode, row.name):

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from kit.report.comparison import Comparison
 
+FEWEST = 10  # answers that anything is said of
+
 Metrics = Mapping[str, Mapping[str, float]]
 
 
@@ -62,13 +64,12 @@ def _accuracy(metrics: Metrics, comparisons: Sequence[Comparison], mode: str):
             yield f"Against {other} nothing can be said: they were not asked the same questions."
             continue
         mean, low, high, p_value, exact_p = found
-        words = "more than" if low > 0 else "against"
-        doubt = "" if low > 0 else ", an interval that holds 0"
-        yield (
-            f"That is {_points(mean)} points {words} {other} "
-            f"[{_points(low)}, {_points(high)}]{doubt} (bootstrap over images "
-            f"{_p(p_value)}, McNemar {_p(exact_p)})."
-        )
+        tests = f"bootstrap over images {_p(p_value)}, McNemar {_p(exact_p)}"
+        span = f"{_points(mean)} points [{_points(low)}, {_points(high)}]"
+        if low > 0:
+            yield f"{best} against {other}: {span}; {tests}."
+        else:
+            yield f"{best} against {other}: {span}, which may be chance; {tests}."
 
 
 def _between(a: str, b: str, metric: str, comparisons: Sequence[Comparison], mode: str):
@@ -102,7 +103,10 @@ def _flips(metrics: Metrics, comparisons: Sequence[Comparison], mode: str):
             continue
         best = max(gaps, key=gaps.get)
         own = metrics[best]
-        low, high = own[f"{name}/low"], own[f"{name}/high"]
+        low, high, n = (own[f"{name}/{end}"] for end in ("low", "high", "n"))
+        if n < FEWEST:
+            yield f"Whether answers rest on {what} cannot be said: only {int(n)} could be tested."
+            continue
         rests = "rest most on" if len(gaps) > 1 else "rest on"
         if low <= 0:
             rests = "do not measurably rest on"
@@ -117,7 +121,7 @@ def _flips(metrics: Metrics, comparisons: Sequence[Comparison], mode: str):
         yield (
             f"{best}'s answers {rests} {what}: {_percent(roi)} change when that is taken away, "
             f"{_percent(random)} with random regions of that size, a gap of "
-            f"{_points(gaps[best])} points [{_points(low)}, {_points(high)}]"
+            f"{_points(gaps[best])} points [{_points(low)}, {_points(high)}] on {int(n)} answers"
             + (f" ({'; '.join(others)})." if others else ".")
         )
 
