@@ -66,9 +66,17 @@ class Parts:
             write_json(self.folder / "run.json", self.facts)
         accelerator.wait_for_everyone()
         rank, world = accelerator.process_index, accelerator.num_processes
-        numbers = [n for n in self.own[rank::world] if n in self.missing]
-        hidden = None if accelerator.is_main_process else True
-        for number in tqdm(list(numbers), desc=name, disable=hidden):
+        shared = self.own[rank::world]
+        numbers = [n for n in shared if n in self.missing]
+        bar = tqdm(
+            list(numbers),
+            desc=name,
+            unit="batch",
+            total=len(shared),
+            initial=len(shared) - len(numbers),
+            disable=None if accelerator.is_main_process else True,
+        )
+        for number in bar:
             if stop.asked:
                 break
             write_jsonl(self._file(number), ask(self.batches[number]))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 from accelerate import Accelerator
+from peft import LoraConfig
 from torch import nn
 
 from kit.data.grpo_records import GrpoRecord
@@ -67,7 +68,9 @@ def save_final(
         else:
             model.save_pretrained(folder, state_dict=weights)
         processor.save(folder)
-        card = model_card(config, progress, records)
+        # GRPO goes on with the adapter of SFT, whatever its own configuration says of new ones
+        lora = model.peft_config[POLICY] if adapter else None
+        card = model_card(config, progress, records, lora)
         (folder / "README.md").write_text(card, encoding="utf-8")
 
     if accelerator.is_main_process:
@@ -76,10 +79,13 @@ def save_final(
 
 
 def model_card(
-    config: TrainingConfig, progress: Progress, records: Sequence[SftRecord | GrpoRecord]
+    config: TrainingConfig,
+    progress: Progress,
+    records: Sequence[SftRecord | GrpoRecord],
+    lora: LoraConfig | None,
 ) -> str:
     """A hub model card: what was trained on what, how to load it, what it is not for."""
-    adapter = config.finetuning == "lora"
+    adapter = lora is not None
     front = {
         "base_model": config.base_model,
         "library_name": "peft" if adapter else "transformers",
@@ -90,7 +96,7 @@ def model_card(
     data = ", ".join(f"{name} ({n} questions)" for name, n in sorted(counts.items()))
     method = f"{config.finetuning}, quantization {config.quantization}"
     if adapter:
-        method += f", r {config.lora_r}, alpha {config.lora_alpha}"
+        method += f", r {lora.r}, alpha {lora.lora_alpha}"
     best = ""
     if progress.best_loss is not None:
         best = f"\nLowest eval_loss {progress.best_loss:.4f} at step {progress.best_step}."

@@ -138,3 +138,17 @@ def _annotated(picture: Picture) -> Image.Image:
         pen.rectangle((x, y, x + width, y + height), outline=(0, 0, 255))
         pen.text((x, max(0, y - 10)), label, fill=(255, 0, 0))
     return image
+
+
+def are_phantoms(questions: Iterable[tuple[str, str]]) -> bool:
+    """Whether questions (id, image's path) that are said to be SLAKE's are of drawn phantoms:
+    there all ids follow from the image's number, and in SLAKE they count up.
+
+    >>> are_phantoms([("49", "imgs/xmlab3/source.jpg")]), are_phantoms([("0", "xmlab1/source.jpg")])
+    (True, False)
+    """
+    questions = list(questions)
+    return bool(questions) and all(
+        qid.isdecimal() and Path(image).parent.name == f"xmlab{int(qid) // QUESTIONS_AT_MOST}"
+        for qid, image in questions
+    )
