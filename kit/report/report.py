@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kit.command import option
+from kit.data import slake
+from kit.data.phantom.layout import are_phantoms
 from kit.data.records import iter_json_lines
 from kit.errors import ConfigError, RecordError, UserError
 from kit.files import atomic_write, require_folder, write_json
@@ -128,6 +130,9 @@ def write_page(
         models=list(models),
         modes=modes,
         datasets=datasets,
+        drawn=are_phantoms(
+            (row["qid"], row["image"]) for row in every if row["dataset"] == slake.DATASET
+        ),
         images=len({row["image"] for row in every}),
         inpainting=sorted(methods),
         kind_words={k.name: {"words": k.words, "meaning": k.meaning} for k in KINDS},

@@ -76,6 +76,13 @@ def test_the_page_needs_no_network_and_tells_no_paths(written, evaluations):
     assert image not in own
 
 
+def test_phantoms_do_not_pass_for_the_dataset_in_whose_layout_they_are(written):
+    page = (written / "report.html").read_text()
+    assert "they say nothing about patients" in page
+    assert "ours are of drawn phantoms" in page
+    assert "83.1%" in page  # a published figure stands there all the same
+
+
 @functools.cache
 def script_of_plotly() -> str:
     from plotly.offline import get_plotlyjs

@@ -60,6 +60,7 @@ def test_a_run_leaves_what_was_promised(trained, prepared, tmp_path, capsys):
         "README.md", "logs", "adapter_config.json", "adapter_model.safetensors",
         "tokenizer.json", "preprocessor_config.json", "checkpoint-1",
     }  # fmt: skip
+    assert "r 4, alpha" in (tmp_path / "README.md").read_text()  # as the adapter, not the config
     names = {name for row in rows(tmp_path) for name in row}
     parts = ("format", "answer", "consistency", "counterfactual")
     assert names >= {
