@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kit.prompting.messages import MODES
-from kit.report.metrics import BY_DEFAULT, values_of
-from kit.report.risk_coverage import Resampled, aurc, excess_aurc
+from kit.report.metrics import Statistic, statistics_of, values_of
 from kit.report.statistics import (
     Difference,
     McNemar,
@@ -92,37 +91,21 @@ def _in_mode(rows: Sequence[tuple[Mapping, Mapping]], seed: int):
             first, second, images = zip(*both, strict=True)
             test = mcnemar(first, second) if metric in ACCURACIES else None
             yield metric, paired_difference(first, second, images, seed=seed), test
-    for metric, confidence in (
-        ("aurc", BY_DEFAULT),
-        ("aurc/consistency", "consistency"),
-        ("aurc/self_consistency", "self_consistency"),
-    ):
-        both = [
-            pair for pair in rows if all(confidence in row.get("confidences", {}) for row in pair)
-        ]
-        if both:
-            yield metric, _area_difference(both, confidence, aurc, "aurc", seed), None
-            name = f"excess_{metric}"
-            found = _area_difference(both, confidence, excess_aurc, "excess_aurc", seed)
-            yield name, found, None
+    sides = [statistics_of([pair[side] for pair in rows]) for side in (0, 1)]
+    for metric, a in sides[0].items():
+        b = sides[1].get(metric)
+        if metric in ROWS and b is not None and a.images == b.images:
+            yield metric, _apart(a, b, seed), None
 
 
-def _area_difference(rows, confidence: str, area, method: str, seed: int) -> Difference:
-    sides = [
-        (
-            np.array([pair[side]["confidences"][confidence] for pair in rows]),
-            np.array([pair[side]["scores"]["exact"] for pair in rows]),
-        )
-        for side in (0, 1)
-    ]
-    images = [row["image"] for row, _ in rows]
-    again = [getattr(Resampled(*side), method) for side in sides]
+def _apart(a: Statistic, b: Statistic, seed: int) -> Difference:
     draws = []
 
     def apart(drawn: np.ndarray) -> np.ndarray:
-        draws.append(again[1](drawn) - again[0](drawn))
+        draws.append(b.resampled(drawn) - a.resampled(drawn))
         return draws[-1]
 
-    low, high = bootstrap_statistic(apart, images, seed=seed)
-    mean = area(*sides[1]) - area(*sides[0])
-    return Difference.of(mean, low, high, np.concatenate(draws), len(rows), len(set(images)))
+    low, high = bootstrap_statistic(apart, a.images, seed=seed)
+    every = np.concatenate(draws)
+    every = every[~np.isnan(every)]
+    return Difference.of(b.value - a.value, low, high, every, len(a.images), len(set(a.images)))
