@@ -75,7 +75,7 @@ KINDS = (
     Kind(
         "unmoved",
         "unmoved without evidence",
-        "the evidence was taken out and the answer stayed: it did not rest on it",
+        "right, but the evidence (without gold boxes: its own) was taken out and the answer stayed",
         lambda row: _flip(row, "roi") == 0 and _right(row),
         _sure,
     ),

@@ -88,11 +88,15 @@ def _between(a: str, b: str, metric: str, comparisons: Sequence[Comparison], mod
 def _floor(metrics: Metrics, mode: str):
     floors = [own.get(f"{mode}/floor/question_only") for own in metrics.values()]
     floor = next((value for value in floors if value is not None), None)
-    if floor is not None:
-        yield (
-            f"Someone who sees no image and gives the most frequent training answer to each "
-            f"question is right in {_percent(floor)}: only what is above that was seen."
-        )
+    best = best_model(metrics, mode)
+    if floor is None or best is None:
+        return
+    above = metrics[best][f"{mode}/exact/all"] > floor
+    yield (
+        f"Someone who sees no image and gives the most frequent training answer to each question "
+        f"is right in {_percent(floor)}"
+        + (": only what is above that was seen." if above else ", more often than any model here.")
+    )
 
 
 def _flips(metrics: Metrics, comparisons: Sequence[Comparison], mode: str):

@@ -68,6 +68,15 @@ def test_a_gap_of_a_few_answers_is_not_made_much_of():
     assert any("cannot be said: only 2" in sentence for sentence in rest)
 
 
+@pytest.mark.parametrize(
+    ("floor", "words"), [(0.4, "only what is above that"), (0.6, "more often than any model here")]
+)
+def test_a_model_below_the_floor_is_told_so(floor, words):
+    metrics = {"a": metrics_of(0.45), "b": metrics_of(0.5) | {f"{MODE}/floor/question_only": floor}}
+    rest = verdict(metrics, [], MODE).rest
+    assert words in rest[0]
+
+
 def test_nothing_measured_is_nothing_said():
     found = verdict({"a": {"n": 3}}, [], MODE)
     assert found.lead == found.rest == ()
