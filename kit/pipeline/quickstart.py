@@ -18,7 +18,7 @@ from kit.evaluate.config import CfProxyConfig, EvaluateConfig
 from kit.evaluate.evaluation import evaluate
 from kit.evaluate.figure import draw_examples
 from kit.files import write_json
-from kit.report.table import metrics_table
+from kit.report.report import ReportConfig, report
 from kit.train.config import GrpoConfig, SftConfig
 from kit.train.grpo import train as train_grpo
 from kit.train.sft import train as train_sft
@@ -154,7 +154,14 @@ def quickstart(config: QuickstartConfig) -> int:
     )
     summary = {"metrics": metrics, "seconds": stages.seconds}
     write_json(folder / "summary.json", summary)
-    print(f"\n{metrics_table(metrics)}")
+    print()
+    report(
+        ReportConfig(
+            evaluations=[f"{name}={folder / f'evaluate_{name}'}" for name in metrics],
+            output=str(folder / "report"),
+            seed=config.seed,
+        )
+    )
     total = sum(stages.seconds.values())
     print(f"\n{total:.0f} s in all. Made: {folder}/ (summary.json, examples.png, a folder a stage)")
     return 0
