@@ -32,17 +32,35 @@ MOMENTS = {
 }
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The folder of a run that nobody stops, made once for all the tests that compare with it:
+    ``make`` makes it in the folder that it is given, ``key`` says which it is."""
+    made = {}
+
+    def folder_of(key, make):
+        if key not in made:
+            folder = tmp_path_factory.mktemp("undisturbed") / "run"
+            assert make(folder) == 0
+            made[key] = folder
+        return made[key]
+
+    return folder_of
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["SIGTERM", "stop file"])
 @pytest.mark.parametrize("moment", MOMENTS, ids="-".join)
-def test_stopping_at_any_moment_and_going_on(moment, how, start, prepared, tmp_path, monkeypatch):
+def test_stopping_at_any_moment_and_going_on(
+    moment, how, start, undisturbed, prepared, tmp_path, monkeypatch
+):
     """In the second call of what is going on; the run leaves at the end of that step."""
     stage = moment[0]
     module, name = MOMENTS[moment]
     changes = {"eval_data": str(prepared["test"]), "eval_steps": 1}
     if stage == "grpo":
         changes["max_eval_records"] = 2
-    assert start(stage, tmp_path / "whole", **changes) == 0
+    whole = undisturbed(stage, lambda folder: start(stage, folder, **changes))
     folder, real, calls = tmp_path / "parts", getattr(module, name), [0]
 
     def asked(*args, **kwargs):
@@ -60,20 +78,18 @@ def test_stopping_at_any_moment_and_going_on(moment, how, start, prepared, tmp_p
     last = int(checkpoint.checkpoints(folder)[0].name.split("-")[1])
     assert last == (3 if moment[1] == "saving" else 2), "within one step"
     assert start(stage, folder, resume_from_checkpoint="latest", **changes) == 0
-    assert most_apart(adapter_of(tmp_path / "whole"), adapter_of(folder)) == 0
-    assert lasting(tmp_path / "whole") == lasting(folder)
+    assert most_apart(adapter_of(whole), adapter_of(folder)) == 0
+    assert lasting(whole) == lasting(folder)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launch", ["cpu", "cpu_zero3"])
 @pytest.mark.parametrize("whom", ["one rank", "launcher", "stop file"])
-def test_all_ranks_leave_together(launch, whom, prepared, trained, tmp_path):
+def test_all_ranks_leave_together(launch, whom, undisturbed, prepared, trained, tmp_path):
     changes = {"max_steps": 12, "save_steps": 0, "report_to": "none"}
     settings = settings_of("grpo", prepared, trained, tmp_path / "parts", **changes)
     command = [*launcher(launch), "launch/train_grpo.py", *flags_of(settings)]
-    whole = [*command, f"--output_dir={tmp_path / 'whole'}"]
-    done = run(whole)
-    assert done.returncode == 0, done.stderr
+    whole = undisturbed(launch, lambda folder: run([*command, f"--output_dir={folder}"]).returncode)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, cwd=ROOT, env=environment)
     metrics = tmp_path / "parts" / "metrics.jsonl"
@@ -94,8 +110,8 @@ def test_all_ranks_leave_together(launch, whom, prepared, trained, tmp_path):
     assert seen <= checkpoint.step_of(saved) <= seen + 2, "within a step or the next"
     assert checkpoint.problem_with(saved) is None
     assert run([*command, "--resume_from_checkpoint=latest"]).returncode == 0
-    assert most_apart(adapter_of(tmp_path / "whole"), adapter_of(tmp_path / "parts")) == 0
-    assert lasting(tmp_path / "whole") == lasting(tmp_path / "parts")
+    assert most_apart(adapter_of(whole), adapter_of(tmp_path / "parts")) == 0
+    assert lasting(whole) == lasting(tmp_path / "parts")
 
 
 SCRIPT = """
@@ -116,7 +132,7 @@ sys.exit({stage}.train(parse({config})))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS, ids="-".join)
-def test_one_rank_is_asked_at_any_moment(moment, prepared, trained, tmp_path):
+def test_one_rank_is_asked_at_any_moment(moment, undisturbed, prepared, trained, tmp_path):
     """SIGTERM to rank 1 of 2 under ZeRO-2, in the second call of what is going on."""
     stage = moment[0]
     module, name = MOMENTS[moment]
@@ -129,11 +145,13 @@ def test_one_rank_is_asked_at_any_moment(moment, prepared, trained, tmp_path):
         changes["max_eval_records"] = 2
     settings = settings_of(stage, prepared, trained, tmp_path / "parts", **changes)
     plain = [*launcher("cpu_zero2"), f"launch/train_{stage}.py", *flags_of(settings)]
-    assert run([*plain, f"--output_dir={tmp_path / 'whole'}"]).returncode == 0
+    whole = undisturbed(
+        ("zero2", stage), lambda folder: run([*plain, f"--output_dir={folder}"]).returncode
+    )
     assert run([*launcher("cpu_zero2"), str(script), *flags_of(settings)]).returncode != 0
     newest = checkpoint.checkpoints(tmp_path / "parts")[0]
     assert checkpoint.step_of(newest) == (3 if moment[1] == "saving" else 2), "within one step"
     assert checkpoint.problem_with(newest) is None
     assert run([*plain, "--resume_from_checkpoint=latest"]).returncode == 0
-    assert most_apart(adapter_of(tmp_path / "whole"), adapter_of(tmp_path / "parts")) == 0
-    assert lasting(tmp_path / "whole") == lasting(tmp_path / "parts")
+    assert most_apart(adapter_of(whole), adapter_of(tmp_path / "parts")) == 0
+    assert lasting(whole) == lasting(tmp_path / "parts")
