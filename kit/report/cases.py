@@ -176,6 +176,8 @@ def card(model: str, row: Mapping, kinds: Sequence[str], pictures: Pictures) -> 
         "model": model,
         "kinds": list(kinds),
         "right": _right(row),
+        "sure": row.get("confidences", {}).get("answer_probability"),
+        "has": {"gold": bool(row["evidence"]), "claimed": bool(row["boxes"])},
         "problem": row["problem"],
         "text": row["text"] if row["problem"] else "",
         "image": Path(row["image"]).name,

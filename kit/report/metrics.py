@@ -93,6 +93,7 @@ def _plain_values(row: Mapping) -> dict[str, float | None]:
         }
     if floor := row.get("floor"):
         values["floor/question_only"] = floor["exact"]
+        values["above_floor"] = row["scores"]["exact"] - floor["exact"]
     for source, prefix in SOURCES.items():
         if flips := row.get("flips", {}).get(source):
             values |= {

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from pathlib import Path
 
 import jinja2
@@ -30,6 +31,8 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["embedded"] = _embedded
+    environment.filters["unbroken"] = _unbroken
+    environment.tests["startswith"] = str.startswith
     environment.globals["plotly_script"] = plotly.offline.get_plotlyjs
     return environment
 
@@ -40,3 +43,14 @@ def _embedded(value) -> str:
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return jinja2.utils.markupsafe.Markup(text)
+
+
+def _unbroken(text: str) -> str:
+    """Text whose lines do not break within "p = 0.5" or an interval.
+
+    >>> _unbroken("McNemar p = 0.5 [1, 2]").replace(chr(160), "_")
+    'McNemar_p_=_0.5 [1,_2]'
+    """
+    for pattern in (r"(?<=McNemar) (?=p)", r" (?=[=<] )", r"(?<=[=<]) ", r"(?<=,) (?=[-+\d.%]+\])"):
+        text = re.sub(pattern, "\u00a0", text)
+    return text

@@ -113,7 +113,7 @@ def write_page(
         {
             "name": mode,
             "verdict": verdict(metrics, comparisons, mode),
-            "headlines": headlines(metrics, mode),
+            "headlines": headlines(metrics, comparisons, mode),
             "table": [*summary(metrics, comparisons, mode)],
             "published": [*beside_published(metrics, datasets, mode)],
             "strata": [*strata(metrics, mode)],

@@ -68,6 +68,7 @@ GROUPS: dict[str, list[Row]] = {
         Row("exact/open", "exact match, open"),
         Row("exact/closed", "exact match, closed"),
         Row("floor/question_only", "question-only floor", "%", 0),
+        Row("above_floor", "exact match above that floor", "points"),
         Row("llava_med/open_recall", "LLaVA-Med open recall"),
         Row("llava_med/closed_accuracy", "LLaVA-Med closed accuracy"),
         Row("medevalkit/total", "MedEvalKit accuracy"),

@@ -13,9 +13,10 @@ Metrics = Mapping[str, Mapping[str, float]]
 
 STRATA = ("exact", "flip_gap", "iou/mean")
 HEADLINES = {
-    "exact/all": "exact match", "flip_gap": "evidence flips beyond random ones",
-    "claimed_flip_gap": "the same for its own boxes", "iou/mean": "IoU",
-    "excess_aurc": "excess AURC (lower is better)", "json_valid_rate": "valid JSON",
+    "exact/all": "exact match", "above_floor": "... above a guess without image, points",
+    "flip_gap": "evidence gap, points", "claimed_flip_gap": "own-box gap, points",
+    "iou/mean": "IoU with gold boxes", "excess_aurc": "excess AURC (0 is best)",
+    "json_valid_rate": "valid JSON",
 }  # fmt: skip
 GROUPS = {
     "": "answer type", "dataset": "dataset", "modality": "modality", "location": "organ",
@@ -27,25 +28,56 @@ STRATUM_WORDS = {"xray_lesion": "X-ray lesion"}
 def summary(metrics: Metrics, comparisons: Sequence[Comparison], mode: str) -> Iterator[dict]:
     """The lines of the summary table: a group, words, n and a cell for each model."""
     for group, row in rows_with_values(metrics, mode):
-        name = f"{mode}/{row.name}"
-        values = [own[name] for own in metrics.values() if name in own]
-        best = {1: max, -1: min, 0: lambda v: None}[row.better](values)
-        counts = sorted({int(own[f"{name}/n"]) for own in metrics.values() if f"{name}/n" in own})
-        yield {
-            "group": group,
-            "words": row.words,
-            "better": {1: "higher is better", -1: "lower is better", 0: ""}[row.better],
-            "n": "-".join(map(str, dict.fromkeys((counts[0], counts[-1])))) if counts else "",
-            "cells": [
-                {
-                    "text": row.text(own.get(name)),
-                    "range": row.bounds(own, mode),
-                    "best": len(values) > 1 and own.get(name) == best,
-                    "changes": [*_changes(row, model, list(metrics), comparisons, mode)],
-                }
-                for model, own in metrics.items()
-            ],
-        }
+        yield _line(row, metrics, comparisons, mode, changes=True) | {"group": group}
+
+
+def headlines(metrics: Metrics, comparisons: Sequence[Comparison], mode: str) -> list[dict]:
+    """The lines of a few numbers to begin with."""
+    return [
+        _line(ROWS[name], metrics, comparisons, mode, changes=False) | {"words": words}
+        for name, words in HEADLINES.items()
+        if any(f"{mode}/{name}" in own for own in metrics.values())
+    ]
+
+
+def _line(
+    row: Row, metrics: Metrics, comparisons: Sequence[Comparison], mode: str, *, changes: bool
+) -> dict:
+    name = f"{mode}/{row.name}"
+    counts = sorted({int(own[f"{name}/n"]) for own in metrics.values() if f"{name}/n" in own})
+    best = _surely_best(row, metrics, comparisons, mode)
+    return {
+        "words": row.words,
+        "better": {1: "higher is better", -1: "lower is better", 0: ""}[row.better],
+        "n": "-".join(map(str, dict.fromkeys((counts[0], counts[-1])))) if counts else "",
+        "cells": [
+            {
+                "text": row.text(own.get(name)),
+                "range": row.bounds(own, mode),
+                "best": model == best,
+                "changes": [*_changes(row, model, list(metrics), comparisons, mode)]
+                if changes
+                else [],
+            }
+            for model, own in metrics.items()
+        ],
+    }
+
+
+def _surely_best(
+    row: Row, metrics: Metrics, comparisons: Sequence[Comparison], mode: str
+) -> str | None:
+    """The model that is better than every other one by an interval that leaves out 0."""
+    beaten: dict[str, set[str]] = {}
+    for one in comparisons:
+        if (one.mode, one.metric) == (mode, row.name) and row.better:
+            low, high = one.difference.low * row.better, one.difference.high * row.better
+            if max(low, high) < 0:
+                beaten.setdefault(one.a, set()).add(one.b)
+            elif min(low, high) > 0:
+                beaten.setdefault(one.b, set()).add(one.a)
+    there = {model for model, own in metrics.items() if f"{mode}/{row.name}" in own}
+    return next((model for model in there if beaten.get(model) == there - {model}), None)
 
 
 def _changes(row: Row, model: str, names: list[str], comparisons, mode: str):
@@ -69,29 +101,6 @@ def _changes(row: Row, model: str, names: list[str], comparisons, mode: str):
                 "kind": {1: "good", -1: "bad", 0: "soft"}[sign * row.better],
                 "sure": bool(sign),
             }
-
-
-def headlines(metrics: Metrics, mode: str) -> dict:
-    """A few numbers of each model, to begin with."""
-    shown = [
-        ROWS[name] for name in HEADLINES if any(f"{mode}/{name}" in m for m in metrics.values())
-    ]
-    lines = []
-    for model, own in metrics.items():
-        cells = []
-        for row in shown:
-            name = f"{mode}/{row.name}"
-            values = [m[name] for m in metrics.values() if name in m]
-            best = (max if row.better > 0 else min)(values)
-            cells.append(
-                {
-                    "text": row.text(own.get(name)),
-                    "range": row.bounds(own, mode),
-                    "best": len(values) > 1 and own.get(name) == best,
-                }
-            )
-        lines.append({"model": model, "cells": cells})
-    return {"words": [HEADLINES[row.name] for row in shown], "lines": lines}
 
 
 def beside_published(metrics: Metrics, datasets: Mapping[str, int], mode: str) -> Iterator[dict]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from kit.report.comparison import Comparison
 
+SOURCES = {"": "the evidence (gold boxes)", "claimed_": "the boxes that it claims"}
+HALF = 0.5
 FEWEST = 10  # answers that anything is said of
 
 Metrics = Mapping[str, Mapping[str, float]]
@@ -14,7 +16,8 @@ Metrics = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Verdict:
-    """``lead``: the best model and what it has above the others; ``rest``: what else matters."""
+    """``lead``: the model that answers best, what it has above the others, and whether it looks
+    where it says; ``rest``: what else matters."""
 
     lead: tuple[str, ...]
     rest: tuple[str, ...]
@@ -22,13 +25,17 @@ class Verdict:
 
 def verdict(metrics: Metrics, comparisons: Sequence[Comparison], mode: str) -> Verdict:
     """What the numbers of one mode come to."""
+    best = best_model(metrics, mode)
+    if best is None:
+        return Verdict((), ())
+    lead = [*_accuracy(best, metrics, comparisons, mode), *_looking(best, metrics, mode)]
     rest = [
         *_floor(metrics, mode),
-        *_flips(metrics, comparisons, mode),
+        *_gaps(metrics, comparisons, mode),
         *_image(metrics, mode),
         *_confidence(metrics, mode),
     ]
-    return Verdict(tuple(_accuracy(metrics, comparisons, mode)), tuple(rest))
+    return Verdict(tuple(lead), tuple(rest))
 
 
 def best_model(metrics: Metrics, mode: str) -> str | None:
@@ -39,12 +46,9 @@ def best_model(metrics: Metrics, mode: str) -> str | None:
     return max(values, key=values.get, default=None)
 
 
-def _accuracy(metrics: Metrics, comparisons: Sequence[Comparison], mode: str):
+def _accuracy(best: str, metrics: Metrics, comparisons: Sequence[Comparison], mode: str):
     name = f"{mode}/exact/all"
     values = {model: own[name] for model, own in metrics.items() if name in own}
-    best = best_model(metrics, mode)
-    if best is None:
-        return
     own = metrics[best]
     others = [model for model in values if model != best]
     sure = {other: _between(other, best, "exact/all", comparisons, mode) for other in others}
@@ -85,59 +89,85 @@ def _between(a: str, b: str, metric: str, comparisons: Sequence[Comparison], mod
     return None
 
 
+def _looking(best: str, metrics: Metrics, mode: str):
+    """Does the best model look where the evidence is, and where it says it looks?"""
+    own = metrics[best]
+    for prefix, what in SOURCES.items():
+        name = f"{mode}/{prefix}flip_gap"
+        if name not in own:
+            continue
+        gap, low, high, n = (own[f"{name}{end}"] for end in ("", "/low", "/high", "/n"))
+        if n < FEWEST:
+            yield (
+                f"Whether {best}'s answers rest on {what} cannot be said: "
+                f"only {int(n)} could be tested."
+            )
+            continue
+        roi, random = (own[f"{mode}/{prefix}{kind}_flip_rate"] for kind in ("roi", "random"))
+        answers = f"{best}'s answers do not measurably rest on"
+        if low > 0:
+            answers = f"{'Some of ' if roi < HALF else ''}{best}'s answers rest on"
+        yield (
+            f"{answers} {what}: {_percent(roi)} change when that is painted over, "
+            f"{_percent(random)} when random parts of its size are; gap {_points(gap)} points "
+            f"[{_points(low)}, {_points(high)}] on {int(n)} answers."
+        )
+
+
 def _floor(metrics: Metrics, mode: str):
     floors = [own.get(f"{mode}/floor/question_only") for own in metrics.values()]
     floor = next((value for value in floors if value is not None), None)
-    best = best_model(metrics, mode)
-    if floor is None or best is None:
+    if floor is None:
         return
-    above = metrics[best][f"{mode}/exact/all"] > floor
+    above = [
+        f"{model} {_with_bounds(own, f'{mode}/above_floor')}"
+        for model, own in metrics.items()
+        if f"{mode}/above_floor" in own
+    ]
     yield (
         f"Someone who sees no image and gives the most frequent training answer to each question "
-        f"is right in {_percent(floor)}"
-        + (": only what is above that was seen." if above else ", more often than any model here.")
+        f"is right in {_percent(floor)}."
+        + (f" Above that, in points: {', '.join(above)}." if above else "")
     )
 
 
-def _flips(metrics: Metrics, comparisons: Sequence[Comparison], mode: str):
-    for prefix, what in (("", "the evidence"), ("claimed_", "its own boxes")):
-        name = f"{mode}/{prefix}flip_gap"
-        gaps = {model: own[name] for model, own in metrics.items() if name in own}
-        if not gaps:
+def _gaps(metrics: Metrics, comparisons: Sequence[Comparison], mode: str):
+    """How the gaps of the models compare, over the answers that both have such regions for."""
+    for prefix, what in SOURCES.items():
+        metric = f"{prefix}flip_gap"
+        gaps = [
+            f"{model} {_with_bounds(own, f'{mode}/{metric}')}"
+            for model, own in metrics.items()
+            if own.get(f"{mode}/{metric}/n", 0) >= FEWEST
+        ]
+        if len(gaps) < 2:
             continue
-        best = max(gaps, key=gaps.get)
-        own = metrics[best]
-        low, high, n = (own[f"{name}/{end}"] for end in ("low", "high", "n"))
-        if n < FEWEST:
-            yield f"Whether answers rest on {what} cannot be said: only {int(n)} could be tested."
-            continue
-        rests = "rest most on" if len(gaps) > 1 else "rest on"
-        if low <= 0:
-            rests = "do not measurably rest on"
-        roi, random = (own[f"{mode}/{prefix}{k}_flip_rate"] for k in ("roi", "random"))
-        others = [
-            f"{_points(found[0])} [{_points(found[1])}, {_points(found[2])}] above {model}"
-            for model in gaps
-            if model != best
-            for found in [_between(model, best, f"{prefix}flip_gap", comparisons, mode)]
-            if found
+        apart = [
+            f"{one.b} has {_points(found.mean)} [{_points(found.low)}, {_points(found.high)}] "
+            f"above {one.a}{'' if found.low > 0 or found.high < 0 else ', maybe by chance'}"
+            for one in comparisons
+            if (one.mode, one.metric) == (mode, metric)
+            for found in [one.difference]
+            if found.n >= FEWEST
         ]
         yield (
-            f"{best}'s answers {rests} {what}: {_percent(roi)} change when that is taken away, "
-            f"{_percent(random)} with random regions of that size, a gap of "
-            f"{_points(gaps[best])} points [{_points(low)}, {_points(high)}] on {int(n)} answers"
-            + (f" ({'; '.join(others)})." if others else ".")
+            f"Gap for {what}, in points: {', '.join(gaps)}."
+            + (
+                f" Over the answers that both can be tested on, {'; '.join(apart)}."
+                if apart
+                else ""
+            )
         )
 
 
 def _image(metrics: Metrics, mode: str):
     parts = [
-        f"{model} {_percent(own[f'{mode}/accuracy_survival/question_only'])}"
+        f"{model} {_percent(own[f'{mode}/exact/question_only'])}"
         for model, own in metrics.items()
-        if f"{mode}/accuracy_survival/question_only" in own
+        if f"{mode}/exact/question_only" in own
     ]
     if parts:
-        yield f"Of the accuracy, this much survives without any image: {', '.join(parts)}."
+        yield f"Asked without any image, they are right in: {', '.join(parts)}."
 
 
 def _confidence(metrics: Metrics, mode: str):
@@ -148,9 +178,14 @@ def _confidence(metrics: Metrics, mode: str):
     ]
     if parts:
         yield (
-            f"Left the choice which questions to answer, by answer probability, their risk lies "
-            f"above the best possible by (excess AURC, lower is better): {', '.join(parts)}."
+            f"How well they know when they are wrong (excess AURC by answer probability; 0 is "
+            f"best): {', '.join(parts)}."
         )
+
+
+def _with_bounds(own: Mapping[str, float], name: str) -> str:
+    low, high = (_points(own[f"{name}/{end}"]) for end in ("low", "high"))
+    return f"{_points(own[name])} [{low}, {high}]"
 
 
 def _percent(value: float) -> str:

@@ -54,27 +54,46 @@ def test_other_questions_are_no_ground_for_a_comparison():
     assert "not asked the same questions" in lead[1]
 
 
-@pytest.mark.parametrize(("gap", "words"), [(0.2, "rest on"), (0.01, "do not measurably rest on")])
-def test_a_gap_within_its_bounds_of_zero_is_no_faithfulness(gap, words):
+@pytest.mark.parametrize(
+    ("gap", "words"),
+    [
+        (0.7, "m's answers rest on the evidence"),
+        (0.2, "Some of m's answers rest on the evidence"),
+        (0.01, "m's answers do not measurably rest on the evidence"),
+    ],
+)
+def test_it_is_said_whether_the_best_model_looks(gap, words):
     more = {"flip_gap": gap, "roi_flip_rate": gap + 0.02, "random_flip_rate": 0.02}
-    rest = verdict({"m": metrics_of(0.5, **more)}, [], MODE).rest
-    assert any(f"m's answers {words} the evidence" in sentence for sentence in rest)
+    lead = verdict({"m": metrics_of(0.5, **more)}, [], MODE).lead
+    assert lead[-1].startswith(words)
 
 
 def test_a_gap_of_a_few_answers_is_not_made_much_of():
     more = {"flip_gap": 0.5, "roi_flip_rate": 0.5, "random_flip_rate": 0.0}
     metrics = metrics_of(0.5, **more) | {f"{MODE}/flip_gap/n": 2}
-    rest = verdict({"m": metrics}, [], MODE).rest
-    assert any("cannot be said: only 2" in sentence for sentence in rest)
+    lead = verdict({"m": metrics}, [], MODE).lead
+    assert "cannot be said: only 2 could be tested" in lead[-1]
 
 
-@pytest.mark.parametrize(
-    ("floor", "words"), [(0.4, "only what is above that"), (0.6, "more often than any model here")]
-)
-def test_a_model_below_the_floor_is_told_so(floor, words):
-    metrics = {"a": metrics_of(0.45), "b": metrics_of(0.5) | {f"{MODE}/floor/question_only": floor}}
+def test_gaps_are_compared_and_chance_is_called_chance():
+    more = {"flip_gap": 0.2, "roi_flip_rate": 0.22, "random_flip_rate": 0.02}
+    metrics = {"a": metrics_of(0.5, **more), "b": metrics_of(0.6, **more)}
+    sure = apart("a", "b", 0.1, 0.05, 0.15, "flip_gap")
+    chance = apart("a", "b", 0.02, -0.05, 0.15, "flip_gap")
+    for one, words in ((sure, "above a."), (chance, "above a, maybe by chance.")):
+        rest = verdict(metrics, [one], MODE).rest
+        assert any(sentence.endswith(words) for sentence in rest)
+
+
+def test_what_is_above_a_guess_is_told_of_each_model():
+    more = {"floor/question_only": 0.4}
+    metrics = {
+        "a": metrics_of(0.45, above_floor=0.05, **more),
+        "b": metrics_of(0.3, above_floor=-0.1, **more),
+    }
     rest = verdict(metrics, [], MODE).rest
-    assert words in rest[0]
+    assert "40.0%" in rest[0]
+    assert "a +5.0 [+0.0, +10.0], b -10.0 [-15.0, -5.0]" in rest[0]
 
 
 def test_nothing_measured_is_nothing_said():

@@ -55,8 +55,8 @@ function svg(tag, attributes) {
 const STROKES = {
   gold: { stroke: "var(--gold)", "stroke-width": 2.5 },
   claimed: { stroke: "var(--claimed)", "stroke-width": 2.5, "stroke-dasharray": "6 3" },
-  removed: { stroke: "var(--removed)", "stroke-width": 1.5, "stroke-dasharray": "2 2" },
-  random: { stroke: "var(--removed)", "stroke-width": 1.5, "stroke-dasharray": "2 2" },
+  removed: { stroke: "var(--removed)", "stroke-width": 2, "stroke-dasharray": "3 2" },
+  random: { stroke: "var(--removed)", "stroke-width": 2, "stroke-dasharray": "3 2" },
 };
 
 function picture(view) {
@@ -98,6 +98,8 @@ function cardOf(card) {
   const answers = make("dl");
   pair(answers, "answer", card.answer || "(none)", card.right ? "good" : "bad");
   pair(answers, "gold", card.gold);
+  if (card.sure !== null) pair(answers, "probability", card.sure.toFixed(2));
+  const absent = ["gold", "claimed"].filter((kind) => !card.has[kind]).map((kind) => `no ${kind} box`);
   const said = make("dl");
   if (card.caption) pair(said, "caption", card.caption);
   if (card.reasoning.length) pair(said, "reasoning", card.reasoning.join(" "));
@@ -111,7 +113,7 @@ function cardOf(card) {
   const views = make("div", { className: "views" }, ...first.map(viewOf));
   const more = make("details", { className: "small" }, make("summary", { textContent: "scores and other images" }), scores);
   if (rest.length) more.append(make("div", { className: "views even" }, ...rest.map(viewOf)));
-  return make("article", { className: "card" }, tags, make("h3", { textContent: card.question }), answers, views, said, more);
+  return make("article", { className: "card" }, tags, make("h3", { textContent: card.question }), answers, views, absent.length ? make("div", { className: "view-words", textContent: absent.join(", ") }) : null, said, more);
 }
 
 function fits(card) {

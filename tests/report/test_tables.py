@@ -1,0 +1,95 @@
+"""The tables of the page: bold is what is surely best, green and red what surely differs."""
+
+import pytest
+
+from kit.report.comparison import Comparison
+from kit.report.statistics import Difference
+from kit.report.tables import beside_published, headlines, strata, summary
+
+MODE = "think_answer"
+
+
+def metrics_of(**values) -> dict[str, float]:
+    found = {}
+    for name, value in values.items():
+        key = f"{MODE}/{name.replace('__', '/')}"
+        found |= {key: value, f"{key}/low": value - 0.1, f"{key}/high": value + 0.1, f"{key}/n": 50}
+    return found
+
+
+def apart(a, b, metric, low, high) -> Comparison:
+    return Comparison(a, b, MODE, metric, Difference((low + high) / 2, low, high, 0.1, 50, 9))
+
+
+def bold(lines, words) -> list[bool]:
+    (line,) = [line for line in lines if line["words"] == words]
+    return [cell["best"] for cell in line["cells"]]
+
+
+MODELS = {
+    "a": metrics_of(exact__all=0.3, excess_aurc=0.3),
+    "b": metrics_of(exact__all=0.5, excess_aurc=0.1),
+    "c": metrics_of(exact__all=0.6, excess_aurc=0.05),
+}
+
+
+@pytest.mark.parametrize(
+    ("last", "expected"),
+    [((0.05, 0.2), [False, False, True]), ((-0.05, 0.2), [False, False, False])],
+)
+def test_bold_is_what_is_better_than_every_other_model_by_more_than_chance(last, expected):
+    comparisons = [
+        apart("a", "b", "exact/all", 0.1, 0.3),
+        apart("a", "c", "exact/all", 0.2, 0.4),
+        apart("b", "c", "exact/all", *last),
+    ]
+    assert bold(summary(MODELS, comparisons, MODE), "exact match") == expected
+    assert bold(headlines(MODELS, comparisons, MODE), "exact match") == expected
+
+
+def test_less_is_better_where_it_is():
+    comparisons = [
+        apart("a", "b", "excess_aurc", -0.3, -0.1),
+        apart("a", "c", "excess_aurc", -0.4, -0.2),
+        apart("b", "c", "excess_aurc", 0.01, 0.1),
+    ]
+    lines = [*summary(MODELS, comparisons, MODE)]
+    assert bold(lines, "... above the oracle's") == [False, True, False]
+    (line,) = [line for line in lines if line["words"] == "... above the oracle's"]
+    kinds = [[change["kind"] for change in cell["changes"]] for cell in line["cells"]]
+    assert kinds == [[], ["good"], ["good", "bad"]]
+    assert line["cells"][2]["changes"][0]["text"] == "-0.300 [-0.400, -0.200] vs a"
+
+
+def test_one_model_alone_is_best_at_nothing():
+    assert bold(summary({"a": MODELS["a"]}, [], MODE), "exact match") == [False]
+
+
+def test_n_is_a_range_where_models_differ():
+    other = MODELS["b"] | {f"{MODE}/exact/all/n": 40}
+    (line,) = [x for x in summary({"a": MODELS["a"], "b": other}, [], MODE) if x["n"] == "40-50"]
+    assert line["words"] == "exact match"
+
+
+def test_ours_beside_published_figures_are_of_their_dataset():
+    name = f"{MODE}/llava_med/open_recall/dataset/SLAKE"
+    found = [*beside_published({"a": {name: 0.7}}, {"SLAKE": 1061, "VQA_RAD": 60}, MODE)]
+    ours = {(f["dataset"], f["words"]): (f["ours"], f["whole"]) for f in found}
+    assert ours["SLAKE", "LLaVA-Med open recall"] == (["70.0%"], True)
+    assert ours["VQA_RAD", "LLaVA-Med open recall"] == (["-"], False)
+    assert not any("LLaVA-Med" in f["words"] for f in beside_published({"a": {}}, {}, MODE))
+
+
+def test_strata_are_grouped_and_named():
+    values = {
+        "exact/all": 0.5, "exact/open": 0.4, "exact/modality/CT": 0.6, "exact/evidence/organ": 0.7,
+        "exact/evidence/xray_lesion": 0.2, "exact/blank": 0.1,
+    }  # fmt: skip
+    metrics = {f"{MODE}/{k}{end}": v for k, v in values.items() for end in ("", "/low", "/high")}
+    metrics |= {f"{MODE}/{k}/n": 7 for k in values}
+    (table,) = strata({"a": metrics}, MODE)
+    lines = {(line["group"], line["name"]): line["cells"][0]["text"] for line in table["lines"]}
+    assert lines == {
+        ("answer type", "open"): "40.0%", ("modality", "CT"): "60.0%",
+        ("evidence", "organ"): "70.0%", ("evidence", "X-ray lesion"): "20.0%",
+    }  # fmt: skip
