@@ -732,6 +732,7 @@ def test_stop_file_stops_once(work, command, monkeypatch):
     assert (work / "out/adapter_model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_resume_from_another_runs_checkpoint(work, command):
     assert command("train", "--save_steps", "1").code == 0
     before = tree(work)

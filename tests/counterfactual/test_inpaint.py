@@ -38,6 +38,7 @@ def test_the_bright_thing_is_gone(pixels, method):
     assert inside.max() < 240
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_large_images_and_whole_images(method):
     dice = np.random.default_rng()

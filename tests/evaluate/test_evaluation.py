@@ -94,7 +94,12 @@ def test_promised_names_are_there_and_finite(plain):
     assert promised <= set(metrics)
     assert all(type(v) in (int, float) and math.isfinite(v) for v in metrics.values())
     counts = {name for name in metrics if name.endswith("/n") or name in ("n", "n_dropped")}
-    shares = [v for name, v in metrics.items() if name not in counts and "excess" not in name]
+    differences = ("excess", "above_floor", "gap", "drop")
+    shares = [
+        value
+        for name, value in metrics.items()
+        if name not in counts and not any(word in name for word in differences)
+    ]
     assert all(0 <= value <= 1 for value in shares)
     for name in metrics.keys() - counts:
         start = name.removesuffix("/low").removesuffix("/high")

@@ -52,6 +52,7 @@ def test_shards_merge_to_the_unsharded_run(stage, prepared, tmp_path, monkeypatc
     assert contents(split) == contents(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_signal_is_granted_after_the_batch_and_nothing_is_asked_twice(

@@ -112,6 +112,7 @@ def test_a_completion_does_not_depend_on_what_is_sampled_beside_it(base_model, p
             assert own[0][0].token_ids == completion.token_ids
 
 
+@pytest.mark.slow
 def test_sampling_follows_the_distribution(base_model, processor, prompts):
     """First tokens of many samples against the model's own probabilities; with top-k none but
     the k likeliest."""

@@ -92,6 +92,7 @@ def test_what_is_no_run_is_refused(make, message, tmp_path):
         curves(CurvesConfig(runs=[str(tmp_path / "run")], output=str(tmp_path / "c.html")))
 
 
+@pytest.mark.slow
 def test_a_watched_run_is_drawn_again_until_it_ends(tmp_path):
     """As a user starts it: before anything is logged, in a process of its own."""
     folder = tmp_path / "run"

@@ -210,6 +210,7 @@ def test_the_verdict_stands_above_the_fold(opened, evaluations):
     assert page.locator("#failure-cards .card").count() == 3
 
 
+@pytest.mark.slow
 @in_browser
 def test_filters_show_what_they_say(opened):
     page = opened()
@@ -242,6 +243,7 @@ def test_filters_show_what_they_say(opened):
     assert page.locator("#cards .card").count() == len(own)
 
 
+@pytest.mark.slow
 @in_browser
 def test_pictures_load_and_boxes_lie_on_them(opened):
     page = opened()
@@ -260,6 +262,7 @@ def test_pictures_load_and_boxes_lie_on_them(opened):
     assert inside
 
 
+@pytest.mark.slow
 @in_browser
 def test_mode_and_theme_are_switched(opened):
     page = opened()
@@ -276,6 +279,7 @@ def test_mode_and_theme_are_switched(opened):
     )
 
 
+@pytest.mark.slow
 @in_browser
 def test_what_a_model_says_is_shown_as_text(browser, evaluations, tmp_path):
     """Markup in an answer neither runs nor ends the script that carries it."""

@@ -94,6 +94,7 @@ def test_a_run_leaves_what_was_promised(trained, prepared, tmp_path, capsys):
     assert "reference" not in plain.peft_config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", [(1, 8), (2, 4), (4, 2)])
 @pytest.mark.parametrize("loss_type", ["grpo", "dapo"])
 def test_parameters_do_not_depend_on_the_split(trained, tmp_path, split, loss_type):
@@ -127,6 +128,7 @@ def command(trained, folder, *flags) -> list[str]:
     return ["launch/train_grpo.py", *flags_of(settings), *flags]
 
 
+@pytest.mark.slow
 def test_resume_is_the_same_run(trained, tmp_path):
     """Rollouts, rewards, order of the data, and the means of a window that the checkpoint is in."""
     changes = {"max_steps": 4, "logging_steps": 2, "num_iterations": 2}

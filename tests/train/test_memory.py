@@ -64,6 +64,7 @@ def allocated(model: torch.nn.Module, batch, entropy: bool) -> int:
     return bytes_of(kept) + most_allocated(profiler)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
 @pytest.mark.parametrize("entropy", [False, True], ids=["sft", "grpo"])
 def test_within_a_tenth_of_what_is_allocated(changes, entropy, prepared, processor):

@@ -69,6 +69,7 @@ def test_a_run_leaves_what_was_promised(prepared, tmp_path):
             assert torch.equal(weight, frozen[plain].float()), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", [(1, 8), (2, 4), (4, 2)])
 def test_gradient_does_not_depend_on_the_split(prepared, tmp_path, split):
     """Answers differ in length, so means of means would show."""
