@@ -52,13 +52,13 @@ def evaluate(config: EvaluateConfig) -> int:
     batches = plan(records, modes, config.per_device_eval_batch_size)
     parts = Parts(output / "parts", config, batches)
     if parts.missing:
-        model, processor = load_model(config, accelerator)
-        require_room(records, processor, modes, model, config.max_new_tokens)
         aids = Aids(
             floor,
             other_images(records, config.seed) if config.counterfactual else {},
             consistency_of(config, modes, accelerator.device),
         )
+        model, processor = load_model(config, accelerator)
+        require_room(records, processor, modes, model, config.max_new_tokens)
 
         def ask(batch: Sequence[Ask]) -> list[dict]:
             gallery = Gallery(processor, config.inpainting)

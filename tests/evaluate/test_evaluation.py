@@ -17,6 +17,7 @@ from PIL import Image
 from kit.data.audit import question_only_floor
 from kit.data.images import open_image
 from kit.data.records import read_sft_records
+from kit.errors import UserError
 from kit.evaluate import evaluation
 from kit.evaluate.config import EvaluateConfig
 from kit.evaluate.evaluation import evaluate, plan
@@ -354,3 +355,11 @@ def test_two_processes_write_the_same_bytes(prepared, tmp_path):
     for name in ("predictions.jsonl", "metrics.json"):
         one, two = ((tmp_path / folder / name).read_bytes() for folder in ("one", "two"))
         assert one == two
+
+
+def test_a_sentence_encoder_that_is_not_there_is_told_before_a_model_is_loaded(
+    prepared, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(evaluation, "load_model", None)
+    with pytest.raises(UserError, match="cannot load the sentence encoder"):
+        evaluate(config(prepared, tmp_path, consistency_model=str(tmp_path / "nowhere")))
