@@ -45,8 +45,8 @@ def figures(
         models: prediction rows of that mode by model.
     """
     found = {
-        "flips": _bars(metrics, mode, FLIPS, "share that changes without ..."),
-        "images": _bars(metrics, mode, IMAGES, "exact match, shown ..."),
+        "flips": _bars(metrics, mode, FLIPS, "share that changes"),
+        "images": _bars(metrics, mode, IMAGES, "exact match"),
         "boxes": _bars(metrics, mode, EVIDENCE, "mean IoU"),
     }
     names = dict.fromkeys(
