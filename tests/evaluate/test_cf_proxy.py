@@ -49,6 +49,7 @@ def test_every_record_comes_out_in_order_with_what_was_measured(prepared, tmp_pa
     assert "mean drop in the probability of the gold answer" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_off_goes_on_where_it_stood(prepared, tmp_path, monkeypatch):
     cf_proxy(config(prepared, tmp_path / "whole.jsonl"))
     measure, calls = module.measure, []

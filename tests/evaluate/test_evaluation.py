@@ -295,6 +295,7 @@ def adapter(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_adapter_and_merged_model_say_the_same(plain, adapter, processor, prepared, tmp_path):
     merged = load_adapter(load_base("tiny"), adapter).merge_and_unload()
     merged.save_pretrained(tmp_path / "model")

@@ -176,6 +176,7 @@ def opened(browser, written):
     assert said == []
 
 
+@pytest.mark.slow
 @in_browser
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark"), (820, "dark")])
 def test_the_page_fits_its_window_and_shows_its_plots(opened, width, scheme):
@@ -196,6 +197,7 @@ def test_the_page_fits_its_window_and_shows_its_plots(opened, width, scheme):
     assert abs(light[0] - light[1]) > 450  # readable
 
 
+@pytest.mark.slow
 @in_browser
 def test_the_verdict_stands_above_the_fold(opened, evaluations):
     page = opened(390)

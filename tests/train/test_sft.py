@@ -90,12 +90,14 @@ def test_gradient_does_not_depend_on_the_split(prepared, tmp_path, split):
         assert part["grad_norm"] == pytest.approx(whole["grad_norm"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_changes_nothing(prepared, tmp_path):
     for name, checkpointing in (("plain", False), ("saving", True)):
         train(config(prepared, tmp_path / name, gradient_checkpointing=checkpointing))
     assert most_apart(adapter_of(tmp_path / "plain"), adapter_of(tmp_path / "saving")) < 1e-5
 
 
+@pytest.mark.slow
 def test_resume_is_the_same_run(prepared, tmp_path):
     """Also the logged means of a window of steps that the checkpoint stands in."""
     changes = {"max_steps": 6, "logging_steps": 3}
@@ -141,6 +143,7 @@ def test_qlora_trains(prepared, tmp_path):
     assert losses[1] < losses[0]
 
 
+@pytest.mark.slow
 def test_best_weights_are_kept_and_used(prepared, tmp_path):
     """The learning rate is far too high on purpose, so that the first evaluation is the best."""
     changes = {"learning_rate": 0.5, "max_grad_norm": 0.0, "eval_steps": 1, "max_steps": 4}
