@@ -214,3 +214,48 @@ def test_modes_are_kept_apart():
     assert metrics["think_answer/exact/all"] == 1
     assert metrics["caption_reason_answer/exact/all"] == 0
     assert values_of(rows[0])["exact/open"] == 1
+
+
+def test_flip_rates_are_over_the_answers_that_have_a_region():
+    found = [
+        {"gold": {"roi": 1.0, "random": 0.5, "drop_roi": 0.4, "drop_random": 0.1}},
+        {"gold": {"roi": 0.0, "random": 0.0, "drop_roi": 0.2, "drop_random": 0.3},
+         "claimed": {"roi": 1.0, "random": 0.25, "drop_roi": 0.5, "drop_random": 0.2}},
+        {},
+    ]  # fmt: skip
+    metrics = summarise_mode([looked_at(n, flips=flips) for n, flips in enumerate(found)])
+    expected = {
+        "roi_flip_rate": 0.5, "random_flip_rate": 0.25, "flip_gap": 0.25, "flip_gap/n": 2,
+        "roi_drop": 0.3, "random_drop": 0.2, "drop_gap": 0.1,
+        "claimed_roi_flip_rate": 1.0, "claimed_random_flip_rate": 0.25, "claimed_flip_gap": 0.75,
+        "claimed_drop_gap": 0.3, "claimed_flip_gap/n": 1,
+    }  # fmt: skip
+    for name, value in expected.items():
+        assert metrics[name] == pytest.approx(value), name
+    assert "both_flip_gap" not in metrics
+
+
+def test_sensitivity_is_the_mean_of_blank_and_shuffled():
+    def other(changed: float) -> dict:
+        return {"answer": "", "changed": changed, "exact": 1 - changed}
+
+    rows = [
+        looked_at(
+            n, ablations={"blank": other(1.0), "shuffled": other(0.0), "question_only": other(1.0)}
+        )
+        for n in range(4)
+    ]
+    metrics = summarise_mode(rows)
+    assert metrics["image_sensitivity"] == 0.5
+    assert (metrics["changed/blank"], metrics["changed/shuffled"]) == (1, 0)
+    assert (metrics["exact/shuffled"], metrics["accuracy_survival/shuffled"]) == (1, 1)
+
+
+def test_a_floor_is_what_the_model_is_measured_against():
+    rows = [
+        looked_at(n, scores={"exact": e}, floor={"answer": "", "exact": f})
+        for n, (e, f) in enumerate([(1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (1.0, 0.0)])
+    ]
+    metrics = summarise_mode(rows)
+    assert metrics["above_floor"] == 0.25
+    assert (metrics["exact/guessable/yes"], metrics["exact/guessable/no"]) == (0.5, 1)
