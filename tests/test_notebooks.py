@@ -76,8 +76,8 @@ def test_a_study_takes_the_real_data_where_they_are(name, realdata, trained, tmp
     changes = {
         f'Path("data/{dataset}")': f'Path("{realdata / dataset}")',
         'Qwen/Qwen2-VL-2B-Instruct" if': 'tiny" if',
-        "(None, 8) if REAL": "(6, 2) if REAL",
-        "256 if REAL": "40 if REAL",
+        "(None, 8) if REAL": "(8, 2) if REAL",
+        "256 if REAL": "120 if REAL",
         'Path("checkpoints/qwen2vl_sft")': f'Path("{trained["sft"]}")',
     }
     said = run(ROOT / "launch" / "notebooks" / f"{name}.ipynb", tmp_path, changes)
