@@ -90,12 +90,17 @@ def _bars(metrics, mode: str, names: Mapping[str, str], title: str) -> dict:
     return plain(figure)
 
 
-def _risk(models, name: str) -> dict:
-    figure = go.Figure()
+def _with_confidence(models, name: str):
+    """The number and name of each model that has a confidence, that and what is right."""
     for number, (model, rows) in enumerate(models.items()):
         confidence, correct, _ = confident(rows, name)
-        if not len(correct):
-            continue
+        if len(correct):
+            yield number, model, confidence, correct
+
+
+def _risk(models, name: str) -> dict:
+    figure = go.Figure()
+    for number, model, confidence, correct in _with_confidence(models, name):
         for kind, by, dash in (("", confidence, "solid"), (" (oracle)", correct, "dot")):
             curve = risk_coverage_curve(by, correct)
             figure.add_scatter(
@@ -115,10 +120,7 @@ def _risk(models, name: str) -> dict:
 
 def _reliability(models, name: str) -> dict:
     figure = go.Figure()
-    for number, (model, rows) in enumerate(models.items()):
-        confidence, correct, _ = confident(rows, name)
-        if not len(correct):
-            continue
+    for number, model, confidence, correct in _with_confidence(models, name):
         bins = reliability(confidence, correct)
         figure.add_scatter(
             name=model,

@@ -8,6 +8,7 @@ in :data:`STATISTICS`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -153,6 +154,7 @@ def strata_of(row: Mapping) -> list[str]:
     return strata
 
 
+@dataclass(frozen=True)
 class Statistic:
     """A value that is no mean of values of rows.
 
@@ -160,13 +162,9 @@ class Statistic:
     rows)``, and gives the value in each resample. ``images``: of the rows that it is over.
     """
 
-    def __init__(
-        self,
-        value: float,
-        resampled: Callable[[np.ndarray], np.ndarray],
-        images: Sequence[str],
-    ):
-        self.value, self.resampled, self.images = value, resampled, images
+    value: float
+    resampled: Callable[[np.ndarray], np.ndarray]
+    images: Sequence[str]
 
 
 def statistics_of(rows: Sequence[Mapping]) -> dict[str, Statistic]:

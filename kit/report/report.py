@@ -20,8 +20,8 @@ from kit.report.cases import KINDS, Pictures, gallery
 from kit.report.comparison import Comparison, compare
 from kit.report.figures import figures
 from kit.report.page import render
+from kit.report.page_tables import beside_published, headlines, strata, summary
 from kit.report.table import metrics_table
-from kit.report.tables import beside_published, headlines, strata, summary
 from kit.report.verdict import best_model, verdict
 
 Rows = Sequence[Mapping]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kit.report.comparison import Comparison
+from kit.report.table import ROWS
 
 SOURCES = {"": "the evidence (gold boxes)", "claimed_": "the boxes that it claims"}
 HALF = 0.5
@@ -120,7 +121,7 @@ def _floor(metrics: Metrics, mode: str):
     if floor is None:
         return
     above = [
-        f"{model} {_with_bounds(own, f'{mode}/above_floor')}"
+        f"{model} {ROWS['above_floor'].with_bounds(own, mode)}"
         for model, own in metrics.items()
         if f"{mode}/above_floor" in own
     ]
@@ -136,7 +137,7 @@ def _gaps(metrics: Metrics, comparisons: Sequence[Comparison], mode: str):
     for prefix, what in SOURCES.items():
         metric = f"{prefix}flip_gap"
         gaps = [
-            f"{model} {_with_bounds(own, f'{mode}/{metric}')}"
+            f"{model} {ROWS[metric].with_bounds(own, mode)}"
             for model, own in metrics.items()
             if own.get(f"{mode}/{metric}/n", 0) >= FEWEST
         ]
@@ -161,31 +162,25 @@ def _gaps(metrics: Metrics, comparisons: Sequence[Comparison], mode: str):
 
 
 def _image(metrics: Metrics, mode: str):
-    parts = [
-        f"{model} {_percent(own[f'{mode}/exact/question_only'])}"
-        for model, own in metrics.items()
-        if f"{mode}/exact/question_only" in own
-    ]
-    if parts:
-        yield f"Asked without any image, they are right in: {', '.join(parts)}."
+    if parts := _of_each(metrics, f"{mode}/exact/question_only", _percent):
+        yield f"Asked without any image, they are right in: {parts}."
 
 
 def _confidence(metrics: Metrics, mode: str):
-    parts = [
-        f"{model} {own[f'{mode}/excess_aurc']:.3f}"
-        for model, own in metrics.items()
-        if f"{mode}/excess_aurc" in own
-    ]
-    if parts:
+    if parts := _of_each(metrics, f"{mode}/excess_aurc", "{:.3f}".format):
         yield (
             f"How well they know when they are wrong (excess AURC by answer probability; 0 is "
-            f"best): {', '.join(parts)}."
+            f"best): {parts}."
         )
 
 
-def _with_bounds(own: Mapping[str, float], name: str) -> str:
-    low, high = (_points(own[f"{name}/{end}"]) for end in ("low", "high"))
-    return f"{_points(own[name])} [{low}, {high}]"
+def _of_each(metrics: Metrics, name: str, text: Callable[[float], str]) -> str:
+    """The value of each model that has one.
+
+    >>> _of_each({"a": {"x": 0.5}, "b": {}, "c": {"x": 0.25}}, "x", _percent)
+    'a 50.0%, c 25.0%'
+    """
+    return ", ".join(f"{model} {text(own[name])}" for model, own in metrics.items() if name in own)
 
 
 def _percent(value: float) -> str:

@@ -3,8 +3,8 @@
 import pytest
 
 from kit.report.comparison import Comparison
+from kit.report.page_tables import beside_published, headlines, strata, summary
 from kit.report.statistics import Difference
-from kit.report.tables import beside_published, headlines, strata, summary
 
 MODE = "think_answer"
 
