@@ -73,7 +73,7 @@ def parse(
     }
     config = config_class(**values)
     if found.cfg:
-        vars(config)["source"] = found.cfg  # not a field: where its mistakes are to be mended
+        vars(config)["source"] = found.cfg  # not a field: where its mistakes are to be fixed
     return config
 
 
@@ -210,7 +210,7 @@ def read_yaml(path: str | Path, flag: str = "its path") -> dict:
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
-            f"cannot read the config file: {reason}", where=path, fix="mend the YAML"
+            f"cannot read the config file: {reason}", where=path, fix="fix the YAML"
         ) from error
     if content is None:
         return {}

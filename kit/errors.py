@@ -1,4 +1,4 @@
-"""Errors that a user can mend: what went wrong, where, and what to do about it."""
+"""Errors that a user can fix: what went wrong, where, and what to do about it."""
 
 from __future__ import annotations
 

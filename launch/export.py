@@ -4,7 +4,7 @@ from kit import command
 
 
 def main() -> int:
-    from kit.pipeline.export import ExportConfig, export
+    from kit.share.export import ExportConfig, export
 
     return export(command.parse(ExportConfig))
 

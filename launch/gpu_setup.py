@@ -4,7 +4,7 @@ from kit import command
 
 
 def main() -> int:
-    from kit.train.preflight import PreflightConfig, preflight
+    from kit.plan.preflight import PreflightConfig, preflight
 
     return preflight(command.parse(PreflightConfig))
 

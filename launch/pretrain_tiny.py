@@ -4,7 +4,7 @@ from kit import command
 
 
 def main() -> int:
-    from kit.pipeline.pretrain import PretrainConfig, pretrain
+    from kit.demo.pretrain import PretrainConfig, pretrain
 
     return pretrain(command.parse(PretrainConfig))
 

@@ -4,7 +4,7 @@ from kit import command
 
 
 def main() -> int:
-    from kit.pipeline.quickstart import QuickstartConfig, quickstart
+    from kit.demo.quickstart import QuickstartConfig, quickstart
 
     return quickstart(command.parse(QuickstartConfig))
 

@@ -8,7 +8,7 @@ def main() -> int:
 
     config = command.parse(GrpoConfig)
 
-    from kit.train.grpo import train
+    from kit.grpo.grpo import train
 
     return train(config)
 

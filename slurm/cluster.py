@@ -19,7 +19,7 @@ from submitit.helpers import clean_env
 from kit.errors import UserError
 from slurm.resources import Resources, minutes_of
 
-SIGNAL = "USR2"  # what kit.train.runtime.StopRequest hears
+SIGNAL = "USR2"  # what kit.run.stop.StopRequest hears
 OTHERS = ("reservation", "begin")  # that submitit does not name
 submitit.JobEnvironment.USR_SIG = SIGNAL  # whatever SUBMITIT_PREEMPT_SIGNAL says
 

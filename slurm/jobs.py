@@ -1,7 +1,7 @@
 """What runs in a job: one submitit task is one rank, and runs the stage in its own process.
 
 SLURM tells the ranks, the accelerate configuration the rest, so that it means the same here as
-under ``accelerate launch``. A signal sets the flag of ``kit.train.runtime.StopRequest``, and
+under ``accelerate launch``. A signal sets the flag of ``kit.run.stop.StopRequest``, and
 nothing else; when all ranks have saved, rank 0 has the job requeued, and it goes on by itself.
 """
 
@@ -45,7 +45,7 @@ class StageJob:
 
     def attempt(self, job: JobEnvironment) -> int:
         """Run the stage, from where it stands; returns the exit code of this rank."""
-        from kit.train.runtime import EXIT_REQUEUE
+        from kit.run.stop import EXIT_REQUEUE
 
         record = Record(Path(self.folder))
         main = job.global_rank == 0
@@ -125,7 +125,7 @@ def join_ranks(record: Record) -> None:
     if file is None and world == 1:  # as started by plain Python
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
             del os.environ[name]
-    from kit.train.launches import environment_of
+    from kit.plan.accelerate_internals import environment_of
 
     os.environ.update(environment_of(file, processes=world))
 

@@ -45,7 +45,7 @@ class Resources:
             value = getattr(self, name)
             if value is not None and value < least:
                 what = f"{name} must be at least {least}, not {value}"
-                raise ConfigError(what, where=name, fix="mend the value")
+                raise ConfigError(what, where=name, fix="fix the value")
         if self.minutes * 60 <= self.signal_delay_s:
             raise ConfigError(
                 f"told to save {self.signal_delay_s} s ahead of a limit of {self.minutes} minutes",

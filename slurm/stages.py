@@ -58,7 +58,7 @@ class Stage:
         """How much is done and safe, of how much if that is known, and the unit."""
         output = self.output_of(config)
         if self.trains:
-            from kit.train.checkpoint import checkpoints, step_of
+            from kit.run.checkpoint import checkpoints, step_of
 
             saved = checkpoints(output)
             return (step_of(saved[0]) if saved else 0), _total(output), "steps"

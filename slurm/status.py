@@ -103,7 +103,7 @@ def state_of(record: Record, attempts: Sequence[dict], known: JobState | None) -
 
 
 def last_words(record: Record, attempt: dict) -> str:
-    """What rank 0 said last of an error, ahead of where and how to mend it."""
+    """What rank 0 said last of an error, ahead of where and how to fix it."""
     path = Path(record.request["logs"]) / f"{attempt['job_id']}_0_log.err"
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()

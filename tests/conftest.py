@@ -1,21 +1,25 @@
 """Fixtures shared by all tests."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
+from helpers import settings_of
 from transformers import Qwen2VLForConditionalGeneration
 
 from kit.data.phantom.dataset import write_slake_phantoms
 from kit.data.prepare import PrepareConfig, prepare
 from kit.evaluate.cf_proxy import cf_proxy
 from kit.evaluate.config import CfProxyConfig
+from kit.grpo import grpo
 from kit.model.load import load_base, load_processor
-from kit.train.config import SftConfig
-from kit.train.sft import train as train_sft
+from kit.train import sft
+from kit.train.config import GrpoConfig, SftConfig
 
+LOOPS = {"sft": (sft, SftConfig), "grpo": (grpo, GrpoConfig)}
 ROOT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 
@@ -90,7 +94,7 @@ def prepared(tmp_path_factory) -> dict[str, Path]:
 def trained(prepared, tmp_path_factory) -> dict[str, Path]:
     """An SFT adapter of a few steps, and the GRPO records that it gives."""
     folder = tmp_path_factory.mktemp("trained")
-    train_sft(
+    sft.train(
         SftConfig(
             base_model="tiny", data=str(prepared["train"]), output_dir=str(folder / "sft"),
             max_steps=4, learning_rate=1e-3, freeze_vision_tower=False, lora_r=4, save_steps=0,
@@ -105,3 +109,14 @@ def trained(prepared, tmp_path_factory) -> dict[str, Path]:
     )  # fmt: skip
     assert code == 0
     return {"sft": folder / "sft", "data": folder / "grpo.jsonl"}
+
+
+@pytest.fixture
+def start(prepared, trained) -> Callable[..., int]:
+    """Run a stage in this process, in a folder."""
+
+    def started(stage: str, folder: Path, **changes) -> int:
+        loop, config_class = LOOPS[stage]
+        return loop.train(config_class(**settings_of(stage, prepared, trained, folder, **changes)))
+
+    return started

@@ -23,9 +23,9 @@ from transformers import AutoConfig, Qwen2VLForConditionalGeneration
 
 from kit.model.load import load_processor
 from kit.model.tiny import base_folder
+from kit.plan.launches import Plan
+from kit.plan.preflight import GIB, example_trees, table_of_estimates
 from kit.train.config import GrpoConfig, SftConfig
-from kit.train.launches import Plan
-from kit.train.preflight import GIB, example_trees, table_of_needs
 
 LAUNCHES = {"one process": None, "zero2": "zero2", "zero3": "zero3"}
 PLANS = {"one process": "none or DDP", "zero2": "zero2", "zero3": "zero3"}
@@ -109,7 +109,7 @@ def estimate(stage: str, chosen: dict, bf16: bool) -> dict:
     config = config_class(**plain | {"report_to": ["none"], "output_dir": "-"})
     processor = load_processor(config.base_model)
     trees = example_trees(config, processor, config.data)
-    return table_of_needs(config, processor, trees, Plan(), bf16=bf16)
+    return table_of_estimates(config, processor, trees, Plan(), bf16=bf16)
 
 
 def measured(folder: Path) -> dict:

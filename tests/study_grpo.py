@@ -18,23 +18,23 @@ from pathlib import Path
 
 import torch
 
-from kit.counterfactual.gallery import Gallery
+from kit.counterfactual.images import ImageCache
 from kit.data.grpo_records import read_grpo_records
 from kit.data.phantom.dataset import write_slake_phantoms
 from kit.data.prepare import PrepareConfig, prepare
+from kit.demo.quickstart import shipped
 from kit.evaluate.cf_proxy import cf_proxy
 from kit.evaluate.config import CfProxyConfig, EvaluateConfig
 from kit.evaluate.evaluation import evaluate
 from kit.files import write_json
+from kit.grpo.grpo import train as train_grpo
+from kit.grpo.rewards import Rewards
+from kit.grpo.rollout import MODE, Task, roll_out
 from kit.model.adapters import load_adapter
-from kit.model.generation import Sampling
 from kit.model.load import load_base, load_processor
-from kit.pipeline.quickstart import shipped
+from kit.model.sampler import Sampling
 from kit.report.statistics import bootstrap_interval
 from kit.train.config import GrpoConfig, SftConfig
-from kit.train.grpo import train as train_grpo
-from kit.train.rewards import Judge
-from kit.train.rollouts import MODE, Task, roll_out
 from kit.train.sft import train as train_sft
 
 LEAST_DROP = 0.05  # in the probability of the gold answer
@@ -150,16 +150,16 @@ def measure(adapter: Path, data: Path, output: Path, settings) -> dict:
     records, _ = read_grpo_records(data)
     processor = load_processor("tiny")
     model = load_adapter(load_base("tiny"), adapter).eval()
-    judge = Judge(GrpoConfig(base_model="tiny", data="-", counterfactual="online"), "cpu")
+    judge = Rewards(GrpoConfig(base_model="tiny", data="-", counterfactual="online"), "cpu")
     sampling = Sampling(max_new_tokens=160, temperature=1.0)
     rewards = []
     for start in range(0, len(records), 16):
         tasks = [Task(start + i, r) for i, r in enumerate(records[start : start + 16])]
-        gallery = Gallery(processor)
+        image_cache = ImageCache(processor)
         groups = roll_out(
-            model, gallery, tasks, sampling, num_generations=settings.samples, seed=99
+            model, image_cache, tasks, sampling, num_generations=settings.samples, seed=99
         )
-        for group in judge(model, gallery, groups):
+        for group in judge(model, image_cache, groups):
             rewards.append(sum(reward.total for reward in group) / len(group))
     return {
         "metrics": metrics,

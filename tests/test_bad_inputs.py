@@ -27,8 +27,8 @@ from kit.data.records import read_sft_records
 from kit.model.adapters import add_lora
 from kit.model.load import load_base
 from kit.model.tiny import base_folder
-from kit.train.checkpoint import problem_with
-from kit.train.runtime import EXIT_STOPPED
+from kit.run.checkpoint import problem_with
+from kit.run.stop import EXIT_STOPPED
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {"train": "train_sft.py", "evaluate": "evaluate.py"}
@@ -629,7 +629,7 @@ def test_mistakes_are_named_and_leave_nothing(name, script, work, command, monke
     for key, value in bad.environment:
         monkeypatch.setenv(key, value)
     if not bad.loads:
-        for module in ("kit.train.models", "kit.evaluate.answering"):
+        for module in ("kit.train.policy", "kit.evaluate.answering"):
             monkeypatch.setattr(f"{module}.load_base", loaded_too_early)
     left = command(script, *bad.flags.split())
     assert left.code == 2
@@ -713,7 +713,7 @@ def test_image_that_breaks_after_the_start(workers, work, command, monkeypatch):
 @pytest.mark.slow
 def test_stop_file_stops_once(work, command, monkeypatch):
     """It is gone when the run has stopped, so that the same command can resume."""
-    from kit.train.runlog import RunLog
+    from kit.run.runlog import RunLog
 
     advance = RunLog.advance
 
@@ -868,7 +868,7 @@ def test_in_its_own_process(work):
     ]
     train, offline = (process.communicate()[1] for process in processes)
     assert [process.returncode for process in processes] == [2, 2]
-    assert train.startswith("error: 2 broken lines\n  where: data.json\n  fix:   mend them")
+    assert train.startswith("error: 2 broken lines\n  where: data.json\n  fix:   fix them")
     assert "images/0.png" in train
     assert offline.startswith("error: cannot load the model: ")
     assert "where: Qwen/Qwen2-VL-2B-Instruct" in offline

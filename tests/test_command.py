@@ -39,7 +39,7 @@ class Config:
 
     def __post_init__(self):
         if self.steps > 99:
-            raise ConfigError("too many steps", where="steps", fix="mend the value")
+            raise ConfigError("too many steps", where="steps", fix="fix the value")
 
 
 def cfg(tmp_path, text: str) -> list[str]:
@@ -260,7 +260,7 @@ def test_errors_pass_whole_between_processes():
     from kit.errors import DataError, RecordError
 
     line = RecordError("broken", reason="broken_json", where="a.json:3")
-    error = DataError("1 broken line", where="a.json", fix="mend it", problems=[line])
+    error = DataError("1 broken line", where="a.json", fix="fix it", problems=[line])
     copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), str(copy)) == (DataError, str(error))
     assert copy.problems[0].reason == "broken_json"

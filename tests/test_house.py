@@ -14,8 +14,8 @@ TOP_LEVEL = {
 }  # fmt: skip
 FOUNDATION = ("errors", "files", "command")
 ROOMS = (
-    "data", "prompting", "scoring", "model", "counterfactual", "train", "report", "evaluate",
-    "pipeline",
+    "data", "prompting", "scoring", "model", "counterfactual", "run", "train", "grpo", "plan",
+    "report", "evaluate", "share", "demo",
 )  # fmt: skip
 MODULES = sorted((ROOT / "kit").rglob("*.py"))
 

@@ -6,9 +6,9 @@ import pytest
 from helpers import metrics_of
 
 from kit.data.prepare import PrepareConfig, prepare
+from kit.demo.quickstart import QuickstartConfig, quickstart
 from kit.evaluate.config import EvaluateConfig
 from kit.evaluate.evaluation import evaluate
-from kit.pipeline.quickstart import QuickstartConfig, quickstart
 from kit.prompting.messages import MODES
 from kit.train.config import SftConfig
 from kit.train.sft import train

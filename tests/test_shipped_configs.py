@@ -17,10 +17,10 @@ from kit.command import parse
 from kit.data.prepare import PrepareConfig
 from kit.errors import ConfigError
 from kit.evaluate.config import EvaluateConfig
+from kit.plan.launches import read_launch
+from kit.run.process import start
+from kit.run.zero import fill_auto
 from kit.train.config import GrpoConfig, SftConfig
-from kit.train.launches import read_launch
-from kit.train.runtime import start
-from kit.train.zero import fill
 
 ROOT = Path(__file__).resolve().parents[1]
 # By the first word of the file's name: the config class, and the flags without which it is none.
@@ -126,7 +126,7 @@ def test_accelerate_configs_contradict_no_stage_config(path, monkeypatch, tmp_pa
     launch = read_launch(str(path), None)
     precision = written.get("mixed_precision", "no")
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", precision)
-    monkeypatch.setattr("kit.train.runtime.join", join)
+    monkeypatch.setattr("kit.run.process.join", join)
     for stage_file in STAGE_FILES:
         config = read(stage_file)
         if hasattr(config, "gradient_accumulation_steps"):
@@ -137,7 +137,7 @@ def test_accelerate_configs_contradict_no_stage_config(path, monkeypatch, tmp_pa
             assert options["gradient_accumulation_steps"] == config.gradient_accumulation_steps
             if launch.settings is not None:
                 settings = copy.deepcopy(launch.settings)
-                fill(settings, config, processes=4, bf16=True, file=launch.file)
+                fill_auto(settings, config, processes=4, bf16=True, file=launch.file)
                 assert settings["gradient_clipping"] == config.max_grad_norm
                 assert "auto" not in [v for v in settings.values() if isinstance(v, str)]
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from kit.counterfactual.gallery import Boxes, Gallery
-from kit.model.generation import evaluating
+from kit.counterfactual.images import Boxes, ImageCache
 from kit.model.logprobs import token_logprobs
 from kit.model.processor import PreparedImage, Processor
+from kit.model.sampler import evaluating
 from kit.model.sharing import Branch, Tree, pack
 
 MODE = "caption_reason_answer"  # its trunk; the mode whose answers claim boxes
@@ -67,7 +67,7 @@ class Effect:
 
 def probe(
     model: nn.Module,
-    gallery: Gallery,
+    image_cache: ImageCache,
     cases: Sequence[Case],
     *,
     batch_size: int = 32,
@@ -79,13 +79,16 @@ def probe(
     """
     wanted = [
         [
-            (gallery.prepared(case.image, without), case.question, case.answer)
+            (image_cache.prepared(case.image, without), case.question, case.answer)
             for without in ((), case.evidence, *case.random)
         ]
         for case in cases
     ]
     found = answer_probabilities(
-        model, gallery.processor, [ask for asks in wanted for ask in asks], batch_size=batch_size
+        model,
+        image_cache.processor,
+        [ask for asks in wanted for ask in asks],
+        batch_size=batch_size,
     )
     chances = iter(found)
     effects = []

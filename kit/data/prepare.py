@@ -1,6 +1,6 @@
 """The first stage: read the published layouts, check everything, write SFT records and a report.
 
-What is known of the published files (an empty answer, duplicates, white space) is mended or
+What is known of the published files (an empty answer, duplicates, white space) is fixed or
 dropped and counted. Anything else that is broken is an error: ``strict`` stops at the first,
 the default lists all, ``skip_bad`` drops and counts.
 """
@@ -102,7 +102,7 @@ def prepare(config: PrepareConfig) -> dict:
             written or changed then.
     """
     pictures = _Pictures()
-    rows, mended = _read(config)
+    rows, fixed = _read(config)
     kept, problems = _sort_out(rows, pictures, config)
     known = Counter(p.reason for p in problems if p.reason in KNOWN_TRAPS)
     broken = [p for p in problems if p.reason not in KNOWN_TRAPS]
@@ -126,7 +126,7 @@ def prepare(config: PrepareConfig) -> dict:
         "rows_in": len(rows),
         "rows_out": len(records),
         "dropped": dict(sorted(dropped.items())),
-        "mended": dict(sorted(mended.items())),
+        "fixed": dict(sorted(fixed.items())),
         **audits,
         "by_dataset": by_dataset(records),
         "notes": _notes(config),
@@ -160,14 +160,14 @@ class _Pictures:
 
 def _read(config: PrepareConfig) -> tuple[list[Row], Counter[str]]:
     rows: list[Row] = []
-    mended: Counter[str] = Counter()
+    fixed: Counter[str] = Counter()
     for dataset in config.datasets:
         if config.download:
             download(dataset, config.root(dataset))
         found, fixed = _read_split(config, dataset, config.split, config.lang)
         rows += found
-        mended.update(fixed)
-    return rows, mended
+        fixed.update(fixed)
+    return rows, fixed
 
 
 def _read_split(config: PrepareConfig, dataset: str, split: str, language: str):
@@ -267,7 +267,7 @@ def _test_rows(config: PrepareConfig) -> tuple[list[RawQuestion], list[str]]:
 
 def _broken_rows(problems: list[RecordError]) -> DataError:
     many = "rows" if len(problems) > 1 else "row"
-    fix = "mend the data, or drop such rows with --skip_bad"
+    fix = "fix the data, or drop such rows with --skip_bad"
     return DataError(f"{len(problems)} broken {many}", fix=fix, problems=problems)
 
 

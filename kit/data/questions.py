@@ -77,9 +77,9 @@ def load_json(path: Path) -> Any:
         raise DataError("no such file", where=path, fix=fix) from error
     except json.JSONDecodeError as error:
         where = f"{path}:{error.lineno}"
-        raise DataError(f"not valid JSON: {error}", where=where, fix="mend the line") from error
+        raise DataError(f"not valid JSON: {error}", where=where, fix="fix the line") from error
     except RecursionError as error:
-        raise DataError("not valid JSON: nested too deeply", where=path, fix="mend it") from error
+        raise DataError("not valid JSON: nested too deeply", where=path, fix="fix it") from error
     except ValueError as error:
         raise DataError(f"not valid JSON: {error}", where=path, fix="fetch it again") from error
     except OSError as error:
@@ -102,8 +102,8 @@ def check_row(value: Any, where: str) -> dict:
     return value
 
 
-def text_field(row: dict, field: str, where: str, mended: Mended, number_as_text=False) -> str:
-    """A text that is there and not empty, with its white space collapsed (counted in ``mended``).
+def text_field(row: dict, field: str, where: str, fixed: Mended, number_as_text=False) -> str:
+    """A text that is there and not empty, with its white space collapsed (counted in ``fixed``).
 
     Raises:
         RecordError: missing, of another type, or empty.
@@ -112,7 +112,7 @@ def text_field(row: dict, field: str, where: str, mended: Mended, number_as_text
         raise bad_field(where, field, "missing", "missing_field")
     value = row[field]
     if number_as_text and isinstance(value, int) and not isinstance(value, bool):
-        mended[f"{field}_number"] = mended.get(f"{field}_number", 0) + 1
+        fixed[f"{field}_number"] = fixed.get(f"{field}_number", 0) + 1
         value = str(value)
     if not isinstance(value, str):
         raise bad_field(where, field, f"must be text, not {type(value).__name__}", "wrong_type")
@@ -120,7 +120,7 @@ def text_field(row: dict, field: str, where: str, mended: Mended, number_as_text
     if not clean:
         raise bad_field(where, field, "is empty", f"empty_{field}")
     if clean != value:
-        mended[f"{field}_whitespace"] = mended.get(f"{field}_whitespace", 0) + 1
+        fixed[f"{field}_whitespace"] = fixed.get(f"{field}_whitespace", 0) + 1
     return clean
 
 

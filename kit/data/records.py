@@ -119,7 +119,7 @@ def read_records(
         raise DataError(
             f"{len(problems)} broken line{'s' if len(problems) > 1 else ''}",
             where=path,
-            fix="mend them, or drop them with --skip_bad",
+            fix="fix them, or drop them with --skip_bad",
             problems=problems,
         )
     if not records:

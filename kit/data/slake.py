@@ -52,7 +52,7 @@ _UNPACKED_LIMIT = 8 * 1024**3
 def read_slake(root: str | Path, split: str, language: str = "en") -> tuple[list[Row], Mended]:
     """The questions of one split in file order, broken rows as the errors that describe them.
 
-    ``language`` is ``en``, ``zh`` or ``both``. The second value counts what was mended in rows
+    ``language`` is ``en``, ``zh`` or ``both``. The second value counts what was fixed in rows
     that are returned. The published row without an answer comes back as a RecordError with
     reason ``known_empty_answer``.
 
@@ -64,20 +64,20 @@ def read_slake(root: str | Path, split: str, language: str = "en") -> tuple[list
     unpack_images(root)
     images = _Images(root / "imgs")
     rows: list[Row] = []
-    mended: Mended = {}
+    fixed: Mended = {}
     for index, value in enumerate(load_rows(path)):
         where = f"{path}[{index}]"
         try:
             row = check_row(value, where)
             spoken = choice_field(row, "q_lang", where, LANGUAGES)
             if language in (spoken, "both"):
-                rows.append(_question(row, where, split, spoken, images, mended))
+                rows.append(_question(row, where, split, spoken, images, fixed))
         except RecordError as error:
             rows.append(error)
     if not rows:
         fix = "choose another --lang"
         raise DataError(f"holds no question in language {language!r}", where=path, fix=fix)
-    return rows, mended
+    return rows, fixed
 
 
 def split_file(root: Path, split: str) -> Path:
@@ -183,7 +183,7 @@ class _Images:
 
 
 def _question(
-    row: dict, where: str, split: str, language: str, images: _Images, mended: Mended
+    row: dict, where: str, split: str, language: str, images: _Images, fixed: Mended
 ) -> RawQuestion:
     qid = qid_field(row, where)
     if qid in KNOWN_EMPTY_ANSWERS and row.get("answer") == "":
@@ -213,7 +213,7 @@ def _question(
         evidence=find_evidence(regions, question, answer, content_type),
     )
     for name, count in counted.items():
-        mended[name] = mended.get(name, 0) + count
+        fixed[name] = fixed.get(name, 0) + count
     return found
 
 

@@ -44,7 +44,7 @@ _EXTENSIONS = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png"}
 def read_vqa_rad(root: str | Path, split: str) -> tuple[list[Row], Mended]:
     """The questions of ``train`` or ``test`` in file order, broken rows as their errors.
 
-    The second value counts what was mended in the rows that are returned.
+    The second value counts what was fixed in the rows that are returned.
 
     Raises:
         DataError: no such folder or file, not valid JSON, no row, or the re-release that leaks
@@ -73,7 +73,7 @@ def _read_original(root: Path, split: str) -> tuple[list[Row], Mended]:
     values = load_rows(path)
     _refuse_re_release(values, path)
     rows: list[Row] = []
-    mended: Mended = {}
+    fixed: Mended = {}
     sizes = _Sizes()
     for index, value in enumerate(values):
         where = f"{path}[{index}]"
@@ -81,12 +81,12 @@ def _read_original(root: Path, split: str) -> tuple[list[Row], Mended]:
             row = check_row(value, where)
             phrase = choice_field(row, "phrase_type", where, _PHRASE_TYPES)
             if phrase.startswith("test") == (split == "test"):
-                rows.append(_question(row, where, split, root / IMAGE_FOLDER, sizes, mended))
+                rows.append(_question(row, where, split, root / IMAGE_FOLDER, sizes, fixed))
         except RecordError as error:
             rows.append(error)
     if not rows:
         raise DataError(f"holds no row of the {split} split", where=path, fix="fetch it again")
-    return rows, mended
+    return rows, fixed
 
 
 def _refuse_re_release(values: list[Any], path: Path) -> None:
@@ -125,7 +125,7 @@ class _Sizes:
 
 
 def _question(
-    row: dict, where: str, split: str, folder: Path, sizes: _Sizes, mended: Mended
+    row: dict, where: str, split: str, folder: Path, sizes: _Sizes, fixed: Mended
 ) -> RawQuestion:
     counted: Mended = {}
     image = image_field(row, "image_name", where, folder)
@@ -146,32 +146,32 @@ def _question(
         rewordings=tuple(filter(None, [_optional(row, "question_rephrase")])),
     )
     for name, count in counted.items():
-        mended[name] = mended.get(name, 0) + count
+        fixed[name] = fixed.get(name, 0) + count
     return found
 
 
-def _prose(row: dict, field: str, where: str, mended: Mended) -> str:
-    """A question or an answer: tabs that stand for commas and lost characters are mended."""
+def _prose(row: dict, field: str, where: str, fixed: Mended) -> str:
+    """A question or an answer: tabs that stand for commas and lost characters are fixed."""
     value = row.get(field)
     if isinstance(value, str):
         if "\t" in value.strip():
-            _count(mended, f"{field}_tab_for_comma")
+            _count(fixed, f"{field}_tab_for_comma")
             value = ", ".join(part.strip() for part in value.strip().split("\t"))
         if "�" in value:
-            _count(mended, f"{field}_lost_character")
+            _count(fixed, f"{field}_lost_character")
             value = value.replace("�", " ")
         if value.strip() == "NULL":
             value = ""
         row = row | {field: value}
-    return text_field(row, field, where, mended, number_as_text=field == "answer")
+    return text_field(row, field, where, fixed, number_as_text=field == "answer")
 
 
-def _content_type(row: dict, where: str, mended: Mended) -> str:
+def _content_type(row: dict, where: str, fixed: Mended) -> str:
     value = text_field(row, "question_type", where, {})
     parts = [part.strip().upper() for part in value.split(",")]
     fixed = [_TYPOS.get(part, part) for part in parts if part]
     if fixed != parts:
-        _count(mended, "question_type_typo")
+        _count(fixed, "question_type_typo")
     return ", ".join(fixed)
 
 
@@ -181,24 +181,24 @@ def _optional(row: dict, field: str) -> str:
     return "" if text.upper() == "NULL" else text
 
 
-def _count(mended: Mended, name: str) -> None:
-    mended[name] = mended.get(name, 0) + 1
+def _count(fixed: Mended, name: str) -> None:
+    fixed[name] = fixed.get(name, 0) + 1
 
 
 def _read_mirror(root: Path, files: list[Path], split: str) -> tuple[list[Row], Mended]:
     rows: list[Row] = []
-    mended: Mended = {}
+    fixed: Mended = {}
     sizes = _Sizes()
     for path in files:
         for index, value in enumerate(_parquet_rows(path)):
             where = f"{path}[{index}]"
             try:
-                rows.append(_mirror_question(value, where, split, len(rows), root, sizes, mended))
+                rows.append(_mirror_question(value, where, split, len(rows), root, sizes, fixed))
             except RecordError as error:
                 rows.append(error)
     if not rows:
         raise DataError("holds no question", where=files[0], fix="fetch the file again")
-    return rows, mended
+    return rows, fixed
 
 
 def _parquet_rows(path: Path) -> Iterator[dict]:
@@ -217,10 +217,10 @@ def _parquet_rows(path: Path) -> Iterator[dict]:
 
 
 def _mirror_question(
-    row: dict, where: str, split: str, number: int, root: Path, sizes: _Sizes, mended: Mended
+    row: dict, where: str, split: str, number: int, root: Path, sizes: _Sizes, fixed: Mended
 ) -> RawQuestion:
-    question = _prose(row, "question", where, mended)
-    answer = _prose(row, "answer", where, mended)
+    question = _prose(row, "question", where, fixed)
+    answer = _prose(row, "answer", where, fixed)
     image = _stored_image(row.get("image"), where, root)
     return RawQuestion(
         dataset=DATASET,

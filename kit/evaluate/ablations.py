@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from kit.data.records import SftRecord
-from kit.evaluate.answering import Answered, Asker
+from kit.evaluate.answering import Answer, Predictor
 from kit.prompting.answers import as_set
 from kit.scoring.exact import exact_match
 
@@ -18,7 +18,7 @@ GREY = (127, 127, 127)
 
 
 def measure_ablations(
-    asker: Asker, answers: Sequence[Answered], partners: dict[str, str]
+    predictor: Predictor, answers: Sequence[Answer], partners: dict[str, str]
 ) -> list[dict[str, dict]]:
     """For each answer, by what stood in the place of its image: ``answer``, whether it is
     ``changed`` from the one to the image, and whether it is ``exact`` (1.0 or 0.0); of a
@@ -26,11 +26,11 @@ def measure_ablations(
     wanted = []
     for item in answers:
         record = item.record
-        shown = {"blank": blank(asker, record.image), "question_only": None}
+        shown = {"blank": blank(predictor, record.image), "question_only": None}
         if record.image in partners:
-            shown["shuffled"] = asker.gallery.prepared(partners[record.image])
+            shown["shuffled"] = predictor.image_cache.prepared(partners[record.image])
         wanted += [(item, name, shown[name]) for name in ABLATIONS if name in shown]
-    said = asker.answers([(image, i.record.question, i.mode) for i, _, image in wanted])
+    said = predictor.answers([(image, i.record.question, i.mode) for i, _, image in wanted])
     found: dict[int, dict[str, dict]] = {id(item): {} for item in answers}
     for (item, name, image), text in zip(wanted, said, strict=True):
         found[id(item)][name] = {
@@ -41,10 +41,10 @@ def measure_ablations(
     return [found[id(item)] for item in answers]
 
 
-def blank(asker: Asker, path: str):
+def blank(predictor: Predictor, path: str):
     """A grey image of the size of another."""
-    size = asker.gallery.size(path)
-    return asker.processor.prepare_image(Image.new("RGB", size, GREY), key=f"blank {size}")
+    size = predictor.image_cache.size(path)
+    return predictor.processor.prepare_image(Image.new("RGB", size, GREY), key=f"blank {size}")
 
 
 def other_images(records: Sequence[SftRecord], seed: int) -> dict[str, str]:

@@ -10,20 +10,20 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from kit.counterfactual.gallery import Gallery
+from kit.counterfactual.images import ImageCache
 from kit.data.records import SftRecord
-from kit.evaluate.config import AskingConfig
+from kit.evaluate.config import InferenceConfig
 from kit.model.adapters import load_adapter, named_base
-from kit.model.generation import Completion, Prompt, Sampling, generate, question_prompt
 from kit.model.load import load_base, load_processor
 from kit.model.processor import PreparedImage, Processor
+from kit.model.sampler import Completion, Prompt, Sampling, generate, question_prompt
 from kit.prompting.answers import ParsedAnswer, parse_answer
 from kit.prompting.messages import REQUIRED_KEYS
 
 DECIMALS = 6  # of written probabilities; further ones depend on how many threads add them up
 
 
-def load_model(config: AskingConfig, accelerator: Accelerator) -> tuple[nn.Module, Processor]:
+def load_model(config: InferenceConfig, accelerator: Accelerator) -> tuple[nn.Module, Processor]:
     """The base, merged or adapted model in evaluation mode, and its processor."""
     name = config.base_model or named_base(config.adapter)
     processor = load_processor(name, min_pixels=config.min_pixels, max_pixels=config.max_pixels)
@@ -43,7 +43,7 @@ def load_model(config: AskingConfig, accelerator: Accelerator) -> tuple[nn.Modul
 
 
 @dataclass(frozen=True)
-class Ask:
+class Request:
     """One image in one mode with the records (by index) whose questions are asked of it."""
 
     image: str
@@ -52,7 +52,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Answered:
+class Answer:
     """A record, the mode in which it was asked, and the answer to its whole image."""
 
     record: SftRecord
@@ -61,17 +61,17 @@ class Answered:
 
 
 @dataclass(frozen=True)
-class Asker:
+class Predictor:
     """A model that is asked of images, its greedy answers, and how many at once."""
 
     model: nn.Module
-    gallery: Gallery
+    image_cache: ImageCache
     max_new_tokens: int
     batch_size: int
 
     @property
     def processor(self) -> Processor:
-        return self.gallery.processor
+        return self.image_cache.processor
 
     def complete(self, prompts: Sequence[Prompt]) -> list[list[Completion]]:
         """Greedy completions of prompts, all in one batch."""
@@ -107,7 +107,9 @@ class Asker:
         return parse_answer(text, required=REQUIRED_KEYS[mode])
 
 
-def plan(records: Sequence[SftRecord], modes: Sequence[str], batch_size: int) -> list[list[Ask]]:
+def plan(
+    records: Sequence[SftRecord], modes: Sequence[str], batch_size: int
+) -> list[list[Request]]:
     """Batches of at most ``batch_size`` answers; questions of one image stand together."""
     by_image: dict[str, list[int]] = {}
     for index, record in enumerate(records):
@@ -116,8 +118,8 @@ def plan(records: Sequence[SftRecord], modes: Sequence[str], batch_size: int) ->
     for image, members in by_image.items():
         for start in range(0, len(members), batch_size):
             part = tuple(members[start : start + batch_size])
-            asks += [Ask(image, mode, part) for mode in modes]
-    batches: list[list[Ask]] = []
+            asks += [Request(image, mode, part) for mode in modes]
+    batches: list[list[Request]] = []
     room = 0
     for ask in asks:
         if not batches or len(ask.records) > room:
@@ -129,13 +131,13 @@ def plan(records: Sequence[SftRecord], modes: Sequence[str], batch_size: int) ->
 
 
 def answer(
-    asker: Asker, records: Sequence[SftRecord], batch: Sequence[Ask]
+    predictor: Predictor, records: Sequence[SftRecord], batch: Sequence[Request]
 ) -> list[tuple[int, str, Completion]]:
     """Greedy answers of one batch, with the index of the record and the mode."""
     prompts = [
         question_prompt(
-            asker.processor,
-            asker.gallery.prepared(ask.image),
+            predictor.processor,
+            predictor.image_cache.prepared(ask.image),
             [records[i].question for i in ask.records],
             ask.mode,
         )
@@ -143,6 +145,6 @@ def answer(
     ]
     return [
         (index, ask.mode, completion)
-        for ask, group in zip(batch, asker.complete(prompts), strict=True)
+        for ask, group in zip(batch, predictor.complete(prompts), strict=True)
         for index, completion in zip(ask.records, group, strict=True)
     ]

@@ -6,20 +6,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from kit.counterfactual.gallery import Gallery, random_matches
+from kit.counterfactual.images import ImageCache, random_matches
 from kit.counterfactual.probe import MODE, Case, probe
 from kit.counterfactual.regions import evidence_region
 from kit.data.fields import relative_image
 from kit.data.grpo_records import CARRIED, GrpoRecord
 from kit.data.records import SftRecord, read_sft_records, to_json
-from kit.evaluate.answering import Ask, Asker, answer, load_model, plan
+from kit.evaluate.answering import Predictor, Request, answer, load_model, plan
 from kit.evaluate.config import CfProxyConfig
 from kit.evaluate.parts import Parts
 from kit.files import require_folder, write_jsonl
 from kit.model.adapters import require_adapter
+from kit.model.lengths import require_room
+from kit.run.process import join
+from kit.run.stop import StopRequest
 from kit.scoring.exact import exact_match
-from kit.train.batches import require_room
-from kit.train.runtime import StopRequest, join
 
 
 def cf_proxy(config: CfProxyConfig) -> int:
@@ -41,11 +42,13 @@ def cf_proxy(config: CfProxyConfig) -> int:
         model, processor = load_model(config, accelerator)
         require_room(records, processor, [MODE], model, config.max_new_tokens)
 
-        def ask(batch: Sequence[Ask]) -> list[dict]:
+        def ask(batch: Sequence[Request]) -> list[dict]:
             folder = Path(config.images_dir) if config.keep_images else None
-            gallery = Gallery(processor, config.inpainting, folder)
-            asker = Asker(model, gallery, config.max_new_tokens, config.per_device_eval_batch_size)
-            found = measure(asker, records, batch, config)
+            image_cache = ImageCache(processor, config.inpainting, folder)
+            predictor = Predictor(
+                model, image_cache, config.max_new_tokens, config.per_device_eval_batch_size
+            )
+            found = measure(predictor, records, batch, config)
             return [{"index": i, **to_json(record)} for i, record in found]
 
         with StopRequest(parts.folder) as stop:
@@ -65,17 +68,20 @@ def cf_proxy(config: CfProxyConfig) -> int:
 
 
 def measure(
-    asker: Asker, records: Sequence[SftRecord], batch: Sequence[Ask], config: CfProxyConfig
+    predictor: Predictor,
+    records: Sequence[SftRecord],
+    batch: Sequence[Request],
+    config: CfProxyConfig,
 ) -> list[tuple[int, GrpoRecord]]:
     """The GRPO records of one batch, with the index of the record that each is made of."""
     answers = {
-        index: asker.parse(completion, mode)
-        for index, mode, completion in answer(asker, records, batch)
+        index: predictor.parse(completion, mode)
+        for index, mode, completion in answer(predictor, records, batch)
     }
     cases: dict[int, Case] = {}
     for index, parsed in answers.items():
         record = records[index]
-        size = asker.gallery.size(record.image)
+        size = predictor.image_cache.size(record.image)
         gold = [region.box_xyxy_pixels for region in record.regions]
         evidence, _ = evidence_region(gold, parsed.boxes, size)
         names = (config.seed, record.dataset, record.qid, record.question)
@@ -85,7 +91,12 @@ def measure(
     effects = dict(
         zip(
             cases,
-            probe(asker.model, asker.gallery, [*cases.values()], batch_size=asker.batch_size),
+            probe(
+                predictor.model,
+                predictor.image_cache,
+                [*cases.values()],
+                batch_size=predictor.batch_size,
+            ),
             strict=True,
         )
     )

@@ -6,16 +6,16 @@ import itertools
 from collections.abc import Sequence
 
 from kit.counterfactual.probe import answer_probabilities
-from kit.evaluate.answering import DECIMALS, Answered, Asker
-from kit.model.generation import Sampling, generate, question_prompt, seeded_noise
+from kit.evaluate.answering import DECIMALS, Answer, Predictor
+from kit.model.sampler import Sampling, generate, question_prompt, seeded_noise
 from kit.prompting.answers import as_set
 from kit.prompting.messages import REQUIRED_KEYS
 from kit.scoring.consistency import Consistency
 
 
 def measure_confidences(
-    asker: Asker,
-    answers: Sequence[Answered],
+    predictor: Predictor,
+    answers: Sequence[Answer],
     *,
     consistency: Consistency | None,
     num_samples: int,
@@ -33,13 +33,13 @@ def measure_confidences(
     """
     found: list[dict[str, float]] = [{} for _ in answers]
     chances = answer_probabilities(
-        asker.model,
-        asker.processor,
+        predictor.model,
+        predictor.processor,
         [
-            (asker.gallery.prepared(a.record.image), a.record.question, a.parsed.answer)
+            (predictor.image_cache.prepared(a.record.image), a.record.question, a.parsed.answer)
             for a in answers
         ],
-        batch_size=asker.batch_size,
+        batch_size=predictor.batch_size,
     )
     for one, chance in zip(found, chances, strict=True):
         one["answer_probability"] = round(chance, DECIMALS)
@@ -52,23 +52,23 @@ def measure_confidences(
         for i, score in zip(captioned, scores, strict=True):
             found[i]["consistency"] = round(2 * score - 1, DECIMALS)
     if num_samples:
-        sampling = Sampling(asker.max_new_tokens, temperature)
-        together = max(1, asker.batch_size // num_samples)
+        sampling = Sampling(predictor.max_new_tokens, temperature)
+        together = max(1, predictor.batch_size // num_samples)
         for start in range(0, len(answers), together):
             part = answers[start : start + together]
-            shares = _agreement(asker, part, sampling, num_samples, seed)
+            shares = _agreement(predictor, part, sampling, num_samples, seed)
             for i, share in enumerate(shares, start):
                 found[i]["self_consistency"] = share
     return found
 
 
 def _agreement(
-    asker: Asker, answers: Sequence[Answered], sampling: Sampling, num_samples: int, seed: int
+    predictor: Predictor, answers: Sequence[Answer], sampling: Sampling, num_samples: int, seed: int
 ) -> list[float]:
     prompts = [
         question_prompt(
-            asker.processor,
-            asker.gallery.prepared(a.record.image),
+            predictor.processor,
+            predictor.image_cache.prepared(a.record.image),
             [a.record.question] * num_samples,
             a.mode,
         )
@@ -79,15 +79,15 @@ def _agreement(
         for a, number in itertools.product(answers, range(num_samples))
     ]
     drawn = generate(
-        asker.model,
+        predictor.model,
         prompts,
         sampling,
-        end_id=asker.processor.end_of_turn_id,
-        unsampled_ids=asker.processor.unsampled_ids,
+        end_id=predictor.processor.end_of_turn_id,
+        unsampled_ids=predictor.processor.unsampled_ids,
         noise=seeded_noise(names, sampling.max_new_tokens),
     )
     return [
-        sum(as_set(asker.parse(c, a.mode).answer) == as_set(a.parsed.answer) for c in group)
+        sum(as_set(predictor.parse(c, a.mode).answer) == as_set(a.parsed.answer) for c in group)
         / num_samples
         for a, group in zip(answers, drawn, strict=True)
     ]

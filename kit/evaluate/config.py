@@ -12,7 +12,7 @@ from kit.scoring.consistency import DEFAULT_ENCODER
 
 
 @dataclass
-class AskingConfig:
+class InferenceConfig:
     """A model, the questions that it is asked, and what is taken from their images."""
 
     data: str = option("", help="records that prepare_data wrote")
@@ -58,18 +58,18 @@ class AskingConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 what = f"{name} must be at least 1, not {value}"
-                raise ConfigError(what, where=name, fix="mend the value")
+                raise ConfigError(what, where=name, fix="fix the value")
         if not 0 <= self.shard_index < self.num_shards:
             what = f"there is no shard {self.shard_index} of {self.num_shards}"
             fix = "count from 0, and set num_shards too"
             raise ConfigError(what, where="shard_index", fix=fix)
         if self.seed < 0:
             what = f"seed must not be negative, not {self.seed}"
-            raise ConfigError(what, where="seed", fix="mend the value")
+            raise ConfigError(what, where="seed", fix="fix the value")
 
 
 @dataclass
-class EvaluateConfig(AskingConfig):
+class EvaluateConfig(InferenceConfig):
     """Answer the questions of a data file and score the answers."""
 
     output: str = option("", help="folder for predictions.jsonl and metrics.json")
@@ -98,14 +98,14 @@ class EvaluateConfig(AskingConfig):
         super().__post_init__()
         if self.num_samples < 0:
             what = f"num_samples must not be negative, not {self.num_samples}"
-            raise ConfigError(what, where="num_samples", fix="mend the value; 0 samples none")
+            raise ConfigError(what, where="num_samples", fix="fix the value; 0 samples none")
         if not 0 < self.temperature < float("inf"):
             what = f"temperature must be positive and finite, not {self.temperature}"
-            raise ConfigError(what, where="temperature", fix="mend the value")
+            raise ConfigError(what, where="temperature", fix="fix the value")
 
 
 @dataclass
-class CfProxyConfig(AskingConfig):
+class CfProxyConfig(InferenceConfig):
     """Answer the questions of a data file, measure what the gold answers rest on, and write the
     records that train_grpo reads."""
 

@@ -8,26 +8,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kit.counterfactual.gallery import Gallery
+from kit.counterfactual.images import ImageCache
 from kit.data.audit import question_only_floor
 from kit.data.records import SftRecord, read_sft_records
 from kit.evaluate.ablations import measure_ablations, other_images
-from kit.evaluate.answering import Answered, Ask, Asker, answer, load_model, plan
+from kit.evaluate.answering import Answer, Predictor, Request, answer, load_model, plan
 from kit.evaluate.confidence import measure_confidences
 from kit.evaluate.config import EvaluateConfig
 from kit.evaluate.flips import measure_flips
 from kit.evaluate.parts import Parts
 from kit.files import atomic_write, require_folder, write_json
 from kit.model.adapters import require_adapter
-from kit.prompting.messages import MODES, REQUIRED_KEYS
+from kit.model.lengths import require_room
+from kit.prompting.messages import MODES, REQUIRED_KEYS, modes_of
 from kit.report.metrics import summarise
 from kit.report.report import write_page
 from kit.report.table import metrics_table
+from kit.run.process import join
+from kit.run.stop import StopRequest
 from kit.scoring.accuracy import score_answer
 from kit.scoring.consistency import Consistency
 from kit.scoring.grounding import grounding_scores
-from kit.train.batches import modes_of, require_room
-from kit.train.runtime import StopRequest, join
 
 
 def evaluate(config: EvaluateConfig) -> int:
@@ -60,10 +61,12 @@ def evaluate(config: EvaluateConfig) -> int:
         model, processor = load_model(config, accelerator)
         require_room(records, processor, modes, model, config.max_new_tokens)
 
-        def ask(batch: Sequence[Ask]) -> list[dict]:
-            gallery = Gallery(processor, config.inpainting)
-            asker = Asker(model, gallery, config.max_new_tokens, config.per_device_eval_batch_size)
-            rows = answer_batch(asker, records, batch, aids, config)
+        def ask(batch: Sequence[Request]) -> list[dict]:
+            image_cache = ImageCache(processor, config.inpainting)
+            predictor = Predictor(
+                model, image_cache, config.max_new_tokens, config.per_device_eval_batch_size
+            )
+            rows = answer_batch(predictor, records, batch, aids, config)
             return [{"index": index, **row} for index, row in rows]
 
         with StopRequest(output) as stop:
@@ -104,17 +107,17 @@ def consistency_of(config: EvaluateConfig, modes: Sequence[str], device) -> Cons
 
 
 def answer_batch(
-    asker: Asker,
+    predictor: Predictor,
     records: Sequence[SftRecord],
-    batch: Sequence[Ask],
+    batch: Sequence[Request],
     aids: Aids,
     config: EvaluateConfig,
 ) -> list[tuple[int, dict]]:
     """The lines of one batch for ``predictions.jsonl``, each with the index of its record."""
-    asked = answer(asker, records, batch)
-    answers = [Answered(records[i], mode, asker.parse(done, mode)) for i, mode, done in asked]
+    asked = answer(predictor, records, batch)
+    answers = [Answer(records[i], mode, predictor.parse(done, mode)) for i, mode, done in asked]
     confidences = measure_confidences(
-        asker,
+        predictor,
         answers,
         consistency=aids.consistency,
         num_samples=config.num_samples,
@@ -126,8 +129,8 @@ def answer_batch(
         row = prediction_row(item, done.truncated, aids.floor[index] if aids.floor else None)
         rows.append((index, row | {"confidences": confidence}))
     if config.counterfactual:
-        flips = measure_flips(asker, answers, draws=config.random_draws, seed=config.seed)
-        ablations = measure_ablations(asker, answers, aids.partners)
+        flips = measure_flips(predictor, answers, draws=config.random_draws, seed=config.seed)
+        ablations = measure_ablations(predictor, answers, aids.partners)
         for (_, row), found, without in zip(rows, flips, ablations, strict=True):
             row |= {"inpainting": config.inpainting, "flips": found, "ablations": without}
     return rows
@@ -146,7 +149,7 @@ def write_results(folder: Path, rows: list[dict], metrics: dict[str, float], nam
         write_json(folder / "metrics.json", metrics)
 
 
-def prediction_row(item: Answered, truncated: bool, floor: str | None) -> dict:
+def prediction_row(item: Answer, truncated: bool, floor: str | None) -> dict:
     """One line of ``predictions.jsonl``."""
     record, mode, parsed = item.record, item.mode, item.parsed
     row = {

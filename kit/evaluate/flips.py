@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kit.counterfactual.gallery import Boxes, random_matches
+from kit.counterfactual.images import Boxes, random_matches
 from kit.counterfactual.probe import Case, probe
 from kit.counterfactual.regions import claimed_region, whole_pixels
-from kit.evaluate.answering import DECIMALS, Answered, Asker
+from kit.evaluate.answering import DECIMALS, Answer, Predictor
 from kit.prompting.answers import as_set
 
 
@@ -21,7 +21,7 @@ class Removal:
 
 
 def measure_flips(
-    asker: Asker, answers: Sequence[Answered], *, draws: int, seed: int
+    predictor: Predictor, answers: Sequence[Answer], *, draws: int, seed: int
 ) -> list[dict[str, dict]]:
     """What becomes of each answer when a region is taken out of the image, by whose region it is:
     the ``gold`` boxes, the ``claimed`` ones, or ``both`` together.
@@ -38,11 +38,15 @@ def measure_flips(
         for source, removal in removals_of(item, draws, seed).items()
     ]
     wanted = [
-        (asker.gallery.prepared(item.record.image, without), item.record.question, item.mode)
+        (
+            predictor.image_cache.prepared(item.record.image, without),
+            item.record.question,
+            item.mode,
+        )
         for item, _, removal in owned
         for without in (removal.region, *removal.random)
     ]
-    said = iter(asker.answers(wanted))
+    said = iter(predictor.answers(wanted))
     cases = [
         Case(
             item.record.image,
@@ -53,7 +57,7 @@ def measure_flips(
         )
         for item, _, removal in owned
     ]
-    effects = probe(asker.model, asker.gallery, cases, batch_size=asker.batch_size)
+    effects = probe(predictor.model, predictor.image_cache, cases, batch_size=predictor.batch_size)
     flips: dict[int, dict[str, dict]] = {id(item): {} for item in answers}
     for (item, source, removal), effect in zip(owned, effects, strict=True):
         without = next(said)
@@ -72,7 +76,7 @@ def measure_flips(
     return [flips[id(item)] for item in answers]
 
 
-def removals_of(item: Answered, draws: int, seed: int) -> dict[str, Removal]:
+def removals_of(item: Answer, draws: int, seed: int) -> dict[str, Removal]:
     """The regions of an answer, by whose they are; ``both`` where there are gold and claimed
     ones."""
     record = item.record

@@ -18,10 +18,11 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from kit.errors import UserError
-from kit.evaluate.answering import Ask
-from kit.evaluate.config import AskingConfig
+from kit.evaluate.answering import Request
+from kit.evaluate.config import InferenceConfig
 from kit.files import write_json, write_jsonl
-from kit.train.runtime import StopRequest, total
+from kit.run.process import total
+from kit.run.stop import StopRequest
 
 # What may differ between the run that was cut off, or a shard, and the one that goes on.
 FREE_KEYS = ("output", "keep_images", "images_dir", "num_shards", "shard_index")
@@ -34,7 +35,7 @@ class Parts:
         UserError: the folder is of a run with another configuration, other data or weights.
     """
 
-    def __init__(self, folder: Path, config: AskingConfig, batches: Sequence[list[Ask]]):
+    def __init__(self, folder: Path, config: InferenceConfig, batches: Sequence[list[Request]]):
         self.folder, self.config, self.batches = folder, config, batches
         self.facts = _facts(config) | {"batches": len(batches)}
         stated = folder / "run.json"
@@ -53,7 +54,7 @@ class Parts:
     def fill(
         self,
         accelerator: Accelerator,
-        ask: Callable[[list[Ask]], list[dict]],
+        ask: Callable[[list[Request]], list[dict]],
         stop: StopRequest,
         name: str,
     ) -> int:
@@ -109,7 +110,7 @@ class Parts:
         return self.folder / f"{number:06d}.jsonl"
 
 
-def _facts(config: AskingConfig) -> dict:
+def _facts(config: InferenceConfig) -> dict:
     """What the answers depend on."""
     facts = {k: v for k, v in dataclasses.asdict(config).items() if k not in FREE_KEYS}
     for name in ("data", "train_data"):

@@ -143,7 +143,7 @@ def as_reference(model: nn.Module, other: nn.Module | None = None) -> Iterator[n
             parameter.requires_grad_(trained[name])
 
 
-def without_dropout(model: nn.Module) -> bool:
+def disable_dropout(model: nn.Module) -> bool:
     """Switch the dropout of LoRA layers off; whether there was any."""
     found = False
     for name, module in model.named_modules():

@@ -73,8 +73,8 @@ def parse_answer(text: str, required: tuple[str, ...] = FIELDS) -> ParsedAnswer:
     >>> parsed.valid_json, parsed.answer, parsed.problem
     (False, 'Yes', 'text around the JSON object')
     """
-    mended = _mend_surrogates(text)
-    body = mended.strip()
+    fixed = _mend_surrogates(text)
+    body = fixed.strip()
     found, problem = _whole_object(body)
     outside = ""  # of the object, where answer tags are no part of its texts
     if found is None:
@@ -93,7 +93,7 @@ def parse_answer(text: str, required: tuple[str, ...] = FIELDS) -> ParsedAnswer:
     if problem is None and any(_mend_surrogates(t) != t for t in (text, caption, answer, *steps)):
         problem = "a lone surrogate"
     return ParsedAnswer(
-        text=mended,
+        text=fixed,
         valid_json=problem is None,
         caption=_mend_surrogates(caption),
         reasoning=tuple(_mend_surrogates(step) for step in steps),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from typing import Literal, get_args
 
+from kit.data.records import SftRecord
 from kit.data.targets import INSTRUCTION
 
 Mode = Literal["think_answer", "caption_reason_answer"]
@@ -59,3 +60,25 @@ def direct_answer(answer: str) -> tuple[str, str]:
     ('{"answer": "', 'a 3 cm mass"}')
     """
     return DIRECT_START, json.dumps(answer, ensure_ascii=False)[1:] + "}"
+
+
+def target_text(record: SftRecord, mode: str) -> str:
+    """The answer that a mode teaches: the record's JSON object with that mode's keys.
+
+    >>> output = '{"caption": "c", "reasoning": [], "boxes": [], "answer": "a"}'
+    >>> target_text(SftRecord("", "", output, "image", "question", "a"), "think_answer")
+    '{"reasoning": [], "answer": "a"}'
+    """
+    if mode == "caption_reason_answer":
+        return record.output
+    output = json.loads(record.output)
+    return json.dumps({key: output[key] for key in REQUIRED_KEYS[mode]}, ensure_ascii=False)
+
+
+def modes_of(prompting_mode: str) -> tuple[str, ...]:
+    """The modes that a configuration's ``prompting_mode`` stands for.
+
+    >>> modes_of("both"), modes_of("think_answer")
+    (('think_answer', 'caption_reason_answer'), ('think_answer',))
+    """
+    return MODES if prompting_mode == "both" else (prompting_mode,)

@@ -55,7 +55,7 @@ class CurvesConfig:
             raise ConfigError("two runs have one name", where="runs", fix=fix)
         if not 0 < self.interval < math.inf:
             what = f"interval must be positive, not {self.interval}"
-            raise ConfigError(what, where="interval", fix="mend the value")
+            raise ConfigError(what, where="interval", fix="fix the value")
 
     @property
     def folders(self) -> dict[str, Path]:

@@ -57,7 +57,7 @@ class ReportConfig:
             raise ConfigError("a name stands twice", where="evaluations", fix=fix)
         for name in ("cases_per_kind", "seed"):
             if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must not be negative", where=name, fix="mend the value")
+                raise ConfigError(f"{name} must not be negative", where=name, fix="fix the value")
 
     @property
     def folders(self) -> dict[str, Path]:

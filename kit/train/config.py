@@ -196,7 +196,7 @@ class GrpoConfig(TrainingConfig):
     epsilon: float = option(0.2, help="the ratio is clipped below 1 - epsilon")
     epsilon_high: float | None = option(None, help="and above 1 + epsilon_high; default: epsilon")
     loss_type: Literal["grpo", "dr_grpo", "bnpo", "dapo"] = option(
-        "dapo", help="what each token counts (kit/train/losses.py)"
+        "dapo", help="what each token counts (kit/grpo/losses.py)"
     )
     scale_rewards: Literal["group", "batch", "none"] = option(
         "group", help="whose standard deviation advantages are divided by"
@@ -283,4 +283,4 @@ class GrpoConfig(TrainingConfig):
 
 def _require(fine: bool, key: str, rule: str, value: object) -> None:
     if not fine:
-        raise ConfigError(f"{key} {rule}, not {value}", where=key, fix="mend the value")
+        raise ConfigError(f"{key} {rule}, not {value}", where=key, fix="fix the value")

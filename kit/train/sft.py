@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import get_scheduler
 
@@ -15,21 +15,23 @@ from kit.data.records import SftRecord, read_sft_records
 from kit.model.load import load_processor
 from kit.model.logprobs import LogprobModel
 from kit.model.processor import Processor
-from kit.train import artefacts, guard, runtime, state
-from kit.train.batches import (
-    Order,
-    SftBatches,
-    Stream,
-    modes_of,
-    pack_records,
-    require_max_length,
-    unless_broken,
-)
+from kit.prompting.messages import modes_of
+from kit.run import failures, process, state
+from kit.run.metrics import window_means
+from kit.run.runlog import RunLog
+from kit.train import finish
 from kit.train.config import SftConfig
-from kit.train.losses import sft_loss
-from kit.train.models import build_model
-from kit.train.optimization import due, parameter_groups, take_step, window_means
-from kit.train.runlog import RunLog
+from kit.train.data import (
+    EpochOrder,
+    RecordStream,
+    SftBatches,
+    pack_records,
+    raise_if_error,
+    require_max_length,
+)
+from kit.train.optim import parameter_groups, take_step
+from kit.train.policy import build_model
+from kit.train.schedule import due
 
 
 def train(config: SftConfig) -> int:
@@ -38,14 +40,14 @@ def train(config: SftConfig) -> int:
     Writes the run folder of DESIGN: config.yaml, environment.json, metrics.jsonl, checkpoint-N/,
     and at the end the adapter (or the full model) with its model card and summary.json.
     """
-    accelerator = runtime.start(config)
-    with runtime.StopRequest(Path(config.output_dir)) as stop, guard.explained_memory(config):
+    accelerator = process.start(config)
+    with process.StopRequest(Path(config.output_dir)) as stop, failures.explained_memory(config):
         code = run(config, accelerator, stop)
-    runtime.end(accelerator)
+    process.end(accelerator)
     return code
 
 
-def run(config: SftConfig, accelerator: Accelerator, stop: runtime.StopRequest) -> int:
+def run(config: SftConfig, accelerator: Accelerator, stop: process.StopRequest) -> int:
     """The run itself, top to bottom."""
     folder = Path(config.output_dir)
 
@@ -87,12 +89,12 @@ def run(config: SftConfig, accelerator: Accelerator, stop: runtime.StopRequest) 
     if start:
         progress = state.resume(config, start, accelerator, model, optimizer, scheduler)
     log = RunLog(accelerator, config, total_steps=total_steps, first_step=progress.step, name="sft")
-    accelerator.print(artefacts.describe(model, records, dropped, global_batch, total_steps))
+    accelerator.print(finish.describe(model, records, dropped, global_batch, total_steps))
     if not dataset.share:
         accelerator.print("lora_dropout is above 0, so questions do not share their image's pass")
 
     # ------------------------------------------------------------------ the loop
-    batches = map(unless_broken, loader(dataset, progress.step, total_steps, config))
+    batches = map(raise_if_error, loader(dataset, progress.step, total_steps, config))
     while progress.step < total_steps:
         micro_batches = [next(batches) for _ in range(config.gradient_accumulation_steps)]
         metrics, finite = update(accelerator, wrapped, optimizer, micro_batches, config)
@@ -102,7 +104,9 @@ def run(config: SftConfig, accelerator: Accelerator, stop: runtime.StopRequest) 
             for number, fine in enumerate(finite, start=first)
             for record in dataset.records_of(number)
         ]
-        guard.note(bool(metrics), suspects, progress, log, accelerator, config.max_skipped_steps)
+        failures.count_skipped(
+            bool(metrics), suspects, progress, log, accelerator, config.max_skipped_steps
+        )
         learning_rate = scheduler.get_last_lr()[0]
         scheduler.step()
         progress.step += 1
@@ -135,7 +139,7 @@ def run(config: SftConfig, accelerator: Accelerator, stop: runtime.StopRequest) 
             return state.leave(accelerator, log, progress, stop)
 
     # ------------------------------------------------------------------ what is left behind
-    artefacts.save_final(config, accelerator, model, processor, progress, records)
+    finish.save_final(config, accelerator, model, processor, progress, records)
     log.finish(**progress.facts(), finished=True, samples=progress.step * global_batch)
     return 0
 
@@ -154,7 +158,7 @@ def update(
     was finite.
     """
     own_tokens = sum(len(batch.target_ids) for batch in micro_batches)
-    (tokens,) = runtime.total(accelerator, own_tokens)
+    (tokens,) = process.total(accelerator, own_tokens)
     # accelerate divides by the accumulation steps, and DDP and DeepSpeed by the ranks
     undo_means = config.gradient_accumulation_steps * accelerator.num_processes
     losses, hits = [], 0
@@ -169,9 +173,24 @@ def update(
     finite = [math.isfinite(loss) for loss in losses]
     if not applied:
         return {}, finite
-    loss_sum, hits = runtime.total(accelerator, sum(losses), hits)
+    loss_sum, hits = process.total(accelerator, sum(losses), hits)
     metrics = {"loss": loss_sum, "token_accuracy": hits / tokens, "grad_norm": norm}
     return metrics | {"tokens": tokens}, finite
+
+
+def sft_loss(logprobs: Tensor, normaliser: float) -> Tensor:
+    """Negative log-likelihood of the supervised tokens over a global count of them.
+
+    ``logprobs`` (K,) of one micro-batch; ``normaliser`` the number of supervised tokens of all
+    micro-batches and ranks of the step, so that the sum of micro-batch losses is the mean over
+    tokens and the gradient does not depend on how the batch is split.
+
+    >>> import torch
+    >>> whole = torch.tensor([-1.0, -3.0, -2.0])
+    >>> float(sft_loss(whole, 3)), float(sft_loss(whole[:2], 3) + sft_loss(whole[2:], 3))
+    (2.0, 2.0)
+    """
+    return -logprobs.float().sum() / normaliser
 
 
 @torch.no_grad()
@@ -205,7 +224,7 @@ def evaluate_loss(
             hits += int(scored.is_argmax.sum())
             tokens += len(batch.target_ids)
     model.train()
-    loss, hits, tokens = runtime.total(accelerator, loss, hits, tokens)
+    loss, hits, tokens = process.total(accelerator, loss, hits, tokens)
     return {"eval_loss": loss / tokens, "eval_token_accuracy": hits / tokens}
 
 
@@ -219,7 +238,7 @@ def training_batches(
 ) -> SftBatches:
     """The micro-batches of this process, for all steps."""
     lengths = tuple(len(r.question) + len(r.output) for r in records)
-    order = Order(
+    order = EpochOrder(
         images=tuple(record.image for record in records),
         seed=config.seed,
         together=config.questions_per_image,
@@ -229,7 +248,7 @@ def training_batches(
     return SftBatches(
         records,
         processor,
-        Stream(order),
+        RecordStream(order),
         modes=modes_of(config.prompting_mode),
         micro_batch_size=config.per_device_train_batch_size,
         rank=accelerator.process_index,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kit.counterfactual.gallery import Gallery
+from kit.counterfactual.images import ImageCache
 from kit.counterfactual.inpaint import METHODS, inpaint
 from kit.counterfactual.regions import mask_of
 
@@ -14,8 +14,8 @@ BOXES = ((10, 12, 22, 30), (18, 20, 40, 26))
 @pytest.fixture
 def pixels():
     """Smooth ground with a bright thing in the first box."""
-    dice = np.random.default_rng()
-    ground = np.full((50, 60, 3), 90, np.uint8) + dice.integers(0, 4, (50, 60, 3)).astype(np.uint8)
+    rng = np.random.default_rng()
+    ground = np.full((50, 60, 3), 90, np.uint8) + rng.integers(0, 4, (50, 60, 3)).astype(np.uint8)
     ground[14:28, 12:20] = 240
     return ground
 
@@ -41,8 +41,8 @@ def test_the_bright_thing_is_gone(pixels, method):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_large_images_and_whole_images(method):
-    dice = np.random.default_rng()
-    large = dice.integers(0, 255, (900, 1400, 3), dtype=np.uint8)
+    rng = np.random.default_rng()
+    large = rng.integers(0, 255, (900, 1400, 3), dtype=np.uint8)
     box = (100, 200, 500, 700)
     after = inpaint(large, [box], method)
     outside = ~mask_of([box], (1400, 900))
@@ -64,11 +64,11 @@ def test_gallery_prepares_each_image_once_and_keeps_what_was_asked(processor, pi
     path = tmp_path / "xmlab1" / "source.png"
     path.parent.mkdir()
     Image.fromarray(pixels).save(path)
-    gallery = Gallery(processor, "mean", tmp_path / "kept")
-    whole, without = gallery.prepared(str(path)), gallery.prepared(str(path), BOXES)
-    assert gallery.prepared(str(path)) is whole
-    assert gallery.prepared(str(path), BOXES) is without
+    image_cache = ImageCache(processor, "mean", tmp_path / "kept")
+    whole, without = image_cache.prepared(str(path)), image_cache.prepared(str(path), BOXES)
+    assert image_cache.prepared(str(path)) is whole
+    assert image_cache.prepared(str(path), BOXES) is without
     assert whole.key != without.key
-    assert gallery.size(str(path)) == (60, 50)
+    assert image_cache.size(str(path)) == (60, 50)
     (kept,) = (tmp_path / "kept").iterdir()
     assert np.array_equal(np.asarray(Image.open(kept)), inpaint(pixels, BOXES, "mean"))

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from kit.counterfactual.gallery import Gallery, random_matches
+from kit.counterfactual.images import ImageCache, random_matches
 from kit.counterfactual.probe import MODE, Case, probe
 from kit.data.records import read_sft_records
 from kit.model import logprobs
@@ -46,12 +46,12 @@ def alone(model, processor, image, question, answer) -> float:
 
 @torch.no_grad()
 def test_equals_one_image_at_a_time(base_model, processor, cases):
-    gallery = Gallery(processor)
-    effects = probe(base_model, gallery, cases, batch_size=3)
+    image_cache = ImageCache(processor)
+    effects = probe(base_model, image_cache, cases, batch_size=3)
     for case, effect in zip(cases, effects, strict=True):
 
         def chance(without, case=case):
-            image = gallery.prepared(case.image, without)
+            image = image_cache.prepared(case.image, without)
             return alone(base_model, processor, image, case.question, case.answer)
 
         assert effect.whole == pytest.approx(chance(()), abs=1e-5)
@@ -70,14 +70,14 @@ def test_no_image_passes_the_vision_tower_twice(base_model, processor, cases, mo
         return encode(model, batch)
 
     monkeypatch.setattr(logprobs, "encode_images", counted)
-    probe(base_model, Gallery(processor), cases, batch_size=4)
+    probe(base_model, ImageCache(processor), cases, batch_size=4)
     distinct = {(c.image, w) for c in cases for w in ((), c.evidence, *c.random)}
     assert sum(seen) == len(distinct) < sum(2 + len(case.random) for case in cases)
 
 
 def test_leaves_no_gradient_and_the_model_as_it_was(fresh_model, processor, cases):
     model = add_lora(fresh_model, r=2, alpha=2, dropout=0.0, freeze_vision_tower=False).train()
-    probe(model, Gallery(processor), cases[:2])
+    probe(model, ImageCache(processor), cases[:2])
     assert model.training
     assert all(p.grad is None for p in model.parameters())
 

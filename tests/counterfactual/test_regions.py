@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kit.counterfactual.gallery import random_matches
+from kit.counterfactual.images import random_matches
 from kit.counterfactual.regions import (
     area_share,
     claimed_region,

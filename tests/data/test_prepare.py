@@ -386,7 +386,7 @@ def test_known_traps_are_counted_without_stopping(data, monkeypatch, capsys):
     report = json.loads(report_path("o.json").read_text())
     assert code == 0
     assert report["dropped"] == {"duplicate": 1, "known_empty_answer": 1}
-    assert report["mended"] == {"question_whitespace": 1}
+    assert report["fixed"] == {"question_whitespace": 1}
 
 
 def test_missing_test_split_can_be_waived(data, monkeypatch, capsys):

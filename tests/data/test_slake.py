@@ -175,13 +175,13 @@ def test_mended_answer_types_and_white_space(root):
         "triple": "_",
     }
     write_rows(root, [ROW | changed])
-    rows, mended = read_slake(root, "train")
+    rows, fixed = read_slake(root, "train")
     assert (rows[0].answer, rows[0].answer_type, rows[0].question) == (
         "2",
         "CLOSED",
         "Is it a lung?",
     )
-    assert mended == {"answer_number": 1, "question_whitespace": 1}
+    assert fixed == {"answer_number": 1, "question_whitespace": 1}
 
 
 BROKEN_ROWS = {

@@ -37,13 +37,13 @@ def write(folder, rows):
 
 def read_one(folder, **changes):
     write(folder, [ROW | changes])
-    rows, mended = read_vqa_rad(folder, "train")
-    return rows[0], mended
+    rows, fixed = read_vqa_rad(folder, "train")
+    return rows[0], fixed
 
 
 @pytest.mark.parametrize(("split", "count", "images"), [("train", 196, 33), ("test", 62, 23)])
 def test_real_sample(realdata, split, count, images):
-    rows, mended = read_vqa_rad(realdata / "VQA_RAD", split)
+    rows, fixed = read_vqa_rad(realdata / "VQA_RAD", split)
     assert all(isinstance(row, RawQuestion) for row in rows)
     assert (len(rows), len({row.image for row in rows})) == (count, images)
     source = json.loads((realdata / "VQA_RAD" / PUBLIC_FILE).read_text(encoding="utf-8"))
@@ -58,7 +58,7 @@ def test_real_sample(realdata, split, count, images):
         assert row.content_type == raw["question_type"].replace("ATRIB", "ATTRIB")
         assert not re.search(r"[\t�]|^\s|\s$", row.question + row.answer)
         assert row.evidence == row.regions == ()
-    assert mended["answer_number"] >= 1 if split == "train" else True
+    assert fixed["answer_number"] >= 1 if split == "train" else True
     assert len({row.qid for row in rows}) == count
 
 
@@ -74,14 +74,14 @@ def test_nothing_that_leads_to_the_diagnosis_reaches_a_record(realdata):
 
 
 def test_traps_of_the_published_files(root):
-    row, mended = read_one(root, answer=4, qid="0", answer_type="CLOSED ", question=" how many? ")
+    row, fixed = read_one(root, answer=4, qid="0", answer_type="CLOSED ", question=" how many? ")
     assert (row.answer, row.qid, row.answer_type, row.question) == ("4", "0", "CLOSED", "how many?")
-    assert mended == {"answer_number": 1, "question_whitespace": 1}
-    row, mended = read_one(root, answer="Skull \tcartilage and medulla")
-    assert (row.answer, mended) == ("Skull, cartilage and medulla", {"answer_tab_for_comma": 1})
-    row, mended = read_one(root, question="Is it\ufffdright?", question_type="ATRIB, PRSE")
+    assert fixed == {"answer_number": 1, "question_whitespace": 1}
+    row, fixed = read_one(root, answer="Skull \tcartilage and medulla")
+    assert (row.answer, fixed) == ("Skull, cartilage and medulla", {"answer_tab_for_comma": 1})
+    row, fixed = read_one(root, question="Is it\ufffdright?", question_type="ATRIB, PRSE")
     assert (row.question, row.content_type) == ("Is it right?", "ATTRIB, PRES")
-    assert mended == {"question_lost_character": 1, "question_type_typo": 1}
+    assert fixed == {"question_lost_character": 1, "question_type_typo": 1}
     incomplete = {k: v for k, v in ROW.items() if k != "question_rephrase"}
     write(root, [incomplete])
     assert read_vqa_rad(root, "train")[0][0].rewordings == ()
@@ -181,9 +181,9 @@ def test_mirror(tmp_path):
     assert found[0].image.read_bytes() == rows[0][0]
     assert [r.image.suffix for r in found] == [".jpg", ".jpg", ".png"]
     assert found[2].image_size == (30, 20)
-    test, mended = read_vqa_rad(tmp_path, "test")
+    test, fixed = read_vqa_rad(tmp_path, "test")
     assert test[0].image == found[0].image, "the same bytes are the same file"
-    assert mended == {"question_tab_for_comma": 1}
+    assert fixed == {"question_tab_for_comma": 1}
     stored = sorted((tmp_path / "images").iterdir())
     read_vqa_rad(tmp_path, "train")
     assert sorted((tmp_path / "images").iterdir()) == stored

@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from kit.counterfactual.gallery import Gallery
+from kit.counterfactual.images import ImageCache
 from kit.data.records import read_sft_records
 from kit.evaluate.ablations import ABLATIONS, measure_ablations, other_images
-from kit.evaluate.answering import Answered, Asker
+from kit.evaluate.answering import Answer, Predictor
 from kit.prompting.answers import parse_answer
 
 MODE = "think_answer"
@@ -40,7 +40,7 @@ def test_images_are_exchanged_within_their_dataset(records):
 
 def test_answers_by_what_was_shown(records, base_model, processor, monkeypatch):
     """A stub says what it was shown."""
-    asker = Asker(base_model, Gallery(processor), max_new_tokens=8, batch_size=4)
+    predictor = Predictor(base_model, ImageCache(processor), max_new_tokens=8, batch_size=4)
     partners = other_images(records, 0)
 
     def stub(self, asks):
@@ -56,10 +56,10 @@ def test_answers_by_what_was_shown(records, base_model, processor, monkeypatch):
                 said.append(f"picture of {image.key}")
         return said
 
-    monkeypatch.setattr(Asker, "answers", stub)
+    monkeypatch.setattr(Predictor, "answers", stub)
     answer = '{"reasoning": [], "answer": "grey"}'
-    answers = [Answered(r, MODE, parse_answer(answer)) for r in records[:5]]
-    for item, found in zip(answers, measure_ablations(asker, answers, partners), strict=True):
+    answers = [Answer(r, MODE, parse_answer(answer)) for r in records[:5]]
+    for item, found in zip(answers, measure_ablations(predictor, answers, partners), strict=True):
         assert set(found) == set(ABLATIONS)
         assert found["blank"] | {"exact": 0} == {"answer": "grey", "changed": 0.0, "exact": 0}
         assert found["question_only"]["answer"] == "nothing"
@@ -72,7 +72,7 @@ def test_answers_by_what_was_shown(records, base_model, processor, monkeypatch):
 def test_a_blank_image_has_the_size_of_the_image(records, processor):
     from kit.evaluate.ablations import blank
 
-    asker = Asker(None, Gallery(processor), max_new_tokens=8, batch_size=4)
+    predictor = Predictor(None, ImageCache(processor), max_new_tokens=8, batch_size=4)
     for record in records[:4]:
-        shown = asker.gallery.prepared(record.image)
-        assert np.array_equal(blank(asker, record.image).image_grid_thw, shown.image_grid_thw)
+        shown = predictor.image_cache.prepared(record.image)
+        assert np.array_equal(blank(predictor, record.image).image_grid_thw, shown.image_grid_thw)

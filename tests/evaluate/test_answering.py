@@ -2,10 +2,10 @@
 
 import pytest
 
-from kit.counterfactual.gallery import Gallery
+from kit.counterfactual.images import ImageCache
 from kit.data.records import read_sft_records
-from kit.evaluate.answering import Asker
-from kit.model.generation import question_prompt
+from kit.evaluate.answering import Predictor
+from kit.model.sampler import question_prompt
 from kit.prompting.messages import MODES
 
 
@@ -15,37 +15,37 @@ def records(prepared):
 
 
 def asker_of(base_model, processor, batch_size):
-    return Asker(base_model, Gallery(processor), max_new_tokens=40, batch_size=batch_size)
+    return Predictor(base_model, ImageCache(processor), max_new_tokens=40, batch_size=batch_size)
 
 
 @pytest.mark.parametrize("batch_size", [2, 5, 64])
 def test_answers_are_those_of_single_questions(batch_size, base_model, processor, records):
     """With and without an image, in both modes, in any order and batch."""
-    asker = asker_of(base_model, processor, batch_size)
+    predictor = asker_of(base_model, processor, batch_size)
     asks = [
         (image, record.question, mode)
         for record in records
-        for image in (asker.gallery.prepared(record.image), None)
+        for image in (predictor.image_cache.prepared(record.image), None)
         for mode in MODES
     ]
-    together = asker.answers(asks[::-1])[::-1]
+    together = predictor.answers(asks[::-1])[::-1]
     for (image, question, mode), said in zip(asks, together, strict=True):
         prompt = question_prompt(processor, image, [question], mode)
-        ((completion,),) = asker.complete([prompt])
-        assert asker.parse(completion, mode).answer == said
+        ((completion,),) = predictor.complete([prompt])
+        assert predictor.parse(completion, mode).answer == said
 
 
 def test_equal_questions_are_asked_once(base_model, processor, records, monkeypatch):
-    asker = asker_of(base_model, processor, 2)
+    predictor = asker_of(base_model, processor, 2)
     asked = []
-    complete = Asker.complete
+    complete = Predictor.complete
 
     def counted(self, prompts):
         asked.extend(q for prompt in prompts for q in prompt.continuations)
         return complete(self, prompts)
 
-    monkeypatch.setattr(Asker, "complete", counted)
-    image = asker.gallery.prepared(records[0].image)
-    said = asker.answers([(image, records[0].question, MODES[1])] * 3)
+    monkeypatch.setattr(Predictor, "complete", counted)
+    image = predictor.image_cache.prepared(records[0].image)
+    said = predictor.answers([(image, records[0].question, MODES[1])] * 3)
     assert len(asked) == 1
     assert len(set(said)) == 1

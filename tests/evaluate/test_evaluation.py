@@ -22,11 +22,11 @@ from kit.evaluate import evaluation
 from kit.evaluate.config import EvaluateConfig
 from kit.evaluate.evaluation import evaluate, plan
 from kit.model.adapters import add_lora, load_adapter
-from kit.model.generation import Completion
+from kit.model.lengths import prompt_lengths
 from kit.model.load import load_base
+from kit.model.sampler import Completion
 from kit.prompting.messages import MODES
 from kit.report.statistics import bootstrap_interval
-from kit.train.batches import prompt_lengths
 
 ROOT = Path(__file__).resolve().parents[2]
 # What other tools read, in both modes.
@@ -132,8 +132,8 @@ def known(prepared, records, tmp_path_factory):
     """An evaluation in which the model says what ``scripted`` says."""
     numbers = {(record.image, record.question): n for n, record in enumerate(records)}
 
-    def answer(asker, given, batch):
-        processor, result = asker.processor, []
+    def answer(predictor, given, batch):
+        processor, result = predictor.processor, []
         for ask in batch:
             for index in ask.records:
                 record = given[index]

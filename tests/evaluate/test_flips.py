@@ -3,10 +3,10 @@
 import pytest
 from helpers import metrics_of
 
-from kit.counterfactual.gallery import Gallery
+from kit.counterfactual.images import ImageCache
 from kit.counterfactual.probe import Case, probe
 from kit.data.records import read_sft_records
-from kit.evaluate.answering import Answered, Asker
+from kit.evaluate.answering import Answer, Predictor
 from kit.evaluate.config import EvaluateConfig
 from kit.evaluate.evaluation import evaluate
 from kit.evaluate.flips import measure_flips, removals_of
@@ -21,14 +21,14 @@ def answers(prepared):
     text = '{{"caption": "", "reasoning": [], "boxes": {}, "answer": "Yes"}}'
     boxes = ("[[0, 0, 200, 200]]", "[]", "[[0, 0, 1000, 1000]]", "[[100, 100, 300, 300]]")
     return [
-        Answered(record, MODE, parse_answer(text.format(box)))
+        Answer(record, MODE, parse_answer(text.format(box)))
         for record, box in zip(records, boxes, strict=True)
     ]
 
 
 @pytest.fixture
-def asker(base_model, processor):
-    return Asker(base_model, Gallery(processor), max_new_tokens=60, batch_size=4)
+def predictor(base_model, processor):
+    return Predictor(base_model, ImageCache(processor), max_new_tokens=60, batch_size=4)
 
 
 def test_regions_of_an_answer(answers):
@@ -44,7 +44,7 @@ def test_regions_of_an_answer(answers):
     assert not any("both" in own and "claimed" not in own for own in found)
 
 
-def test_flips_are_what_changes_the_answer(answers, asker, monkeypatch):
+def test_flips_are_what_changes_the_answer(answers, predictor, monkeypatch):
     """A stub answers No wherever the gold region is gone, and yes elsewhere."""
     gold = {own["gold"].region for own in (removals_of(a, 2, 0) for a in answers) if "gold" in own}
 
@@ -54,8 +54,8 @@ def test_flips_are_what_changes_the_answer(answers, asker, monkeypatch):
             for image, _, _ in asks
         ]
 
-    monkeypatch.setattr(Asker, "answers", stub)
-    found = measure_flips(asker, answers, draws=2, seed=0)
+    monkeypatch.setattr(Predictor, "answers", stub)
+    found = measure_flips(predictor, answers, draws=2, seed=0)
     for item, own in zip(answers, found, strict=True):
         removals = removals_of(item, 2, 0)
         assert own.keys() == removals.keys()
@@ -68,14 +68,14 @@ def test_flips_are_what_changes_the_answer(answers, asker, monkeypatch):
             assert len(flips["random_answers"]) == len(flips["random_regions"]) == 2
 
 
-def test_drops_are_those_of_the_probe(answers, asker):
+def test_drops_are_those_of_the_probe(answers, predictor):
     """Of the answer that was given, one record at a time."""
-    found = measure_flips(asker, answers, draws=2, seed=0)
+    found = measure_flips(predictor, answers, draws=2, seed=0)
     for item, own in zip(answers, found, strict=True):
         for source, removal in removals_of(item, 2, 0).items():
             record = item.record
             case = Case(record.image, record.question, "Yes", removal.region, removal.random)
-            (effect,) = probe(asker.model, asker.gallery, [case])
+            (effect,) = probe(predictor.model, predictor.image_cache, [case])
             assert own[source]["drop_roi"] == pytest.approx(effect.delta_roi, abs=1e-5)
             assert own[source]["drop_random"] == pytest.approx(effect.delta_rand, abs=1e-5)
 

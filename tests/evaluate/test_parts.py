@@ -12,7 +12,7 @@ from kit.evaluate import evaluation as evaluation_module
 from kit.evaluate.cf_proxy import cf_proxy
 from kit.evaluate.config import CfProxyConfig, EvaluateConfig
 from kit.evaluate.evaluation import evaluate
-from kit.train.runtime import EXIT_REQUEUE, EXIT_STOPPED
+from kit.run.stop import EXIT_REQUEUE, EXIT_STOPPED
 
 SHARDS = 3
 STAGES = {

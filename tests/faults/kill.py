@@ -85,7 +85,7 @@ def outcome(folder: Path) -> dict[str, object]:
     }
 
 
-def kill_round(case: Case, dice: random.Random, wanted: int, number: int) -> int:
+def kill_round(case: Case, rng: random.Random, wanted: int, number: int) -> int:
     """One run, killed up to ``wanted`` times and then left to its end; how often it was."""
     folder = case.folder / f"round{number}"
     killed, told = 0, []
@@ -93,21 +93,21 @@ def kill_round(case: Case, dice: random.Random, wanted: int, number: int) -> int
         flags = []
         if list(folder.glob("checkpoint-*/manifest.json")):
             flags = ["--resume_from_checkpoint=latest"]
-        forced = dice.random() < 0.4 and killed < wanted
+        forced = rng.random() < 0.4 and killed < wanted
         environment = {}
         if forced:
-            moment = f"{dice.choice(FORCED)}:{dice.randint(1, 12)}"
+            moment = f"{rng.choice(FORCED)}:{rng.randint(1, 12)}"
             environment = {"KILL_AT": moment, "PYTHONPATH": str(Path(__file__).parent)}
             environment["KILL_ALONE"] = "1" if case.launch == "one process" else ""
         process = case.start(folder, *flags, **environment)
         if forced or killed >= wanted:
             process.wait()
         else:
-            after = dice.uniform(case.begins, case.ends)
+            after = rng.uniform(case.begins, case.ends)
             try:
                 process.wait(after)
             except subprocess.TimeoutExpired:
-                moment = f"{kill(process, dice)} after {after:.1f} s"
+                moment = f"{kill(process, rng)} after {after:.1f} s"
         if process.returncode == 0:
             break
         if process.returncode not in (-signal.SIGKILL, 1) or killed >= wanted:
@@ -127,16 +127,16 @@ def kill_round(case: Case, dice: random.Random, wanted: int, number: int) -> int
     return killed
 
 
-def kill(process: subprocess.Popen, dice: random.Random) -> str:
+def kill(process: subprocess.Popen, rng: random.Random) -> str:
     """SIGKILL everything, or one rank of several, whose launcher then ends the others."""
     everyone = family(process.pid)
     ranks = [p for p in everyone if "RANK" in environment_of(p)]
-    if len(ranks) < 2 or dice.random() < 0.5:
+    if len(ranks) < 2 or rng.random() < 0.5:
         for one in everyone:
             kill_one(one)
         process.wait()
         return "all"
-    one = dice.choice(ranks)
+    one = rng.choice(ranks)
     rank = environment_of(one)["RANK"]
     kill_one(one)
     process.wait()
@@ -219,13 +219,13 @@ def make_data(work: Path) -> tuple[Path, Path, Path]:
 
 def run_cases(cases: list[Case], kills: int, seed: int) -> list[Case]:
     """Spread the kills evenly over the cases."""
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     shares = [kills // len(cases) + (place < kills % len(cases)) for place in range(len(cases))]
     for case, share in zip(cases, shares, strict=True):
         case.leave_alone()
         number = 0
         while case.kills < share:
-            kill_round(case, dice, min(KILLS_A_ROUND, share - case.kills), number)
+            kill_round(case, rng, min(KILLS_A_ROUND, share - case.kills), number)
             number += 1
     return cases
 

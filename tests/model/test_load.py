@@ -13,12 +13,12 @@ from kit.data.images import open_image
 from kit.data.records import read_sft_records
 from kit.errors import UserError
 from kit.model.adapters import add_lora, load_adapter
-from kit.model.generation import Prompt, Sampling, generate
 from kit.model.load import load_base, load_processor
 from kit.model.logprobs import token_logprobs
+from kit.model.sampler import Prompt, Sampling, generate
 from kit.model.tiny import base_folder, tiny_config
 from kit.prompting.messages import MODES
-from kit.train.batches import pack_records
+from kit.train.data import pack_records
 
 
 @pytest.fixture

@@ -16,16 +16,16 @@ MODE = "caption_reason_answer"
 @pytest.fixture
 def trees(processor):
     """Trees with images of different sizes and branches of different lengths."""
-    dice = random.Random(torch.initial_seed())
+    rng = random.Random(torch.initial_seed())
     result = []
     for number, n_branches in enumerate((1, 2, 8)):
-        size = (dice.randint(60, 300), dice.randint(60, 300))
+        size = (rng.randint(60, 300), rng.randint(60, 300))
         pixels = Image.effect_noise(size, 80).convert("RGB")
         trunk = processor.encode_trunk(processor.prepare_image(pixels, str(number)), MODE)
         branches = []
         for _ in range(n_branches):
-            length = dice.randint(1, 30)
-            ids = [dice.randrange(300) for _ in range(length + dice.randint(0, 9))]
+            length = rng.randint(1, 30)
+            ids = [rng.randrange(300) for _ in range(length + rng.randint(0, 9))]
             branches.append(Branch.of(ids[length:], ids[:length]))
         result.append(Tree(trunk, tuple(branches)))
     return result

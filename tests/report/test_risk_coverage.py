@@ -61,11 +61,11 @@ def naive_aurc(pairs):
 def by_dice(seed, n, levels=None):
     """Confidences in 0..1, all distinct or at so many levels, and rights and wrongs that follow
     them."""
-    dice = np.random.default_rng(seed)
-    confidence = dice.permutation(n * 10)[:n] / (n * 10 - 1)
+    rng = np.random.default_rng(seed)
+    confidence = rng.permutation(n * 10)[:n] / (n * 10 - 1)
     if levels:
-        confidence = dice.integers(0, levels, n) / levels
-    return dice, confidence, (dice.random(n) < confidence).astype(float)
+        confidence = rng.integers(0, levels, n) / levels
+    return rng, confidence, (rng.random(n) < confidence).astype(float)
 
 
 # The area under the curve
@@ -180,11 +180,11 @@ def test_resampled_areas_against_repeated_records(pairs, seed):
 
 def draws_of(pairs, seed):
     """Each record once; a single record; and rows of various sums with many zeros."""
-    dice, n = np.random.default_rng(seed), len(pairs)
-    drawn = dice.integers(0, 5, (7, n)) * dice.integers(0, 2, (7, n))
-    drawn[:, dice.integers(n)] += 1
+    rng, n = np.random.default_rng(seed), len(pairs)
+    drawn = rng.integers(0, 5, (7, n)) * rng.integers(0, 2, (7, n))
+    drawn[:, rng.integers(n)] += 1
     drawn[0] = 1
-    drawn[1] = np.arange(n) == dice.integers(n)
+    drawn[1] = np.arange(n) == rng.integers(n)
     return drawn
 
 
@@ -221,8 +221,8 @@ def test_resampled_calibration_error_against_repeated_records_of_the_same_bins(p
 
 def test_bootstrap_of_an_area_against_a_plain_loop():
     """Images of uneven size, with many equal confidences."""
-    dice, confidence, correct = by_dice(21, 45, levels=8)
-    images = np.sort(dice.integers(0, 15, 45))
+    rng, confidence, correct = by_dice(21, 45, levels=8)
+    images = np.sort(rng.integers(0, 15, 45))
     again = Resampled(confidence, correct)
     for resampled, area in ((again.aurc, aurc), (again.excess_aurc, excess_aurc)):
         draw, plain = random.Random(2), []
@@ -328,9 +328,9 @@ def test_calibration_error_is_the_mean_distance_of_the_bins(pairs, n_bins):
 @settings(max_examples=40, deadline=None)
 def test_calibration_error_of_evenly_spread_confidences_against_torchmetrics(size, seed, follows):
     """As many in each tenth of 0..1, so that bins of equal width are those of equal mass."""
-    dice, n = np.random.default_rng(seed), BINS * size
-    confidence = dice.permutation((np.arange(n) + dice.uniform(0.05, 0.95, n)) / n)
-    correct = dice.random(n) < (confidence if follows else dice.random())
+    rng, n = np.random.default_rng(seed), BINS * size
+    confidence = rng.permutation((np.arange(n) + rng.uniform(0.05, 0.95, n)) / n)
+    correct = rng.random(n) < (confidence if follows else rng.random())
     theirs = BinaryCalibrationError(n_bins=BINS, norm="l1")(
         torch.from_numpy(confidence), torch.from_numpy(correct.astype(np.int64))
     )

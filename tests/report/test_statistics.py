@@ -32,31 +32,31 @@ def by_a_plain_loop(
     values, groups, *, statistic=fmean, confidence=0.95, n_resamples=20_000, seed=1
 ):
     """Draw as many groups as there are, with replacement; the statistic of all their values."""
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     members = {}
     for value, group in zip(values, groups, strict=True):
         members.setdefault(group, []).append(value)
     names = list(members)
     found = []
     for _ in range(n_resamples):
-        drawn = [v for name in dice.choices(names, k=len(names)) for v in members[name]]
+        drawn = [v for name in rng.choices(names, k=len(names)) for v in members[name]]
         found.append(statistic(drawn))
     return tuple(np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2]))
 
 
 def near(bounds, share=0.1):
-    """The bounds, give or take a share of their distance: what the dice of two bootstraps make."""
+    """The bounds, give or take a share of their distance: what the rng of two bootstraps make."""
     low, high = bounds
     return pytest.approx((low, high), abs=share * (high - low))
 
 
-def two_models(dice, groups):
+def two_models(rng, groups):
     """Values of two models that have most in common: the level of an image and of a question;
     the second has more in some images, less in others."""
     groups = np.asarray(groups)
     n_groups = groups.max() + 1
-    a = 2 * dice.normal(size=n_groups)[groups] + dice.normal(size=len(groups))
-    apart = 0.5 * dice.normal(size=n_groups)[groups] + 0.3 * dice.normal(size=len(groups))
+    a = 2 * rng.normal(size=n_groups)[groups] + rng.normal(size=len(groups))
+    apart = 0.5 * rng.normal(size=n_groups)[groups] + 0.3 * rng.normal(size=len(groups))
     return a, a + apart
 
 
@@ -74,10 +74,10 @@ def spread_of(values):
 
 @pytest.mark.parametrize("confidence", [0.8, 0.95])
 def test_groups_of_uneven_size_against_a_plain_loop(confidence):
-    dice = np.random.default_rng(5)
+    rng = np.random.default_rng(5)
     groups = [f"image{n}" for n in range(25) for _ in range(1 + n % 6)]
-    levels = {group: dice.normal() for group in set(groups)}
-    values = [levels[group] + 0.3 * dice.normal() for group in groups]
+    levels = {group: rng.normal() for group in set(groups)}
+    values = [levels[group] + 0.3 * rng.normal() for group in groups]
     ours = bootstrap_interval(values, groups, confidence=confidence, n_resamples=20_000)
     plain = by_a_plain_loop(values, groups, confidence=confidence)
     assert ours == pytest.approx(plain, abs=0.02)
@@ -87,8 +87,8 @@ def test_groups_of_uneven_size_against_a_plain_loop(confidence):
 
 @pytest.mark.parametrize("kind", ["zeros and ones", "skewed"])
 def test_single_members_against_scipy(kind):
-    dice = np.random.default_rng(7)
-    values = dice.integers(0, 2, 120) if kind == "zeros and ones" else dice.exponential(size=120)
+    rng = np.random.default_rng(7)
+    values = rng.integers(0, 2, 120) if kind == "zeros and ones" else rng.exponential(size=120)
     theirs = stats.bootstrap(
         (values,), np.mean, method="percentile", n_resamples=20_000, rng=np.random.default_rng(3)
     ).confidence_interval
@@ -112,8 +112,8 @@ def test_bounds_lie_among_the_means_of_groups(pairs, seed):
 
 
 def test_asking_the_same_of_an_image_thrice_adds_no_certainty():
-    dice = np.random.default_rng(0)
-    values = list(dice.integers(0, 2, 40).astype(float))
+    rng = np.random.default_rng(0)
+    values = list(rng.integers(0, 2, 40).astype(float))
     once = bootstrap_interval(values, range(40))
     thrice = bootstrap_interval(values * 3, list(range(40)) * 3)
     assert thrice == pytest.approx(once)
@@ -122,11 +122,11 @@ def test_asking_the_same_of_an_image_thrice_adds_no_certainty():
 def test_interval_holds_the_truth_as_often_as_it_says():
     """Over many data sets of 60 images of 1 to 6 questions that share their image's level: about
     95 in 100 with images drawn, far fewer with questions drawn."""
-    dice = np.random.default_rng(11)
+    rng = np.random.default_rng(11)
     trials, hits = 300, {"images": 0, "questions": 0}
     for trial in range(trials):
-        groups = np.repeat(np.arange(60), dice.integers(1, 7, 60))
-        values = dice.normal(size=60)[groups] + 0.3 * dice.normal(size=len(groups))
+        groups = np.repeat(np.arange(60), rng.integers(1, 7, 60))
+        values = rng.normal(size=60)[groups] + 0.3 * rng.normal(size=len(groups))
         for name, drawn in (("images", groups), ("questions", np.arange(len(groups)))):
             low, high = bootstrap_interval(values, drawn, n_resamples=400, seed=trial)
             hits[name] += low <= 0 <= high
@@ -160,10 +160,10 @@ def test_a_mean_as_a_statistic_has_the_interval_of_a_mean(pairs, n_resamples, se
 @given(seed=SEEDS)
 @few(6)
 def test_a_statistic_of_single_members_against_scipy(seed):
-    dice = np.random.default_rng(seed)
-    values = dice.normal(size=80)
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=80)
     theirs = stats.bootstrap(
-        (values,), np.std, method="percentile", n_resamples=10_000, rng=dice
+        (values,), np.std, method="percentile", n_resamples=10_000, rng=rng
     ).confidence_interval
     ours = bootstrap_statistic(spread_of(values), range(80), n_resamples=10_000)
     assert ours == near(theirs)
@@ -172,9 +172,9 @@ def test_a_statistic_of_single_members_against_scipy(seed):
 @given(seed=SEEDS)
 @few(3)
 def test_a_statistic_of_groups_of_uneven_size_against_a_plain_loop(seed):
-    dice = np.random.default_rng(seed)
-    groups = np.repeat(np.arange(15), dice.integers(1, 5, 15))
-    values = dice.normal(size=15)[groups] + 0.3 * dice.normal(size=len(groups))
+    rng = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(15), rng.integers(1, 5, 15))
+    values = rng.normal(size=15)[groups] + 0.3 * rng.normal(size=len(groups))
     ours = bootstrap_statistic(
         spread_of(values), groups, confidence=0.8, n_resamples=6_000, seed=seed
     )
@@ -230,10 +230,10 @@ def test_resamples_without_a_value_are_left_out():
 @given(seed=SEEDS)
 @few(10)
 def test_the_order_of_records_changes_no_bound(seed):
-    dice = np.random.default_rng(seed)
-    groups = dice.integers(0, 8, 30)
-    a, b = two_models(dice, groups)
-    order = dice.permutation(30)
+    rng = np.random.default_rng(seed)
+    groups = rng.integers(0, 8, 30)
+    a, b = two_models(rng, groups)
+    order = rng.permutation(30)
     how = {"n_resamples": 300, "seed": 4}
     assert bootstrap_statistic(spread_of(a[order]), groups[order], **how) == pytest.approx(
         bootstrap_statistic(spread_of(a), groups, **how)
@@ -259,8 +259,8 @@ def test_groups_are_apart_if_they_are_not_equal(groups):
 @given(seed=SEEDS, n=st.integers(40, 120), confidence=st.sampled_from([0.8, 0.95]))
 @few(6)
 def test_a_paired_difference_of_single_members_against_scipy(seed, n, confidence):
-    dice = np.random.default_rng(seed)
-    a, b = two_models(dice, np.arange(n))
+    rng = np.random.default_rng(seed)
+    a, b = two_models(rng, np.arange(n))
     theirs = stats.bootstrap(
         (a, b),
         lambda a, b, axis: b.mean(axis=axis) - a.mean(axis=axis),
@@ -269,7 +269,7 @@ def test_a_paired_difference_of_single_members_against_scipy(seed, n, confidence
         method="percentile",
         confidence_level=confidence,
         n_resamples=10_000,
-        rng=dice,
+        rng=rng,
     ).confidence_interval
     ours = paired_difference(a, b, range(n), confidence=confidence, n_resamples=10_000, seed=seed)
     assert (ours.low, ours.high) == near(theirs)
@@ -281,9 +281,9 @@ def test_a_paired_difference_of_single_members_against_scipy(seed, n, confidence
 @few(3)
 def test_a_paired_difference_of_groups_of_uneven_size_against_a_plain_loop(seed):
     """The loop draws images with what both models answered, and takes each model's own mean."""
-    dice = np.random.default_rng(seed)
-    groups = np.repeat(np.arange(20), dice.integers(1, 6, 20))
-    a, b = two_models(dice, groups)
+    rng = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(20), rng.integers(1, 6, 20))
+    a, b = two_models(rng, groups)
     plain = by_a_plain_loop(
         list(zip(a, b, strict=True)),
         groups.tolist(),
@@ -319,8 +319,8 @@ def test_the_p_value_against_all_resamples_of_a_few_groups(groups, seed):
 @given(seed=SEEDS, effect=st.floats(-0.2, 0.2))
 @few(10)
 def test_the_p_value_is_near_that_of_a_paired_t_test(seed, effect):
-    dice = np.random.default_rng(seed)
-    a, b = two_models(dice, np.arange(200))
+    rng = np.random.default_rng(seed)
+    a, b = two_models(rng, np.arange(200))
     ours = paired_difference(a, b + effect, range(200), n_resamples=10_000, seed=seed)
     assert ours.p_value == pytest.approx(stats.ttest_rel(b + effect, a).pvalue, abs=0.08)
 
@@ -381,8 +381,8 @@ def test_gains_and_losses_that_cancel_are_no_difference():
 
 
 def test_asking_the_same_of_both_models_thrice_adds_no_certainty():
-    dice = np.random.default_rng(2)
-    a, b = (list(dice.integers(0, 2, 40).astype(float)) for _ in range(2))
+    rng = np.random.default_rng(2)
+    a, b = (list(rng.integers(0, 2, 40).astype(float)) for _ in range(2))
     once = paired_difference(a, b, range(40))
     thrice = paired_difference(a * 3, b * 3, list(range(40)) * 3)
     assert (thrice.mean, thrice.low, thrice.high) == pytest.approx((once.mean, once.low, once.high))
@@ -394,10 +394,10 @@ def test_asking_the_same_of_both_models_thrice_adds_no_certainty():
 @few(20)
 def test_an_interval_and_its_p_value_say_the_same(seed):
     """0 lies outside of the 95% interval where the p-value is below 0.05, and only there."""
-    dice = np.random.default_rng(seed)
-    groups = np.repeat(np.arange(12), dice.integers(1, 4, 12))
-    a, b = two_models(dice, groups)
-    found = paired_difference(a, b + dice.normal(scale=0.3), groups, seed=seed)
+    rng = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(12), rng.integers(1, 4, 12))
+    a, b = two_models(rng, groups)
+    found = paired_difference(a, b + rng.normal(scale=0.3), groups, seed=seed)
     if found.p_value < 0.048:
         assert not found.low <= 0 <= found.high
     elif found.p_value > 0.052:
@@ -408,11 +408,11 @@ def test_paired_interval_holds_the_truth_as_often_as_it_says():
     """Over many data sets of 60 images of 1 to 6 questions, with a true gain of 0.2: about 95 in
     100 with images drawn, far fewer with questions drawn, and the interval is far narrower than
     those of the models apart."""
-    dice = np.random.default_rng(13)
+    rng = np.random.default_rng(13)
     trials, hits, narrower = 300, {"images": 0, "questions": 0}, 0
     for trial in range(trials):
-        groups = np.repeat(np.arange(60), dice.integers(1, 7, 60))
-        a, b = two_models(dice, groups)
+        groups = np.repeat(np.arange(60), rng.integers(1, 7, 60))
+        a, b = two_models(rng, groups)
         how = {"n_resamples": 400, "seed": trial}
         for name, drawn in (("images", groups), ("questions", np.arange(len(groups)))):
             found = paired_difference(a, b + 0.2, drawn, **how)
@@ -470,13 +470,13 @@ def test_mcnemar_of_a_model_with_itself_finds_nothing():
 def test_mcnemar_is_too_sure_where_questions_share_an_image_and_the_bootstrap_is_not():
     """Models that are equally good: each question is one that a single model answers, in each
     image the same one with odds of 9 to 1."""
-    dice = np.random.default_rng(17)
+    rng = np.random.default_rng(17)
     trials, cried = 200, {"mcnemar": 0, "independent": 0, "paired": 0}
     groups = np.repeat(np.arange(40), 5)
     for trial in range(trials):
-        of_b = dice.integers(0, 2, 40)[groups]
-        b = np.where(dice.random(200) < 0.9, of_b, 1 - of_b)
-        alone = dice.integers(0, 2, 200)
+        of_b = rng.integers(0, 2, 40)[groups]
+        b = np.where(rng.random(200) < 0.9, of_b, 1 - of_b)
+        alone = rng.integers(0, 2, 200)
         cried["mcnemar"] += mcnemar(1 - b, b).p_value < 0.05
         cried["independent"] += mcnemar(1 - alone, alone).p_value < 0.05
         found = paired_difference(1 - b, b, groups, n_resamples=400, seed=trial)

@@ -16,8 +16,8 @@ from kit.errors import ConfigError, UserError
 from kit.model.adapters import load_adapter
 from kit.model.load import load_base
 from kit.model.tiny import base_folder
+from kit.run.stop import EXIT_STOPPED
 from kit.train.config import SftConfig
-from kit.train.runtime import EXIT_STOPPED
 from kit.train.sft import train
 
 PLAIN = {

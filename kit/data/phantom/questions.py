@@ -1,6 +1,6 @@
 """Questions about a phantom, asked so often that no wording has a favourite answer.
 
-Each asker yields (probability, question). The probabilities are the inverse of how often an
+Each predictor yields (probability, question). The probabilities are the inverse of how often an
 answer occurs among the phantoms, so that over many images the answers to one wording balance.
 """
 
@@ -25,12 +25,12 @@ def ask(scene: Scene, lesions: list[Lesion], rng: np.random.Generator) -> list[Q
     """Six to nine questions about a phantom (fewer only where fewer can be asked)."""
     asked = [
         pair
-        for asker in (_ask_scan, _ask_organs, _ask_organ_sizes, _ask_lesions, _ask_diseases)
-        for pair in asker(scene, lesions, rng)
+        for predictor in (_ask_scan, _ask_organs, _ask_organ_sizes, _ask_lesions, _ask_diseases)
+        for pair in predictor(scene, lesions, rng)
     ]
-    luck = rng.random(len(asked))
-    order = sorted(range(len(asked)), key=lambda i: luck[i] / max(asked[i][0], 1e-9))
-    wanted = sum(luck[i] < asked[i][0] for i in order)
+    uniform = rng.random(len(asked))
+    order = sorted(range(len(asked)), key=lambda i: uniform[i] / max(asked[i][0], 1e-9))
+    wanted = sum(uniform[i] < asked[i][0] for i in order)
     chosen = sorted(order[: min(MOST, max(FEWEST, wanted))])
     unique = {asked[i][1].question: asked[i][1] for i in chosen}
     return list(unique.values())

@@ -51,9 +51,9 @@ def contents(root):
 
 
 def questions(root, split="train"):
-    rows, mended = read_slake(root, split)
+    rows, fixed = read_slake(root, split)
     assert not [row for row in rows if isinstance(row, RecordError)]
-    assert not mended
+    assert not fixed
     return rows
 
 
@@ -262,11 +262,11 @@ def test_masks_hold_grey_codes_and_those_of_xrays_the_annotated_image(slake):
 def test_vqa_rad_reads_with_its_traps_mended(rad, realdata):
     rows = {}
     for split in ("train", "test"):
-        rows[split], mended = read_vqa_rad(rad, split)
+        rows[split], fixed = read_vqa_rad(rad, split)
         assert not [row for row in rows[split] if isinstance(row, RecordError)]
         if split == "train":
             expected = ("question_tab_for_comma", "question_lost_character", "answer_number")
-            assert {*expected, "answer_whitespace", "question_type_typo"} <= set(mended)
+            assert {*expected, "answer_whitespace", "question_type_typo"} <= set(fixed)
     train, test = ({row.image for row in rows[split]} for split in ("train", "test"))
     assert (len(train), len(test), len(train & test)) == (24, 12, 9)
 

@@ -1,0 +1,72 @@
+"""Images and what they are without some of their parts, each opened and prepared once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from kit.counterfactual.inpaint import inpaint
+from kit.counterfactual.regions import PixelBox, matched_regions
+from kit.data.images import open_image
+from kit.files import atomic_write
+from kit.model.processor import PreparedImage, Processor
+
+Boxes = tuple[PixelBox, ...]
+
+
+class ImageCache:
+    """The images of one batch, as the model takes them.
+
+    Args:
+        method: how parts are taken away, one of ``kit.counterfactual.inpaint.METHODS``.
+        folder: where images without a part are kept as PNG, or None.
+    """
+
+    def __init__(self, processor: Processor, method: str = "telea", folder: Path | None = None):
+        self.processor, self.method, self.folder = processor, method, folder
+        self._pixels: dict[str, np.ndarray] = {}
+        self._prepared: dict[tuple[str, Boxes], PreparedImage] = {}
+
+    def size(self, path: str) -> tuple[int, int]:
+        """``(width, height)`` in pixels."""
+        height, width = self._open(path).shape[:2]
+        return width, height
+
+    def prepared(self, path: str, without: Boxes = ()) -> PreparedImage:
+        """The image, or the image without the boxes. Equal requests give the same object, whose
+        key names the image, so that the vision tower runs once for it."""
+        if (path, without) not in self._prepared:
+            pixels = self._open(path)
+            if without:
+                pixels = inpaint(pixels, without, self.method)
+                if self.folder is not None:
+                    self._keep(path, without, pixels)
+            key = f"{path} without {without} by {self.method}" if without else path
+            image = self.processor.prepare_image(Image.fromarray(pixels), key=key)
+            self._prepared[path, without] = image
+        return self._prepared[path, without]
+
+    def _open(self, path: str) -> np.ndarray:
+        if path not in self._pixels:
+            self._pixels[path] = np.asarray(open_image(path))
+        return self._pixels[path]
+
+    def _keep(self, path: str, without: Boxes, pixels: np.ndarray) -> None:
+        name = Path(path)
+        digest = hashlib.sha256(f"{path}{without}{self.method}".encode()).hexdigest()[:12]
+        with atomic_write(self.folder / f"{name.parent.name}_{name.stem}_{digest}.png", "wb") as f:
+            Image.fromarray(pixels).save(f, format="PNG")
+
+
+def random_matches(
+    boxes: Boxes, image_size: tuple[int, int], *, draws: int, seed: Sequence[object]
+) -> tuple[Boxes, ...]:
+    """``matched_regions`` whose rng follow from ``seed`` and the boxes alone, so that the same
+    claim meets the same matches whenever and wherever it is judged."""
+    digest = hashlib.sha256(repr((*seed, boxes)).encode()).digest()
+    rng = np.random.default_rng(int.from_bytes(digest[:16], "little"))
+    return tuple(matched_regions(boxes, image_size, draws=draws, rng=rng))

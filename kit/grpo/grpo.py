@@ -1,0 +1,283 @@
+"""Group relative policy optimisation (DeepSeekMath, arXiv 2402.03300), from scratch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from transformers import get_scheduler
+
+from kit.counterfactual.images import ImageCache
+from kit.data.grpo_records import GrpoRecord, read_grpo_records
+from kit.grpo.advantages import group_advantages, has_no_spread
+from kit.grpo.losses import grpo_loss
+from kit.grpo.microbatches import MicroBatch, micro_batches, with_fixed_logprobs
+from kit.grpo.report import (
+    completion_rows,
+    print_completions,
+    record_lengths,
+    record_rewards,
+    record_tokens,
+    totals,
+)
+from kit.grpo.rewards import Rewards
+from kit.grpo.rollout import MODE, Group, Task, roll_out
+from kit.model.adapters import named_base, require_adapter
+from kit.model.lengths import require_room
+from kit.model.load import load_processor
+from kit.model.logprobs import LogprobModel
+from kit.model.processor import Processor
+from kit.model.sampler import Sampling
+from kit.run import failures, process, state, zero
+from kit.run.metrics import Meters, mean_metrics, pooled_std
+from kit.run.runlog import RunLog
+from kit.scoring.faithfulness import Reward
+from kit.train import finish
+from kit.train.config import GrpoConfig
+from kit.train.data import EpochOrder, RecordStream
+from kit.train.optim import parameter_groups, take_step
+from kit.train.policy import build_policy
+from kit.train.schedule import due
+
+RESAMPLED_AT_MOST = 3  # times, with dynamic_sampling
+
+
+def train(config: GrpoConfig) -> int:
+    """Run GRPO as configured; returns the exit code (that of ``StopRequest`` if asked to stop).
+
+    A step takes ``per_device_train_batch_size * gradient_accumulation_steps`` prompts a process,
+    completes each ``num_generations`` times and makes ``num_iterations`` updates on them. Writes
+    the run folder of SFT and ``completions.jsonl``, a line a completion.
+    """
+    accelerator = process.start(config)
+    with process.StopRequest(Path(config.output_dir)) as stop, failures.explained_memory(config):
+        code = run(config, accelerator, stop)
+    process.end(accelerator)
+    return code
+
+
+def run(config: GrpoConfig, accelerator: Accelerator, stop: process.StopRequest) -> int:
+    """The run itself, top to bottom."""
+    # ------------------------------------------------------------------ data and models
+    if config.sft_ckpt:
+        require_adapter(config.sft_ckpt)
+    config = replace(config, base_model=config.base_model or named_base(config.sft_ckpt))
+    start = state.starting_point(config, accelerator)
+    on_bad = "skip" if config.skip_bad else "report"
+    records, dropped = read_grpo_records(config.data, on_bad, decode_images=True)
+    eval_records: list[GrpoRecord] = []
+    if config.eval_data:
+        eval_records, _ = read_grpo_records(config.eval_data, on_bad, decode_images=True)
+        eval_records = eval_records[: config.max_eval_records]
+    processor = load_processor(
+        config.base_model, min_pixels=config.min_pixels, max_pixels=config.max_pixels
+    )
+    model, reference = build_policy(config, accelerator)
+    require_room([*records, *eval_records], processor, [MODE], model, config.max_completion_length)
+    judge = Rewards(config, accelerator.device)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, config.weight_decay),
+        lr=config.learning_rate,
+        betas=(config.adam_beta1, config.adam_beta2),
+    )
+    wrapped, optimizer = accelerator.prepare(LogprobModel(model), optimizer)
+
+    # ------------------------------------------------------------------ plan of the steps
+    own_prompts = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    global_prompts = own_prompts * accelerator.num_processes
+    total_steps = config.max_steps
+    if total_steps < 0:
+        total_steps = max(1, round(config.num_train_epochs * len(records) / global_prompts))
+    warmup = config.warmup_steps or math.ceil(config.warmup_ratio * total_steps)
+    scheduler = get_scheduler(config.lr_scheduler_type, optimizer, warmup, total_steps)
+    stream = RecordStream(EpochOrder(tuple(str(i) for i in range(len(records))), config.seed))
+
+    # ------------------------------------------------------------------ resume
+    progress = state.Progress()
+    if start:
+        progress = state.resume(config, start, accelerator, model, optimizer, scheduler)
+    log = RunLog(
+        accelerator, config, total_steps=total_steps, first_step=progress.step, name="grpo"
+    )
+    accelerator.print(finish.describe(model, records, dropped, global_prompts, total_steps))
+
+    # ------------------------------------------------------------------ the loop
+    while progress.step < total_steps:
+        meters = Meters()
+        tasks = own_tasks(records, stream, progress.step, own_prompts, accelerator)
+        image_cache = ImageCache(processor, config.inpainting)
+        with zero.gathered(accelerator, wrapped), accelerator.autocast():
+            groups, rewards = collect(model, image_cache, tasks, judge, config, meters)
+            advantages = advantages_of(rewards, config, accelerator)
+            with meters.timed("update"):
+                batches = micro_batches(groups, advantages, processor, config, accelerator)
+                batches = with_fixed_logprobs(model, reference, batches, config)
+        with meters.timed("update"):
+            for _ in range(config.num_iterations):
+                applied, finite = update(accelerator, wrapped, optimizer, batches, config, meters)
+                suspects = [
+                    (task.record, finite[place // config.per_device_train_batch_size])
+                    for place, task in enumerate(tasks)
+                ]
+                failures.count_skipped(
+                    applied, suspects, progress, log, accelerator, config.max_skipped_steps
+                )
+        learning_rate = scheduler.get_last_lr()[0]
+        scheduler.step()
+        progress.step += 1
+        record_rewards(meters, rewards)
+        record_lengths(meters, groups)
+        tokens = sum(len(group.tree()) for group in groups)
+        meters.record_speed("tokens_per_second", tokens)
+        progress.tokens += int(process.total(accelerator, tokens)[0])
+        log.advance()
+
+        # -------------------------------------------------------------- what is told of it
+        rows = log.completions(completion_rows(progress.step, groups, rewards, advantages))
+        progress.since_log.append(meters.reduce(accelerator, spreads=judge.spreads))
+        at_end = progress.step == total_steps
+        if at_end or due(progress.step, config.logging_steps):
+            told = {"learning_rate": learning_rate, "num_tokens": progress.tokens}
+            told["skipped_steps"] = progress.skipped
+            log.log(progress.step, mean_metrics(progress.since_log) | told)
+            progress.since_log.clear()
+            if config.log_completions and accelerator.is_main_process:
+                print_completions(rows, config.num_completions_to_print)
+        if eval_records and (at_end or due(progress.step, config.eval_steps)):
+            with zero.gathered(accelerator, wrapped), accelerator.autocast():
+                held_out = evaluate(model, processor, eval_records, judge, config, accelerator)
+            log.log(progress.step, held_out)
+        stopping = stop.agreed(accelerator)
+        if stopping or due(progress.step, config.save_steps) or (at_end and config.save_steps):
+            state.save(config, accelerator, model, optimizer, scheduler, progress)
+        if stopping and not at_end:
+            return state.leave(accelerator, log, progress, stop)
+
+    # ------------------------------------------------------------------ what is left behind
+    finish.save_final(config, accelerator, model, processor, progress, records)
+    samples = progress.step * global_prompts * config.num_generations
+    log.finish(**progress.facts(), finished=True, samples=samples)
+    return 0
+
+
+def own_tasks(
+    records: list[GrpoRecord], stream: RecordStream, step: int, size: int, accelerator: Accelerator
+) -> list[Task]:
+    """This process's share of the prompts of a step."""
+    start = (step * accelerator.num_processes + accelerator.process_index) * size
+    indices = stream[start : start + size]
+    return [Task(start + offset, records[index]) for offset, index in enumerate(indices)]
+
+
+def collect(
+    model: nn.Module,
+    image_cache: ImageCache,
+    tasks: list[Task],
+    judge: Rewards,
+    config: GrpoConfig,
+    meters: Meters,
+) -> tuple[list[Group], list[list[Reward]]]:
+    """Groups of completions and their rewards; with ``dynamic_sampling`` those whose rewards are
+    all equal are sampled again (after DAPO, arXiv 2503.14476, which takes other prompts)."""
+    sampling = Sampling(
+        config.max_completion_length, config.temperature, config.top_p, config.top_k
+    )
+    groups: list[Group | None] = [None] * len(tasks)
+    rewards: list[list[Reward]] = [[] for _ in tasks]
+    open_places = list(range(len(tasks)))
+    for attempt in range(1 + RESAMPLED_AT_MOST * config.dynamic_sampling):
+        with meters.timed("rollout"):
+            new = roll_out(
+                model,
+                image_cache,
+                [tasks[place] for place in open_places],
+                sampling,
+                num_generations=config.num_generations,
+                seed=config.seed,
+                attempt=attempt,
+            )
+        with meters.timed("reward"):
+            judged = judge(model, image_cache, new)
+        for place, group, own in zip(open_places, new, judged, strict=True):
+            groups[place], rewards[place] = group, own
+        flat = has_no_spread(totals(rewards)).tolist()
+        open_places = [place for place in open_places if flat[place]]
+        if not open_places:
+            break
+    return groups, rewards
+
+
+def advantages_of(
+    rewards: list[list[Reward]], config: GrpoConfig, accelerator: Accelerator
+) -> Tensor:
+    """(groups, completions) float64."""
+    values = totals(rewards)
+    flat = values.flatten().tolist()
+    sums = process.total(accelerator, len(flat), sum(flat), sum(v * v for v in flat))
+    return group_advantages(values, scale=config.scale_rewards, batch_std=pooled_std(*sums))
+
+
+def update(
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: list[MicroBatch],
+    config: GrpoConfig,
+    meters: Meters,
+) -> tuple[bool, list[bool]]:
+    """One optimizer step over the step's micro-batches. Whether it was made, and of which
+    micro-batches of this rank the loss was finite."""
+    # accelerate divides by the accumulation steps, and DDP and DeepSpeed by the ranks
+    undo_means = config.gradient_accumulation_steps * accelerator.num_processes
+    high = config.epsilon if config.epsilon_high is None else config.epsilon_high
+    losses, told = [], Meters()
+    for part in batches:
+        with accelerator.accumulate(model):
+            scored = model(part.batch, temperature=config.temperature, entropy=True)
+            loss = grpo_loss(
+                scored.logprobs,
+                scored.logprobs.detach() if part.old is None else part.old,
+                part.reference,
+                part.advantages,
+                part.weights,
+                epsilon=config.epsilon,
+                epsilon_high=high,
+                beta=config.beta,
+            )
+            accelerator.backward(loss.loss * undo_means)
+        losses.append(loss.loss.item())
+        record_tokens(told, part, scored, loss)
+    norm, applied = take_step(accelerator, model, optimizer, config.max_grad_norm)
+    if applied:
+        # the sum over ranks and micro-batches, not their mean
+        told.add_sum("loss", sum(losses), 1 / accelerator.num_processes)
+        told.add("grad_norm", [norm])
+        meters.merge(told)
+    return applied, [math.isfinite(loss) for loss in losses]
+
+
+def evaluate(
+    model: nn.Module,
+    processor: Processor,
+    records: list[GrpoRecord],
+    judge: Rewards,
+    config: GrpoConfig,
+    accelerator: Accelerator,
+) -> dict[str, float]:
+    """Rewards of greedy completions of held-out prompts, under ``eval/``."""
+    meters = Meters()
+    own = range(accelerator.process_index, len(records), accelerator.num_processes)
+    size = config.per_device_train_batch_size * config.num_generations
+    for start in range(0, len(own), size):
+        tasks = [Task(place, records[place]) for place in own[start : start + size]]
+        image_cache = ImageCache(processor, config.inpainting)
+        sampling = Sampling(config.max_completion_length)
+        groups = roll_out(model, image_cache, tasks, sampling, num_generations=1, seed=config.seed)
+        rewards = judge(model, image_cache, groups)
+        record_rewards(meters, rewards)
+        record_lengths(meters, groups)
+    return {f"eval/{name}": value for name, value in meters.reduce(accelerator).items()}

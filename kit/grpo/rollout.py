@@ -1,0 +1,86 @@
+"""Rollouts: groups of completions of one prompt each."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from kit.counterfactual.images import ImageCache
+from kit.data.grpo_records import GrpoRecord
+from kit.model.sampler import Completion, Prompt, Sampling, generate, seeded_noise
+from kit.model.sharing import Branch, Tree, Trunk
+from kit.prompting.answers import ParsedAnswer, parse_answer
+
+MODE = "caption_reason_answer"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A record to be answered. ``place`` is where it stands in the run's endless sequence of
+    prompts, whatever process it falls to."""
+
+    place: int
+    record: GrpoRecord
+
+
+@dataclass(frozen=True)
+class Group:
+    """The completions of one prompt, and what they say. ``trunk`` is the whole prompt, question
+    included."""
+
+    task: Task
+    trunk: Trunk
+    completions: tuple[Completion, ...]
+    parsed: tuple[ParsedAnswer, ...]
+
+    def tree(self) -> Tree:
+        """The prompt with the completions as its branches, every token of them a target."""
+        return Tree(self.trunk, tuple(Branch.of([], c.token_ids) for c in self.completions))
+
+
+def roll_out(
+    model: nn.Module,
+    image_cache: ImageCache,
+    tasks: Sequence[Task],
+    sampling: Sampling,
+    *,
+    num_generations: int,
+    seed: int,
+    attempt: int = 0,
+) -> list[Group]:
+    """Complete each prompt ``num_generations`` times, in one batch.
+
+    A completion follows from the model, the record, ``seed``, the task's place, its number in the
+    group and ``attempt``, and not from what is sampled beside it.
+    """
+    processor = image_cache.processor
+    trunks = [_whole_prompt(image_cache, task.record) for task in tasks]
+    seeds = [(seed, t.place, attempt, number) for t in tasks for number in range(num_generations)]
+    noise = seeded_noise(seeds, sampling.max_new_tokens) if sampling.temperature else None
+    completed = generate(
+        model,
+        [Prompt(trunk, ((),) * num_generations) for trunk in trunks],
+        sampling,
+        end_id=processor.end_of_turn_id,
+        unsampled_ids=processor.unsampled_ids,
+        noise=noise,
+    )
+    return [
+        Group(
+            task,
+            trunk,
+            tuple(completions),
+            tuple(parse_answer(processor.decode(list(c.token_ids))) for c in completions),
+        )
+        for task, trunk, completions in zip(tasks, trunks, completed, strict=True)
+    ]
+
+
+def _whole_prompt(image_cache: ImageCache, record: GrpoRecord) -> Trunk:
+    trunk = image_cache.processor.encode_trunk(image_cache.prepared(record.image), MODE)
+    question = torch.tensor(image_cache.processor.encode_question(record.question, MODE))
+    return dataclasses.replace(trunk, input_ids=torch.cat([trunk.input_ids, question]))

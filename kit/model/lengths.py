@@ -1,0 +1,59 @@
+"""How many tokens prompts have, and whether the model has positions for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from kit.data.grpo_records import GrpoRecord
+from kit.data.images import image_size
+from kit.data.records import SftRecord
+from kit.errors import DataError
+from kit.model.processor import PreparedImage, Processor
+
+
+def prompt_lengths(
+    records: Sequence[SftRecord | GrpoRecord], processor: Processor, mode: str
+) -> list[int]:
+    """Tokens of each record's prompt, image and question; of the image only the header is read."""
+    merge = processor.image_processor.merge_size**2
+    sizes = {path: image_size(path) for path in dict.fromkeys(r.image for r in records)}
+    patches = {
+        path: processor.image_processor.get_number_of_image_patches(height, width)
+        for path, (width, height) in sizes.items()
+    }
+    no_image = PreparedImage("", torch.empty(0), torch.empty(0), 0)
+    around = len(processor.encode_trunk(no_image, mode))
+    return [
+        around
+        + patches[record.image] // merge
+        + len(processor.encode_question(record.question, mode))
+        for record in records
+    ]
+
+
+def require_room(
+    records: Sequence[SftRecord | GrpoRecord],
+    processor: Processor,
+    modes: Sequence[str],
+    model: nn.Module,
+    max_new_tokens: int,
+) -> None:
+    """Check that every prompt and its answer fit into the model's positions.
+
+    Raises:
+        DataError: names the first record that does not.
+    """
+    room = model.config.text_config.max_position_embeddings
+    for mode in modes:
+        lengths = prompt_lengths(records, processor, mode)
+        for record, length in zip(records, lengths, strict=True):
+            if length + max_new_tokens > room:
+                raise DataError(
+                    f"prompt of {length} tokens; with {max_new_tokens} new ones it exceeds the "
+                    f"model's {room}",
+                    where=f"{record.image} (qid {record.qid}): {record.question[:80]}",
+                    fix="lower max_pixels or max_new_tokens, or shorten the question",
+                )

@@ -1,0 +1,166 @@
+"""How much memory a training step takes on each GPU, computed before anything is loaded.
+
+Weights and optimizer are counted. What the pass through the model keeps is found by running that
+very pass on torch's meta device, where tensors have a shape and no content: it costs a second and
+no memory, and follows the model's code instead of a formula.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AutoConfig, Qwen2VLForConditionalGeneration
+
+from kit.model.load import resolve_base
+from kit.model.logprobs import LogprobModel
+from kit.model.sharing import PackedBatch
+from kit.plan.launches import Plan
+from kit.plan.torch_internals import LiveBytes, fused_attention
+from kit.train.config import GrpoConfig, TrainingConfig
+from kit.train.policy import make_trainable
+
+BLOCK, NESTED_BLOCK = 64, 256  # bitsandbytes: weights a 4-bit scale, scales a scale of scales
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes on each GPU while weights are updated: ``activations`` without ``logits``. GRPO
+    samples between updates, which takes ``sampling`` (cache and scores, and under ZeRO-3 the
+    gathered weights) in place of gradients, activations and logits."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+    sampling: int = 0
+
+    @property
+    def total(self) -> int:
+        """At the worst moment."""
+        update = self.gradients + self.activations + self.logits
+        return self.weights + self.optimizer + max(update, self.sampling)
+
+
+def build_on_meta(config: TrainingConfig) -> nn.Module:
+    """The model of a run, with what is trained marked as such, without its content."""
+    source = resolve_base(config.base_model)
+    shape = AutoConfig.from_pretrained(source, local_files_only=not isinstance(source, str))
+    shape._attn_implementation = "sdpa"
+    with torch.device("meta"):
+        return make_trainable(Qwen2VLForConditionalGeneration(shape), config).train()
+
+
+def estimate(
+    model: nn.Module,
+    config: TrainingConfig,
+    plan: Plan,
+    *,
+    bf16: bool,
+    activations: int,
+    logits: int,
+    sampling: int = 0,
+) -> MemoryEstimate:
+    """Add everything up.
+
+    Args:
+        model: from ``build_on_meta``.
+        activations, logits: from ``activation_bytes``.
+        sampling: from ``sampling_bytes``.
+    """
+    compute = 2 if bf16 else 4
+    sizes = [(name, p.numel(), p.requires_grad) for name, p in model.named_parameters()]
+    trained = sum(size for _, size, is_trained in sizes if is_trained)
+    packed = 0
+    if config.quantization == "nf4":
+        packed = sum(size for name, size, is_trained in sizes if _is_packed(name, is_trained))
+    frozen = sum(size for _, size, is_trained in sizes if not is_trained) - packed
+    others = frozen * compute + _packed_bytes(packed)
+    if isinstance(config, GrpoConfig) and config.beta:
+        # the SFT adapter a second time, or the whole model
+        others += (trained if config.finetuning == "lora" else trained + frozen) * compute
+    spread = plan.processes
+    whole = others + trained * compute
+    if not plan.with_deepspeed:  # trained weights are float32, and DDP keeps gradients twice
+        weights = others + 4 * trained
+        gradients = 4 * trained * (2 if spread > 1 else 1)
+        states = 8 * trained
+    else:  # DeepSpeed trains in the compute type and holds float32 copies beside AdamW's moments
+        weights = whole
+        if plan.stage == 3:
+            small = sum(size for _, size, _ in sizes if size <= plan.persistence)
+            weights = whole // spread + small * compute
+        gradients = trained * compute // (spread if plan.stage > 1 else 1)
+        gradients += plan.bucket * compute
+        states = 12 * trained // spread
+    if plan.offload_optimizer:
+        states = 0
+    if plan.offload_weights:
+        weights = 0
+    if sampling and plan.stage == 3:
+        sampling += whole
+    return MemoryEstimate(weights, gradients, states, activations, logits, sampling)
+
+
+def _is_packed(name: str, is_trained: bool) -> bool:
+    """Whether ``load_base`` holds a weight in 4 bits: the linear layers of the language model."""
+    return (
+        not is_trained
+        and "language_model.layers" in name
+        and "proj" in name
+        and (name.endswith("weight"))
+    )
+
+
+def _packed_bytes(n_weights: int) -> int:
+    """Bytes of NF4 weights with double quantization (QLoRA, arXiv 2305.14314, section 3)."""
+    scales = n_weights / BLOCK
+    return int(n_weights / 2 + scales + 4 * scales / NESTED_BLOCK)
+
+
+def activation_bytes(
+    model: nn.Module, batch: PackedBatch, *, bf16: bool, entropy: bool = False
+) -> tuple[int, int]:
+    """Most bytes alive during a forward and backward beyond weights and gradients, without the
+    logits and what is computed from them, and those.
+
+    Args:
+        model: on the meta device.
+        batch: what is computed, on the CPU.
+        entropy: whether it is computed too, as in GRPO.
+    """
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    model = model.to(dtype)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.empty_like(parameter)  # counted elsewhere
+    batch = dataclasses.replace(batch, pixel_values=batch.pixel_values.to("meta"))
+    vocabulary = model.get_output_embeddings().weight.shape[0]
+    living = LiveBytes((len(batch.target_ids), vocabulary))
+    for tensor in (*model.parameters(), *model.buffers(), batch.pixel_values):
+        living.know(tensor)
+        if tensor.grad is not None:
+            living.know(tensor.grad)
+    # in this thread, so that what checkpointing computes again is seen too
+    with torch.autograd.set_multithreading_enabled(False), fused_attention(), living:
+        LogprobModel(model)(batch, entropy=entropy).logprobs.sum().backward()
+    return living.peak - living.peak_large, living.peak_large
+
+
+def sampling_bytes(
+    model: nn.Module, prompt_tokens: Sequence[int], config: GrpoConfig, *, bf16: bool
+) -> int:
+    """What sampling keeps for prompts of these lengths: the cache of keys and values, and the
+    scores that tokens are drawn by."""
+    shape = model.config.get_text_config()
+    rows = len(prompt_tokens) * config.num_generations
+    length = max(prompt_tokens) + config.max_completion_length
+    heads = shape.num_key_value_heads * (shape.hidden_size // shape.num_attention_heads)
+    # keys and values of each layer, and one of them a second time while it grows by a token
+    cache = (2 * shape.num_hidden_layers + 1) * heads * rows * length * (2 if bf16 else 4)
+    # logits, scores and log-probabilities in float32, chances and their sums in float64
+    return cache + rows * shape.vocab_size * (3 * 4 + 2 * 8)

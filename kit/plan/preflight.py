@@ -1,0 +1,274 @@
+"""What the chosen configurations will do, and whether it fits, before an hour of queueing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from kit.command import option, parse
+from kit.data.grpo_records import read_grpo_records
+from kit.data.images import open_image
+from kit.data.records import read_sft_records
+from kit.errors import ConfigError
+from kit.model.lengths import prompt_lengths
+from kit.model.load import load_processor
+from kit.model.processor import Processor
+from kit.model.sharing import Branch, Tree, pack
+from kit.plan.launches import PLANS, Launch, Plan, plan_name, read_launch
+from kit.plan.memory import (
+    MemoryEstimate,
+    activation_bytes,
+    build_on_meta,
+    estimate,
+    sampling_bytes,
+)
+from kit.prompting.messages import modes_of, target_text
+from kit.run import zero
+from kit.train.config import GrpoConfig, SftConfig, TrainingConfig
+
+GIB = 2**30
+USABLE = 0.9  # of a GPU's memory: the rest is the CUDA context and what lies unused between tensors
+QUESTION, ANSWER = 20, 160  # tokens, where no data is given
+
+
+@dataclass
+class PreflightConfig:
+    """Prints what a stage's configuration takes on a GPU, under each ZeRO stage and precision."""
+
+    stage: Literal["sft", "grpo"] = option("sft", help="whose configuration it is")
+    config: str = option("", help="a file of launch/configs/")
+    accelerate_config: str | None = option(None, help="a file of accelerate_configs/")
+    data: str | None = option(None, help="its longest records are measured; left out: an example")
+    base_model: str | None = option(None, help="instead of the configuration's")
+    num_processes: int | None = option(None, help="instead of the accelerate configuration's")
+    gpu_memory_gb: float | None = option(None, help="of one GPU, in GiB; left out: this one's")
+
+    def __post_init__(self):
+        if not self.config:
+            fix = "set --config launch/configs/sft.yaml"
+            raise ConfigError("no configuration given", where="config", fix=fix)
+
+
+def preflight(config: PreflightConfig) -> int:
+    """Print the report; returns 1 if the chosen configuration does not fit, else 0.
+
+    Raises:
+        ConfigError: the configurations contradict each other.
+    """
+    stage = read_stage(config)
+    launch = read_launch(config.accelerate_config, config.num_processes)
+    bf16 = precision(stage, launch)
+    if launch.settings is not None:
+        settings = json.loads(json.dumps(launch.settings))
+        processes = launch.plan.processes
+        zero.fill_auto(settings, stage, processes=processes, bf16=bf16, file=launch.file)
+    room = device_memory(config.gpu_memory_gb)
+    console = Console(width=None if Console().is_terminal else 120)
+    for line in describe_devices():
+        console.print(line)
+    processor = load_processor(
+        stage.base_model, min_pixels=stage.min_pixels, max_pixels=stage.max_pixels
+    )
+    trees = example_trees(stage, processor, config.data)
+    for line in describe_run(stage, launch, trees, bf16):
+        console.print(line)
+    estimates = table_of_estimates(stage, processor, trees, launch.plan, bf16)
+    console.print(as_table(estimates, launch, stage, room))
+    best = next((key for key, found in estimates.items() if found.total < room), None)
+    if best is None:
+        console.print("nothing fits: lower per_device_train_batch_size or max_pixels")
+    else:
+        console.print(f"recommended: {best[0]}, quantization {best[1]}: the simplest that fits")
+    if config.accelerate_config is None:
+        return 0
+    chosen = estimates[plan_name(launch.plan), stage.quantization]
+    fits = chosen.total < room
+    verdict = "fits" if fits else "does NOT fit"
+    console.print(
+        f"{launch.name} with quantization {stage.quantization} {verdict}: "
+        f"{chosen.total / GIB:.2f} of {room / GIB:.2f} GiB"
+    )
+    return 0 if fits else 1
+
+
+def read_stage(config: PreflightConfig) -> TrainingConfig:
+    """The stage's own configuration, as its command would read it."""
+    flags = ["--cfg", config.config, "--data", config.data or "-"]
+    if config.base_model:
+        flags += ["--base_model", config.base_model]
+    elif config.stage == "grpo":  # its command takes the adapter's
+        flags += ["--base_model", TrainingConfig.base_model]
+    return parse({"sft": SftConfig, "grpo": GrpoConfig}[config.stage], flags)
+
+
+def precision(stage: TrainingConfig, launch: Launch) -> bool:
+    """Whether the run will be in bfloat16."""
+    if launch.use_cpu:
+        return bool(stage.bf16)
+    if stage.bf16 is not None:
+        return stage.bf16
+    return launch.mixed_precision != "no"
+
+
+def device_memory(given: float | None) -> float:
+    """Bytes of a GPU that tensors may take."""
+    if given is not None:
+        return given * GIB * USABLE
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(0).total_memory * USABLE
+    return 24 * GIB * USABLE
+
+
+def describe_devices() -> list[str]:
+    if not torch.cuda.is_available():
+        return ["no GPU here: compared with one of 24 GiB, or of --gpu_memory_gb"]
+    lines = []
+    for number in range(torch.cuda.device_count()):
+        found = torch.cuda.get_device_properties(number)
+        kind = "bfloat16" if torch.cuda.is_bf16_supported() else "no bfloat16"
+        lines.append(f"GPU {number}: {found.name}, {found.total_memory / GIB:.1f} GiB, {kind}")
+    return lines
+
+
+def example_trees(stage: TrainingConfig, processor: Processor, data: str | None) -> list[Tree]:
+    """A micro-batch of the longest records of the data, or of an example of images as large as
+    ``max_pixels`` allows. Completions of GRPO are as long as may be."""
+    mode = "caption_reason_answer"
+    size = stage.per_device_train_batch_size
+    if isinstance(stage, GrpoConfig):
+        completion = Branch.of([], [0] * stage.max_completion_length)
+        trunks = [
+            replace(trunk, input_ids=torch.cat([trunk.input_ids, torch.tensor(question)]))
+            for trunk, question in _prompts(processor, data, size, mode)
+        ]
+        return [Tree(trunk, (completion,) * stage.num_generations) for trunk in trunks]
+    trees = []
+    for each in modes_of(stage.prompting_mode):
+        together = stage.questions_per_image if stage.lora_dropout == 0 else 1
+        if data is None:
+            groups = -(-size // together)
+            trunk, question = next(iter(_prompts(processor, None, 1, each)))
+            branch = Branch.of(question, [0] * ANSWER)
+            counts = [size // groups + (place < size % groups) for place in range(groups)]
+            trees += [Tree(trunk, (branch,) * count) for count in counts]
+            continue
+        records = _longest(read_sft_records(data)[0], processor, each, size)
+        for record in records:
+            trunk = _trunk(processor, record.image, each)
+            answer = processor.encode_answer(target_text(record, each))
+            branch = Branch.of(processor.encode_question(record.question, each), answer)
+            trees.append(Tree(trunk, (branch,)))
+    return trees
+
+
+def _prompts(processor: Processor, data: str | None, size: int, mode: str):
+    if data is None:
+        side = int(processor.image_processor.size["longest_edge"] ** 0.5)
+        image = processor.prepare_image(Image.new("RGB", (side, side)), key="example")
+        trunk = processor.encode_trunk(image, mode)
+        return [(trunk, [0] * QUESTION)] * size
+    records = _longest(read_grpo_records(data)[0], processor, mode, size)
+    return [
+        (_trunk(processor, r.image, mode), processor.encode_question(r.question, mode))
+        for r in records
+    ]
+
+
+def _trunk(processor: Processor, image: str, mode: str):
+    return processor.encode_trunk(processor.prepare_image(open_image(image), key=image), mode)
+
+
+def _longest(records: Sequence, processor: Processor, mode: str, size: int) -> list:
+    lengths = prompt_lengths(records, processor, mode)
+    answers = [len(getattr(record, "output", "")) for record in records]
+    ranked = sorted(zip(lengths, answers, range(len(records)), strict=True), reverse=True)
+    return [records[place] for _, _, place in ranked[:size]]
+
+
+def describe_run(
+    stage: TrainingConfig, launch: Launch, trees: Sequence[Tree], bf16: bool
+) -> list[str]:
+    """The batch of a step, and the tokens of a micro-batch."""
+    what = "prompts" if isinstance(stage, GrpoConfig) else "records"
+    size, accumulation = stage.per_device_train_batch_size, stage.gradient_accumulation_steps
+    batch = size * accumulation * launch.plan.processes
+    trunk = trees[0].trunk
+    image_tokens = int((trunk.input_ids == trunk.image_token_id).sum())
+    completions = ""
+    if isinstance(stage, GrpoConfig):
+        completions = f", {batch * stage.num_generations} completions"
+    return [
+        f"a step: {size} x {accumulation} accumulated x {launch.plan.processes} processes = "
+        f"{batch} {what}{completions}",
+        f"a micro-batch: {len(trees)} rows of up to {max(map(len, trees))} tokens, "
+        f"{image_tokens} of them of an image, in {'bfloat16' if bf16 else 'float32'}",
+    ]
+
+
+def table_of_estimates(
+    stage: TrainingConfig,
+    processor: Processor,
+    trees: Sequence[Tree],
+    chosen: Plan,
+    bf16: bool,
+) -> dict[tuple[str, str], MemoryEstimate]:
+    """By plan and quantization, the simplest first; for as many processes and with as large
+    buffers as ``chosen``."""
+    model = build_on_meta(stage)
+    batch = pack(list(trees), merge_size=processor.image_processor.merge_size)
+    is_grpo = isinstance(stage, GrpoConfig)
+    activations, logits = activation_bytes(model, batch, bf16=bf16, entropy=is_grpo)
+    sampling = 0
+    if is_grpo:
+        prompts = [len(tree.trunk) for tree in trees]
+        sampling = sampling_bytes(model, prompts, stage, bf16=bf16)
+    estimates = {}
+    for name, plan in PLANS.items():
+        for quantization in ("none", "nf4") if stage.finetuning == "lora" else ("none",):
+            estimates[name, quantization] = estimate(
+                model,
+                replace(stage, quantization=quantization),
+                replace(
+                    plan,
+                    processes=chosen.processes,
+                    bucket=chosen.bucket,
+                    persistence=chosen.persistence,
+                ),
+                bf16=bf16,
+                activations=activations,
+                logits=logits,
+                sampling=sampling,
+            )
+    return estimates
+
+
+def as_table(
+    estimates: dict[tuple[str, str], MemoryEstimate],
+    launch: Launch,
+    stage: TrainingConfig,
+    room: float,
+) -> Table:
+    """GiB on each GPU."""
+    table = Table(title=f"GiB on each of {launch.plan.processes} GPUs", title_justify="left")
+    for name in ("launch", "quantization"):
+        table.add_column(name)
+    columns = ["weights", "gradients", "optimizer", "activations", "logits"]
+    columns += ["sampling"] * isinstance(stage, GrpoConfig) + ["total"]
+    for name in (*columns, "fits"):
+        table.add_column(name, justify="right")
+    for (name, quantization), found in estimates.items():
+        mine = name == plan_name(launch.plan) and quantization == stage.quantization
+        table.add_row(
+            name, quantization,
+            *(f"{getattr(found, column) / GIB:.2f}" for column in columns),
+            "yes" if found.total < room else "no",
+            style="bold" if mine else None,
+        )  # fmt: skip
+    return table

@@ -1,0 +1,102 @@
+"""Counting the bytes that a computation keeps alive, on torch's meta device.
+
+Leans on what torch does not promise: the identity of a storage (``_cdata``), the kernel that
+attention runs on a CPU, and ``TorchDispatchMode``. Read in torch 2.6 to 2.13.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+# module, the names that it must have, what they are for
+LEANS_ON = (
+    (
+        "torch.utils._python_dispatch",
+        ("TorchDispatchMode",),
+        "seeing every tensor that an update makes (preflight)",
+    ),
+    (
+        "torch.utils._pytree",
+        ("tree_flatten", "tree_unflatten"),
+        "finding the tensors among an operation's arguments (preflight)",
+    ),
+    (
+        "torch.ops.aten",
+        ("_scaled_dot_product_flash_attention_for_cpu",),
+        "attention without its matrix of scores (preflight)",
+    ),
+)
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all tensors that are alive, and the most at any moment; of those, the
+    ones of the shape ``large``. What meets a meta tensor becomes one."""
+
+    def __init__(self, large: tuple[int, ...]):
+        super().__init__()
+        self.large = large
+        self.now = self.now_large = self.peak = self.peak_large = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        flat, spec = tree_flatten((args, kwargs or {}))
+        if any(isinstance(value, Tensor) and value.is_meta for value in flat):
+            flat = [value.to("meta") if isinstance(value, Tensor) else value for value in flat]
+        args, kwargs = tree_unflatten(flat, spec)
+        result = function(*args, **kwargs)
+        for value in tree_flatten(result)[0]:
+            if isinstance(value, Tensor) and value.is_meta:
+                self._note(value)
+        return result
+
+    def know(self, tensor: Tensor) -> None:
+        """Do not count what is there already."""
+        self._known.add(tensor.untyped_storage()._cdata)
+
+    def _note(self, value: Tensor) -> None:
+        storage = value.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known:
+            return
+        self._known.add(key)
+        large = size if value.shape == self.large else 0
+        self.now += size
+        self.now_large += large
+        if self.now > self.peak:
+            self.peak, self.peak_large = self.now, self.now_large
+        weakref.finalize(storage, self._drop, key, size, large)
+
+    def _drop(self, key: int, size: int, large: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+        self.now_large -= large
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, attn_mask=None, **_) -> Tensor:
+    """Scaled dot product attention as its kernels keep it: without the matrix of scores, which
+    torch would compute on the meta device."""
+    repeats = query.shape[1] // key.shape[1]
+    if repeats > 1:
+        key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
+    if attn_mask is not None:
+        attn_mask = torch.empty(attn_mask.shape, dtype=query.dtype, device="meta")
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return kernel(query, key, value, attn_mask=attn_mask)[0]
+
+
+@contextlib.contextmanager
+def fused_attention() -> Iterator[None]:
+    """Have models attend as the fused kernels do, which never hold the matrix of scores."""
+    functional, before = nn.functional, nn.functional.scaled_dot_product_attention
+    functional.scaled_dot_product_attention = _attention
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention = before

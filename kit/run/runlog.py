@@ -1,0 +1,140 @@
+"""What a run tells while it goes: ``metrics.jsonl``, trackers, a progress bar, the summary."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from tqdm.auto import tqdm
+
+from kit.command import to_yaml
+from kit.errors import UserError
+from kit.files import atomic_write, explain_os_error, hold, write_json
+from kit.run.process import environment, peak_memory_bytes
+
+
+class RunLog:
+    """Owns the log files of a run folder; only the main process writes.
+
+    ``metrics.jsonl`` gets one object a logged step with ``step`` and metric names, and
+    ``completions.jsonl`` one a sampled completion, ``skipped_steps.jsonl`` one an update that
+    was not made.
+    """
+
+    def __init__(
+        self, accelerator: Accelerator, config, *, total_steps: int, first_step: int, name: str
+    ):
+        self.accelerator = accelerator
+        self.folder = Path(config.output_dir)
+        self.active = accelerator.is_main_process
+        self.started = time.monotonic()
+        if self.active:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = hold(self.folder)
+            with atomic_write(self.folder / "config.yaml") as stream:
+                stream.write(to_yaml(config))
+            facts = environment(accelerator) | {"total_steps": total_steps}
+            write_json(self.folder / "environment.json", facts)
+            for file in ("metrics.jsonl", "completions.jsonl", "skipped_steps.jsonl"):
+                self._drop_steps_after(first_step, self.folder / file)
+        if config.report_to != ["none"]:
+            flat = {k: _loggable(v) for k, v in dataclasses.asdict(config).items()}
+            try:
+                accelerator.init_trackers(name, config=flat)
+            except (ImportError, ValueError) as error:
+                fix = "install it, or choose another with --report_to (or none)"
+                raise UserError(f"tracker: {error}", where="report_to", fix=fix) from error
+        self.bar = tqdm(
+            total=total_steps,
+            initial=first_step,
+            desc=name,
+            disable=not (self.active and sys.stderr.isatty()),
+            dynamic_ncols=True,
+        )
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Write metrics of a step everywhere, and a line where there is no progress bar."""
+        bad = [name for name, value in metrics.items() if not math.isfinite(value)]
+        if bad:
+            raise UserError(
+                f"{', '.join(bad)} is not finite at step {step}",
+                where=self.folder,
+                fix="lower learning_rate; resume from the last checkpoint",
+            )
+        self.accelerator.log(metrics, step=step)
+        if not self.active:
+            return
+        self._append("metrics.jsonl", [{"step": step, **metrics}])
+        shown = {k: f"{v:.4g}" for k, v in metrics.items() if "time/" not in k}
+        if self.bar.disable:
+            done = f"{step}/{self.bar.total}"
+            print(f"step {done}  " + "  ".join(f"{k} {v}" for k, v in shown.items()), flush=True)
+        else:
+            self.bar.set_postfix(
+                {k: v for k, v in shown.items() if k in ("loss", "eval_loss", "reward")}
+            )
+
+    def completions(self, rows: Iterable[dict]) -> list[dict]:
+        """Write the lines of all ranks to ``completions.jsonl``, in the order of their prompts;
+        returns them."""
+        rows = sorted(gather_object(list(rows)), key=lambda row: (row["place"], row["number"]))
+        if self.active:
+            self._append("completions.jsonl", rows)
+        return rows
+
+    def skipped(self, step: int, records: list[dict]) -> None:
+        """Write a line to ``skipped_steps.jsonl``: an update that was not made, and of what."""
+        if self.active:
+            self._append("skipped_steps.jsonl", [{"step": step, "records": records}])
+
+    def advance(self) -> None:
+        self.bar.update(1)
+
+    def finish(self, **facts) -> None:
+        """Write ``summary.json`` and close."""
+        self.bar.close()
+        if self.active:
+            seconds = round(time.monotonic() - self.started, 3)
+            facts |= {"seconds": seconds, "peak_memory_bytes": peak_memory_bytes()}
+            write_json(self.folder / "summary.json", facts)
+            self._lock.close()
+
+    def _append(self, name: str, rows: list[dict]) -> None:
+        path = self.folder / name
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        before = path.stat().st_size if path.exists() else 0
+        try:
+            with path.open("a", encoding="utf-8") as stream:
+                stream.write(lines)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.truncate(path, before)  # no half line
+            raise explain_os_error(error, path) from error
+
+    def _drop_steps_after(self, step: int, path: Path) -> None:
+        """Forget what was logged after the checkpoint that the run goes on from."""
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:  # the line that a kill cut off
+                continue
+            if row["step"] <= step:
+                kept.append(line)
+        with atomic_write(path) as stream:
+            stream.writelines(line + "\n" for line in kept)
+
+
+def _loggable(value):
+    return value if isinstance(value, (int, float, str, bool)) else str(value)

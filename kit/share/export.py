@@ -1,0 +1,202 @@
+"""A trained adapter as a model to share: merged into its base, with a model card.
+
+transformers alone loads the folder, and so does the kit, as ``--base_model``. The card says what
+the training and evaluation folders say, and no more: what is not known is said to be unknown.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HFValidationError, HTTPError
+from huggingface_hub.utils import validate_repo_id
+from torch import nn
+
+from kit.command import option
+from kit.errors import ConfigError, UserError
+from kit.files import read_json, require_folder
+from kit.model.adapters import load_adapter
+from kit.model.load import load_base, load_processor
+from kit.report.report import ReportConfig
+from kit.run.checkpoint import publish
+from kit.share.card import model_card
+from kit.share.provenance import Subject, read_subject
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+SIZE = re.compile(r"[1-9]\d*(KB|MB|GB)")
+MANIFEST = "manifest.json"  # of the folder here; a card that is edited on the hub would belie it
+
+
+@dataclass
+class ExportConfig:
+    """Merge an adapter into its base: one model that transformers loads, with a model card."""
+
+    adapter: str = option("", help="folder of a trained adapter", aliases=["--sft_ckpt"])
+    base_model: str = option(
+        "",
+        help="hub name, local folder or 'tiny'; left out: the adapter's own",
+        aliases=["--model_name_or_path"],
+    )
+    base_name: str = option(
+        "", help="name of the base on the hub, for the card, where the base is a local folder"
+    )
+    output: str = option("", help="folder to write, empty or new")
+    evaluations: list[str] = option(
+        help="name=folder of each, the folder being what evaluate wrote; the last is this model's",
+        default_factory=list,
+    )
+    data: list[str] = option(
+        help="records that it was trained on, for the card's data statement", default_factory=list
+    )
+    dtype: Literal["bf16", "fp32"] = option(
+        "bf16", help="of the stored weights; the merge itself is in float32"
+    )
+    max_shard_size: str = option("5GB", help="largest file of weights")
+    license: str = option(
+        "",
+        help="of the weights, as the hub spells it; left out: the base's where the kit knows it, "
+        "else 'other'",
+    )
+    push_to_hub: str | None = option(
+        None, help="repository (name/model) to upload the folder to; needs a network and a token"
+    )
+    private: bool = option(True, help="that repository is for its owners alone")
+
+    def __post_init__(self):
+        for name in ("adapter", "output"):
+            if not getattr(self, name):
+                raise ConfigError(f"{name} is not given", where=name, fix=f"set --{name}")
+        if not SIZE.fullmatch(self.max_shard_size):
+            what = f"{self.max_shard_size!r} is no size"
+            raise ConfigError(what, where="max_shard_size", fix="write it as in 5GB or 500MB")
+        for name in ("base_name", "push_to_hub"):
+            _check_hub_name(name, getattr(self, name))
+        _ = self.folders  # ReportConfig checks them
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """The folder of each evaluation by its name."""
+        return ReportConfig(self.evaluations, self.output).folders if self.evaluations else {}
+
+
+def _check_hub_name(key: str, name: str | None) -> None:
+    if not name:
+        return
+    try:
+        validate_repo_id(name)
+        if name.count("/") != 1:
+            raise HFValidationError(f"{name!r} is not of the form owner/model")
+    except HFValidationError as error:
+        what = f"no name on the hub: {str(error).splitlines()[0]}"
+        raise ConfigError(what, where=key, fix="write owner/model") from error
+
+
+def export(config: ExportConfig) -> int:
+    """Merge, describe, write, and push if that is asked for; returns the exit code.
+
+    Raises:
+        UserError: the adapter, its base, an evaluation or a data file cannot be used, or the
+            output is not empty, all before a model is loaded; the disk is full (nothing is left);
+            or the hub refused (the folder stays).
+    """
+    output = Path(config.output)
+    if output.is_dir() and any(output.iterdir()):
+        fix = f"remove it, or choose another: --output {config.output}2"
+        raise UserError("the output folder is not empty", where=output, fix=fix)
+    require_folder(output)
+    subject, card = describe(config)
+    if subject.license == "other":
+        print("the card says 'license: other', as the base's is not known: set --license")
+    print(f"merging {config.adapter} into {subject.base}", flush=True)
+    processor = load_processor(subject.base, **trained_pixels(config.adapter))
+    model = merge(subject.base, config.adapter, DTYPES[config.dtype])
+
+    def write(folder: Path) -> None:
+        model.save_pretrained(folder, max_shard_size=config.max_shard_size)
+        processor.save(folder)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+    publish(output, write)
+    print(f"the model and its card (README.md) are in {output}", flush=True)
+    if config.push_to_hub:
+        push(output, config.push_to_hub, private=config.private)
+    return 0
+
+
+def describe(config: ExportConfig) -> tuple[Subject, str]:
+    """What is exported, and its model card; loads no model.
+
+    Raises:
+        UserError: something that it is made of is not there or cannot be read.
+    """
+    subject = read_subject(
+        config.adapter,
+        base_model=config.base_model,
+        base_name=config.base_name,
+        license=config.license,
+        evaluations=config.folders,
+        data=config.data,
+    )
+    title = (config.push_to_hub or str(Path(config.output).resolve())).split("/")[-1]
+    return subject, model_card(subject, title, config.dtype)
+
+
+def merge(base: str, adapter: str | Path, dtype: torch.dtype) -> nn.Module:
+    """The base, unquantized, plus the adapter's product of matrices; added in float32 and then
+    rounded to ``dtype``.
+
+    Raises:
+        UserError: either cannot be loaded, or the sum is not finite.
+    """
+    adapted = load_adapter(load_base(base), adapter)
+    try:
+        model = adapted.merge_and_unload(safe_merge=True)
+    except ValueError as error:
+        fix = "take an earlier checkpoint of the run"
+        raise UserError(f"cannot merge: {error}", where=adapter, fix=fix) from error
+    model = model.to(dtype).eval()
+    for config in (model.config.text_config, model.config.vision_config):
+        config.dtype = dtype  # saving sets that of the whole alone
+    return model
+
+
+def trained_pixels(adapter: str | Path) -> dict[str, int]:
+    """The bounds of an image's area that the adapter was trained under, for ``load_processor``;
+    empty where its folder does not tell."""
+    size = read_json(Path(adapter) / "preprocessor_config.json").get("size")
+    if not isinstance(size, dict) or not size.keys() >= {"shortest_edge", "longest_edge"}:
+        return {}
+    return {"min_pixels": size["shortest_edge"], "max_pixels": size["longest_edge"]}
+
+
+def push(folder: Path, repository: str, *, private: bool) -> None:
+    """Upload an exported folder to the hub.
+
+    Raises:
+        UserError: no network, token or permission, the hub refused, or the repository is public
+            and should not be.
+    """
+    by_hand = f"hf upload {repository} {folder} . --exclude {MANIFEST}" + " --private" * private
+    try:
+        api = HfApi()
+        api.create_repo(repository, private=private, exist_ok=True)
+        if private and not api.model_info(repository).private:
+            what = "the repository is there already, and public; nothing was uploaded"
+            fix = f"make it private there, or choose another; then: {by_hand}"
+            raise UserError(what, where=repository, fix=fix)
+        api.upload_folder(
+            repo_id=repository,
+            folder_path=folder,
+            commit_message="Upload the merged model",
+            ignore_patterns=[MANIFEST],
+        )
+    except (HTTPError, OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        fix = f"{folder} stays; check network and token (hf auth login), then: {by_hand}"
+        raise UserError(f"cannot push: {reason}", where=repository, fix=fix) from error
+    print(f"pushed to https://huggingface.co/{repository}", flush=True)

@@ -1,0 +1,204 @@
+"""Which records form which batch, and from records to packed trees.
+
+The records of step ``k`` depend on the seed and ``k`` alone, not on how the global batch is split
+over processes and micro-batches, and nothing has to be remembered to resume.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from kit.data.images import open_image
+from kit.data.records import SftRecord
+from kit.errors import DataError, UserError
+from kit.model.lengths import prompt_lengths
+from kit.model.processor import Processor
+from kit.model.sharing import Branch, PackedBatch, Tree, pack
+from kit.prompting.messages import target_text
+
+
+@dataclass(frozen=True)
+class EpochOrder:
+    """The order of records of every epoch.
+
+    Records of one image stay together in runs of at most ``together``; runs are shuffled; if
+    ``lengths`` is given, windows of ``window`` records are sorted by length and the batches
+    within them shuffled.
+    """
+
+    images: tuple[str, ...]
+    seed: int
+    together: int = 1
+    lengths: tuple[int, ...] | None = None
+    batch_size: int = 8
+
+    def epoch(self, number: int) -> list[int]:
+        """Indices of all records, each once.
+
+        >>> sorted(EpochOrder(images=("a", "b", "a"), seed=1, together=2).epoch(0))
+        [0, 1, 2]
+        """
+        rng = random.Random(f"{self.seed}:{number}")
+        by_image: dict[str, list[int]] = {}
+        for index, image in enumerate(self.images):
+            by_image.setdefault(image, []).append(index)
+        runs = []
+        for members in by_image.values():
+            rng.shuffle(members)
+            size = self.together
+            runs += [members[i : i + size] for i in range(0, len(members), size)]
+        rng.shuffle(runs)
+        if self.lengths is not None:
+            runs = self._similar_lengths(runs, rng)
+        return [index for run in runs for index in run]
+
+    def _similar_lengths(self, runs: list[list[int]], rng: random.Random) -> list[list[int]]:
+        per_batch = max(1, self.batch_size // self.together)
+        window = 16 * per_batch
+        result = []
+        for start in range(0, len(runs), window):
+            part = sorted(
+                runs[start : start + window], key=lambda run: sum(self.lengths[i] for i in run)
+            )
+            batches = [part[i : i + per_batch] for i in range(0, len(part), per_batch)]
+            rng.shuffle(batches)
+            result += [run for batch in batches for run in batch]
+        return result
+
+
+class RecordStream:
+    """The endless concatenation of epochs; a batch may reach over the end of one."""
+
+    def __init__(self, order: EpochOrder):
+        self.order, self.n = order, len(order.images)
+        self._epoch = functools.lru_cache(maxsize=2)(order.epoch)
+
+    def __getitem__(self, place: slice) -> list[int]:
+        return [self._epoch(i // self.n)[i % self.n] for i in range(place.start, place.stop)]
+
+
+class SftBatches(torch.utils.data.Dataset):
+    """Micro-batch ``m`` of this process, packed. ``m`` counts over steps and accumulation."""
+
+    def __init__(
+        self,
+        records: Sequence[SftRecord],
+        processor: Processor,
+        stream: RecordStream,
+        *,
+        modes: tuple[str, ...],
+        micro_batch_size: int,
+        rank: int,
+        world_size: int,
+        merge_size: int,
+        max_length: int,
+        share: bool,
+        direct: bool,
+    ):
+        self.records, self.processor, self.stream, self.modes = records, processor, stream, modes
+        self.size, self.rank, self.world_size = micro_batch_size, rank, world_size
+        self.merge_size, self.max_length = merge_size, max_length
+        self.share, self.direct = share, direct
+
+    def __getitem__(self, number: int) -> PackedBatch | UserError:
+        """The batch, or what is wrong with it: a loader's process would raise that with its
+        traceback as the message (see :func:`raise_if_error`)."""
+        try:
+            return pack_records(
+                self.records_of(number),
+                self.processor,
+                modes=self.modes,
+                merge_size=self.merge_size,
+                max_length=self.max_length,
+                share=self.share,
+                direct=self.direct,
+            )
+        except UserError as error:
+            return error
+
+    def records_of(self, number: int) -> list[SftRecord]:
+        """The records of a micro-batch of this process."""
+        start = (number * self.world_size + self.rank) * self.size
+        return [self.records[i] for i in self.stream[start : start + self.size]]
+
+
+def raise_if_error(batch: PackedBatch | UserError) -> PackedBatch:
+    """The batch itself.
+
+    Raises:
+        UserError: it is one.
+    """
+    if isinstance(batch, UserError):
+        raise batch
+    return batch
+
+
+def pack_records(
+    records: Sequence[SftRecord],
+    processor: Processor,
+    *,
+    modes: tuple[str, ...],
+    merge_size: int,
+    max_length: int,
+    share: bool = True,
+    direct: bool = False,
+) -> PackedBatch:
+    """Trees of records: one trunk an image and mode with a branch a question, or a tree a
+    question where ``share`` is off. ``direct`` adds a branch that answers the question at once.
+
+    Raises:
+        DataError: a record longer than ``max_length`` tokens.
+    """
+    images = {
+        path: processor.prepare_image(open_image(path), key=path)
+        for path in dict.fromkeys(record.image for record in records)
+    }
+    grown: dict[tuple, list[Branch]] = {}
+    trunks = {}
+    for place, record in enumerate(records):
+        for mode in modes:
+            key = (record.image, mode) if share else (record.image, mode, place)
+            if key not in trunks:
+                trunks[key] = processor.encode_trunk(images[record.image], mode)
+            branch = Branch.of(
+                processor.encode_question(record.question, mode),
+                processor.encode_answer(target_text(record, mode)),
+            )
+            _require_length(len(trunks[key]) + len(branch.input_ids), max_length, record)
+            branches = grown.setdefault(key, [])
+            branches.append(branch)
+            if direct:
+                branches.append(
+                    Branch.of(*processor.encode_direct(record.question, mode, record.answer))
+                )
+    trees = [Tree(trunks[key], tuple(branches)) for key, branches in grown.items()]
+    return pack(trees, merge_size=merge_size)
+
+
+def require_max_length(
+    records: Sequence[SftRecord], processor: Processor, modes: tuple[str, ...], max_length: int
+) -> None:
+    """Check the length of every record before any is trained on.
+
+    Raises:
+        DataError: a record longer than ``max_length`` tokens.
+    """
+    for mode in modes:
+        lengths = prompt_lengths(records, processor, mode)
+        for record, length in zip(records, lengths, strict=True):
+            answer = processor.encode_answer(target_text(record, mode))
+            _require_length(length + len(answer), max_length, record)
+
+
+def _require_length(length: int, max_length: int, record: SftRecord) -> None:
+    if length > max_length:
+        raise DataError(
+            f"record of {length} tokens, over max_length {max_length}",
+            where=f"{record.image} (qid {record.qid}): {record.question[:80]}",
+            fix="raise max_length, or lower max_pixels for fewer image tokens",
+        )

@@ -1,0 +1,46 @@
+"""Group advantages against numpy, with random rewards."""
+
+import numpy as np
+import pytest
+import torch
+
+from kit.grpo.advantages import EPSILON, group_advantages, has_no_spread
+from kit.run.metrics import pooled_std
+
+
+@pytest.fixture
+def rewards():
+    values = torch.rand(5, 8, dtype=torch.float64)
+    values[2] = 0.7
+    return values
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_equal_numpy(rewards, scale):
+    plain = rewards.numpy()
+    centred = plain - plain.mean(axis=1, keepdims=True)
+    centred[2] = 0
+    own = plain.std(axis=1, ddof=1, keepdims=True)
+    whole = plain.std(ddof=1)
+    expected = {
+        "group": centred / (own + EPSILON),
+        "batch": centred / (whole + EPSILON),
+        "none": centred,
+    }[scale]
+    found = group_advantages(rewards, scale=scale, batch_std=float(whole))
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-12)
+    assert found[2].abs().max() == 0
+    assert has_no_spread(rewards).tolist() == [False, False, True, False, False]
+
+
+def test_sums_of_ranks_give_the_spread_of_all(rewards):
+    parts = [rewards[:2].flatten(), rewards[2:].flatten()]
+    count = sum(len(part) for part in parts)
+    total = sum(float(part.sum()) for part in parts)
+    squares = sum(float((part**2).sum()) for part in parts)
+    assert pooled_std(count, total, squares) == pytest.approx(float(rewards.std()), rel=1e-9)
+    assert pooled_std(1, 3.0, 9.0) == 0
+
+
+def test_a_group_of_one_has_no_advantage():
+    assert group_advantages(torch.rand(3, 1)).abs().max() == 0

@@ -1,0 +1,181 @@
+"""The GRPO loss against a plain float64 reference and against TRL's own code."""
+
+from collections import defaultdict
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from kit.grpo.losses import grpo_loss, token_weights
+
+LOSS_TYPES = ("grpo", "dr_grpo", "bnpo", "dapo")
+LONGEST = 12
+
+
+@pytest.fixture(params=range(4))
+def batch(request):
+    """Completions of different lengths: padded (B, T) tensors and which places are real."""
+    torch.manual_seed(torch.initial_seed() + request.param)
+    lengths = torch.randint(1, LONGEST + 1, (6,))
+    mask = (torch.arange(LONGEST) < lengths[:, None]).float()
+    logprobs = -2 * torch.rand(6, LONGEST)
+    return SimpleNamespace(
+        mask=mask,
+        logprobs=logprobs,
+        old=logprobs + 0.3 * torch.randn(6, LONGEST),
+        reference=logprobs + 0.5 * torch.randn(6, LONGEST),
+        advantages=torch.randn(6),
+    )
+
+
+def own_loss(batch, loss_type, *, beta, iterations, epsilon, epsilon_high, counted=None):
+    """The kit's loss on the flat tokens, and its gradient in padded form."""
+    counted = torch.ones(6, dtype=torch.bool) if counted is None else counted
+    real = batch.mask.bool()
+    owner = torch.arange(6)[:, None].expand_as(real)[real]
+    logprobs = batch.logprobs[real].clone().requires_grad_()
+    weights = token_weights(
+        owner,
+        counted,
+        loss_type=loss_type,
+        n_completions=6,
+        n_tokens=float(batch.mask[counted].sum()),
+        max_completion_length=LONGEST,
+    )
+    result = grpo_loss(
+        logprobs,
+        batch.old[real] if iterations > 1 else logprobs.detach(),
+        batch.reference[real] if beta else None,
+        batch.advantages[owner],
+        weights,
+        epsilon=epsilon,
+        epsilon_high=epsilon_high,
+        beta=beta,
+    )
+    result.loss.backward()
+    gradient = torch.zeros_like(batch.logprobs)
+    gradient[real] = logprobs.grad
+    return result, gradient
+
+
+def reference_loss(batch, loss_type, *, beta, iterations, epsilon, epsilon_high, counted=None):
+    """Equations 3 and 4 of DeepSeekMath token by token in float64, and each paper's mean."""
+    logprobs = batch.logprobs.double().clone().requires_grad_()
+    old = batch.old.double() if iterations > 1 else logprobs.detach()
+    total = torch.zeros((), dtype=torch.float64)
+    lengths = batch.mask.sum(dim=1)
+    used = [i for i in range(6) if counted is None or counted[i]]
+    for i in used:
+        for t in range(int(lengths[i])):
+            ratio = (logprobs[i, t] - old[i, t]).exp()
+            clipped = min(max(ratio.item(), 1 - epsilon), 1 + epsilon_high)
+            advantage = batch.advantages[i].double()
+            keep = ratio * advantage <= clipped * advantage
+            term = -(ratio * advantage if keep else clipped * advantage)
+            if beta:
+                gap = batch.reference[i, t].double() - logprobs[i, t]
+                term = term + beta * (gap.exp() - gap - 1)
+            share = {
+                "grpo": 1 / (6 * float(lengths[i])),
+                "dr_grpo": 1 / (6 * LONGEST),
+                "bnpo": 1 / float(lengths[used].sum()),
+                "dapo": 1 / float(lengths[used].sum()),
+            }[loss_type]
+            total = total + share * term
+    total.backward()
+    return total, logprobs.grad
+
+
+def trl_loss(batch, loss_type, *, beta, iterations, epsilon, epsilon_high):
+    """``GRPOTrainer._compute_loss`` itself, with a stand-in for the trainer around it."""
+    trainer = pytest.importorskip("trl.trainer.grpo_trainer", exc_type=ImportError)
+    logprobs = batch.logprobs.clone().requires_grad_()
+    accelerator = SimpleNamespace(
+        num_processes=1, gather=lambda x: x, gather_for_metrics=lambda x: x,
+        reduce=lambda x, reduction: x, sync_gradients=True,
+    )  # fmt: skip
+    stand_in = SimpleNamespace(
+        _get_per_token_logps_and_entropies=lambda *_, **__: (
+            logprobs, torch.zeros_like(logprobs), None,
+        ),
+        aux_loss_enabled=False, top_entropy_quantile=1.0, off_policy_mask_threshold=None,
+        importance_sampling_level="token", beta=beta, loss_type=loss_type, epsilon_low=epsilon,
+        epsilon_high=epsilon_high, use_vllm=False, _entropy_bonus_enabled=False,
+        current_gradient_accumulation_steps=1, max_completion_length=LONGEST,
+        model=SimpleNamespace(training=True), accelerator=accelerator,
+        args=SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=1),
+        _metrics={"train": defaultdict(list)},
+    )  # fmt: skip
+    inputs = {
+        "prompt_ids": torch.zeros(6, 3, dtype=torch.long),
+        "prompt_mask": torch.ones(6, 3),
+        "completion_ids": torch.zeros(6, LONGEST, dtype=torch.long),
+        "completion_mask": batch.mask,
+        "advantages": batch.advantages,
+        "ref_per_token_logps": batch.reference,
+        "num_items_in_batch": batch.mask.sum(),
+    }
+    if iterations > 1:
+        inputs["old_per_token_logps"] = batch.old
+    loss = trainer.GRPOTrainer._compute_loss(stand_in, None, inputs)
+    loss.backward()
+    return loss, logprobs.grad, stand_in._metrics["train"]
+
+
+CASES = [
+    pytest.param(
+        {"beta": beta, "iterations": iterations, "epsilon": 0.2, "epsilon_high": high}, id=name
+    )
+    for name, beta, iterations, high in (
+        ("plain", 0.0, 1, 0.2),
+        ("kl", 0.3, 1, 0.2),
+        ("two iterations", 0.0, 2, 0.28),
+        ("kl, two iterations", 0.3, 2, 0.28),
+    )
+]
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+@pytest.mark.parametrize("case", CASES)
+def test_loss_and_gradient_equal_the_reference(batch, loss_type, case):
+    own, gradient = own_loss(batch, loss_type, **case)
+    loss, expected = reference_loss(batch, loss_type, **case)
+    torch.testing.assert_close(own.loss.double(), loss, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(gradient.double(), expected, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_uncounted_completions_have_no_part_in_it(batch, loss_type):
+    counted = torch.tensor([True, False, True, True, False, True])
+    case = {"beta": 0.3, "iterations": 2, "epsilon": 0.2, "epsilon_high": 0.2, "counted": counted}
+    own, gradient = own_loss(batch, loss_type, **case)
+    loss, expected = reference_loss(batch, loss_type, **case)
+    torch.testing.assert_close(own.loss.double(), loss, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(gradient.double(), expected, atol=1e-6, rtol=1e-6)
+    assert gradient[~counted].abs().max() == 0
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+@pytest.mark.parametrize("case", CASES)
+def test_loss_and_gradient_equal_trl(batch, loss_type, case):
+    own, gradient = own_loss(batch, loss_type, **case)
+    loss, expected, metrics = trl_loss(batch, loss_type, **case)
+    torch.testing.assert_close(own.loss, loss, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=1e-6)
+    if case["beta"]:
+        assert own.kl.mean().item() == pytest.approx(metrics["kl"][0], abs=1e-6)
+
+
+def test_every_token_weighs_what_its_loss_type_says():
+    """A worked example: lengths 1 and 3."""
+    owner, both = torch.tensor([0, 1, 1, 1]), torch.tensor([True, True])
+    sizes = {"n_completions": 2, "n_tokens": 4, "max_completion_length": 8}
+    expected = {
+        "grpo": [1 / 2, 1 / 6, 1 / 6, 1 / 6],
+        "dr_grpo": [1 / 16] * 4,
+        "bnpo": [1 / 4] * 4,
+        "dapo": [1 / 4] * 4,
+    }
+    for loss_type, weights in expected.items():
+        found = token_weights(owner, both, loss_type=loss_type, **sizes)
+        torch.testing.assert_close(found, torch.tensor(weights))

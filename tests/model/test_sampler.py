@@ -1,0 +1,138 @@
+"""Greedy decoding equals transformers' generate token for token; sampling keeps its promises."""
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+from PIL import Image
+
+from kit.model.logprobs import token_logprobs
+from kit.model.sampler import Prompt, Sampling, generate, seeded_noise
+from kit.model.sharing import Branch, Tree, pack
+
+MODE = "caption_reason_answer"
+SEEDS = [(3, number) for number in range(6)]  # of the continuations of the prompts below
+
+
+@pytest.fixture
+def prompts(processor):
+    questions = ["Where is the nodule?", "Is it there?", "What?"]
+    return [
+        Prompt(
+            processor.encode_trunk(
+                processor.prepare_image(Image.effect_noise(size, 60).convert("RGB"), str(size)),
+                MODE,
+            ),
+            tuple(tuple(processor.encode_question(q, MODE)) for q in questions[:n]),
+        )
+        for size, n in (((200, 180), 3), ((90, 220), 2), ((64, 64), 1))
+    ]
+
+
+def run(model, processor, prompts, sampling, **more):
+    return generate(
+        model,
+        prompts,
+        sampling,
+        end_id=processor.end_of_turn_id,
+        unsampled_ids=processor.unsampled_ids,
+        **more,
+    )
+
+
+def test_greedy_equals_transformers_generate(base_model, processor, prompts):
+    own = run(base_model, processor, prompts, Sampling(max_new_tokens=48))
+    for prompt, completions in zip(prompts, own, strict=True):
+        for continuation, completion in zip(prompt.continuations, completions, strict=True):
+            ids = torch.cat([prompt.trunk.input_ids, torch.tensor(continuation)])[None]
+            reference = base_model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                pixel_values=prompt.trunk.pixel_values,
+                image_grid_thw=prompt.trunk.image_grid_thw,
+                mm_token_type_ids=(ids == processor.image_token_id).int(),
+                do_sample=False,
+                max_new_tokens=48,
+                suppress_tokens=processor.unsampled_ids,
+            )
+            assert completion.token_ids == tuple(reference[0, ids.shape[1] :].tolist())
+
+
+def test_sampled_logprobs_are_the_trainers(base_model, processor, prompts):
+    """What the sampler says of its tokens is what token_logprobs says of them."""
+    sampling = Sampling(max_new_tokens=20, temperature=0.7)
+    own = run(base_model, processor, prompts, sampling, noise=seeded_noise(SEEDS, 20))
+    trees = [
+        Tree(
+            p.trunk,
+            tuple(Branch.of(c, d.token_ids) for c, d in zip(p.continuations, done, strict=True)),
+        )
+        for p, done in zip(prompts, own, strict=True)
+    ]
+    scored = token_logprobs(base_model, pack(trees, merge_size=2), temperature=0.7)
+    sampled = torch.tensor([v for done in own for completion in done for v in completion.logprobs])
+    torch.testing.assert_close(scored.logprobs, sampled, atol=1e-4, rtol=0)
+
+
+def test_special_tokens_are_never_sampled(fresh_model, processor, prompts):
+    """Even when the model wants nothing else."""
+    with torch.no_grad():
+        embedding = fresh_model.lm_head.weight
+        embedding[processor.image_token_id] = embedding.mean(0) + 100
+    sampling = Sampling(max_new_tokens=30, temperature=1.5)
+    for group in run(fresh_model, processor, prompts, sampling, noise=seeded_noise(SEEDS, 30)):
+        for completion in group:
+            assert not set(completion.token_ids) & set(processor.unsampled_ids)
+
+
+def test_same_seed_same_samples_and_empty_continuations(base_model, processor, prompts):
+    whole = [
+        Prompt(p.trunk, ((),) * 3) for p in prompts
+    ]  # a group of completions of the very same prompt
+    sampling = Sampling(max_new_tokens=12, temperature=1.0, top_p=0.9, top_k=50)
+
+    def draw(seed):
+        noise = seeded_noise([(seed, i) for i in range(9)], 12)
+        return run(base_model, processor, whole, sampling, noise=noise)
+
+    assert draw(1) == draw(1)
+    assert draw(1) != draw(2)
+
+
+def test_a_completion_does_not_depend_on_what_is_sampled_beside_it(base_model, processor, prompts):
+    sampling = Sampling(max_new_tokens=24, temperature=1.0, top_p=0.95)
+    noise = seeded_noise(SEEDS, 24)
+    together = run(base_model, processor, prompts, sampling, noise=noise)
+    rows = iter(noise)
+    for prompt, expected in zip(prompts, together, strict=True):
+        for continuation, completion in zip(prompt.continuations, expected, strict=True):
+            alone = Prompt(prompt.trunk, (continuation,))
+            own = run(base_model, processor, [alone], sampling, noise=next(rows)[None])
+            assert own[0][0].token_ids == completion.token_ids
+
+
+@pytest.mark.slow
+def test_sampling_follows_the_distribution(base_model, processor, prompts):
+    """First tokens of many samples against the model's own probabilities; with top-k none but
+    the k likeliest."""
+    n = 4000
+    many = [Prompt(prompts[0].trunk, prompts[0].continuations[:1] * n)]
+    plain = Sampling(max_new_tokens=1, temperature=2.0)
+    noise = torch.rand(n, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    (drawn,) = run(base_model, processor, many, plain, noise=noise)
+    counts = Counter(completion.token_ids[0] for completion in drawn)
+    chance = {c.token_ids[0]: math.exp(c.logprobs[0]) for c in drawn}
+    for token, count in counts.items():
+        deviation = math.sqrt(n * chance[token] * (1 - chance[token]))
+        assert abs(count - n * chance[token]) < 5 * deviation + 5
+    cut = Sampling(max_new_tokens=1, temperature=2.0, top_k=3)
+    (drawn,) = run(base_model, processor, many, cut, noise=noise)
+    likeliest = sorted(chance, key=chance.get)[-3:]
+    assert {completion.token_ids[0] for completion in drawn} == set(likeliest)
+
+
+def test_training_mode_is_restored(fresh_model, processor, prompts):
+    fresh_model.train()
+    run(fresh_model, processor, prompts[:1], Sampling(max_new_tokens=2))
+    assert fresh_model.training

@@ -1,0 +1,203 @@
+"""What the preflight says a step takes, against what torch allocates for it."""
+
+import json
+
+import pytest
+import torch
+from accelerate import Accelerator
+from helpers import flags_of, launcher, run
+from torch.profiler import ProfilerActivity, profile
+
+from kit.counterfactual.images import ImageCache
+from kit.data.grpo_records import read_grpo_records
+from kit.data.records import read_sft_records
+from kit.grpo.rollout import Task, roll_out
+from kit.model.logprobs import LogprobModel
+from kit.model.sampler import Sampling, generate
+from kit.plan.launches import Plan
+from kit.plan.memory import activation_bytes, build_on_meta, estimate, sampling_bytes
+from kit.train.config import GrpoConfig, SftConfig
+from kit.train.data import pack_records
+from kit.train.optim import parameter_groups
+from kit.train.policy import build_model
+
+CASES = {
+    "lora": {},
+    "lora, few records": {"per_device_train_batch_size": 2},
+    "lora, tower too": {"freeze_vision_tower": False},
+    "qlora": {"quantization": "nf4"},
+    "full": {"finetuning": "full"},
+    "checkpointing": {"gradient_checkpointing": True, "per_device_train_batch_size": 16},
+}
+
+
+def bytes_of(tensors) -> int:
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+    return sum(storages.values())
+
+
+def allocated(model: torch.nn.Module, batch, entropy: bool) -> int:
+    """At the worst moment of the second step: what is there before, and what torch's allocator
+    gives out and takes back in it."""
+    optimizer = torch.optim.AdamW(parameter_groups(model, 0.0), lr=1e-4)
+    wrapped = LogprobModel(model)
+
+    def step() -> None:
+        wrapped(batch, entropy=entropy).logprobs.sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step()
+    states = [t for state in optimizer.state.values() for t in state.values() if t.ndim]
+    kept = [*model.parameters(), *states]
+    for parameter in model.parameters():
+        if hasattr(parameter, "quant_state"):
+            inner = parameter.quant_state
+            kept += [inner.absmax, inner.state2.absmax]
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    return bytes_of(kept) + most_allocated(profiler)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("entropy", [False, True], ids=["sft", "grpo"])
+def test_within_a_tenth_of_what_is_allocated(changes, entropy, prepared, processor):
+    config = SftConfig(base_model="tiny", data="-", output_dir="-", **changes)
+    records = read_sft_records(prepared["train"])[0][: config.per_device_train_batch_size]
+    batch = pack_records(
+        records, processor, modes=("caption_reason_answer",), merge_size=2, max_length=4096
+    )
+    real = allocated(build_model(config, Accelerator(cpu=True)), batch, entropy)
+    model = build_on_meta(config)
+    activations, logits = activation_bytes(model, batch, bf16=False, entropy=entropy)
+    found = estimate(model, config, Plan(), bf16=False, activations=activations, logits=logits)
+    assert found.total == pytest.approx(real, rel=0.1)
+    assert found.logits >= batch.target_ids.numel() * 804 * 4 or changes.get(
+        "gradient_checkpointing"
+    )
+
+
+def test_zero_spreads_what_its_stage_says():
+    """Over 4 processes, of a model in bfloat16."""
+    config = SftConfig(base_model="tiny", data="-", output_dir="-", finetuning="full")
+    model = build_on_meta(config)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in model.parameters()) - trained
+    found = {
+        stage: estimate(model, config, Plan(stage, 4), bf16=True, activations=0, logits=0)
+        for stage in (0, 1, 2, 3)
+    }
+    assert found[0].weights == 4 * trained + 2 * frozen
+    assert found[0].optimizer == 8 * trained
+    assert found[0].gradients == 8 * trained, "DDP's buckets are a second copy"
+    alone = estimate(model, config, Plan(), bf16=True, activations=0, logits=0)
+    assert alone.gradients == 4 * trained
+    assert [found[s].optimizer for s in (1, 2, 3)] == [12 * trained // 4] * 3
+    assert found[1].gradients - found[2].gradients == pytest.approx(2 * trained * 3 / 4, abs=4)
+    small = sum(p.numel() for p in model.parameters() if p.numel() <= 100_000)
+    assert found[3].weights == 2 * (trained + frozen) // 4 + 2 * small, "those stay whole"
+    offloaded = Plan(3, 4, offload_optimizer=True, offload_weights=True)
+    least = estimate(model, config, offloaded, bf16=True, activations=0, logits=0)
+    assert least.weights == least.optimizer == 0
+
+
+def test_the_reference_of_full_grpo_is_a_second_model():
+    config = GrpoConfig(base_model="tiny", data="-", output_dir="-", finetuning="full", beta=0.1)
+    model = build_on_meta(config)
+    size = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    found = estimate(model, config, Plan(), bf16=False, activations=0, logits=0)
+    assert found.weights == 4 * trained + 4 * (size - trained) + 4 * size
+    config.beta = 0.0
+    assert estimate(model, config, Plan(), bf16=False, activations=0, logits=0).weights == 4 * size
+
+
+NEVER = {"end_id": -1}
+
+
+@pytest.mark.parametrize(("generations", "length"), [(8, 40), (16, 30)])
+def test_sampling_within_a_tenth(generations, length, prepared, processor, base_model, monkeypatch):
+    """Of completions that never end, so that the cache grows as far as it may."""
+    monkeypatch.setattr(
+        "kit.grpo.rollout.generate", lambda *args, **named: generate(*args, **named | NEVER)
+    )
+    config = GrpoConfig(
+        base_model="tiny", data="-", output_dir="-", num_generations=generations,
+        max_completion_length=length,
+    )  # fmt: skip
+    records = read_grpo_records(prepared["train"])[0][:4]
+    tasks = [Task(place, record) for place, record in enumerate(records)]
+    sampling = Sampling(length, temperature=1.0)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        groups = roll_out(
+            base_model, ImageCache(processor), tasks, sampling, num_generations=generations, seed=1
+        )
+    assert all(c.truncated for group in groups for c in group.completions)
+    prompts = [len(group.trunk) for group in groups]
+    told = sampling_bytes(build_on_meta(config), prompts, config, bf16=False)
+    assert told == pytest.approx(most_allocated(profiler), rel=0.1)
+
+
+def most_allocated(profiler: profile) -> int:
+    """Bytes at the worst moment, from what torch's allocator gives out and takes back."""
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    now = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    return peak
+
+
+SCRIPT = """
+import gc, json, os, sys, torch
+from torch.profiler import ProfilerActivity, profile
+from kit.command import parse
+from kit.train import sft
+from kit.train.config import SftConfig
+from kit.plan.launches import Plan
+from kit.plan.memory import activation_bytes, build_on_meta, estimate
+real, calls = sft.update, [0]
+def update(accelerator, model, optimizer, batches, config):
+    calls[0] += 1
+    if calls[0] != 2:
+        return real(accelerator, model, optimizer, batches, config)
+    alive = [o for o in gc.get_objects() if isinstance(o, torch.Tensor)]
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in alive}
+    kept = sum(storage.nbytes() for storage in storages.values())
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        result = real(accelerator, model, optimizer, batches, config)
+    now = peak = 0
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    on_meta = build_on_meta(config)
+    activations, logits = activation_bytes(on_meta, batches[0].to("cpu"), bf16=False)
+    plan = Plan(accelerator.deepspeed_plugin.zero_stage, 2)
+    told = estimate(on_meta, config, plan, bf16=False, activations=activations, logits=logits)
+    if os.environ["RANK"] == "0":
+        with open(os.path.join(config.output_dir, "memory.json"), "w") as stream:
+            json.dump({"real": kept + peak, "told": told.total}, stream)
+    return result
+sft.update = update
+sys.exit(sft.train(parse(SftConfig)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("finetuning", ["lora", "full"])
+@pytest.mark.parametrize("launch", ["cpu_zero1", "cpu_zero2", "cpu_zero3"])
+def test_within_a_tenth_under_zero(launch, finetuning, prepared, tmp_path):
+    """On one of two ranks, in its second step."""
+    script = tmp_path / "measured.py"
+    script.write_text(SCRIPT)
+    settings = {
+        "base_model": "tiny", "data": prepared["train"], "output_dir": tmp_path / "run",
+        "finetuning": finetuning, "max_steps": 2, "report_to": "none", "save_steps": 0,
+    }  # fmt: skip
+    done = run([*launcher(launch), str(script), *flags_of(settings)])
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "run" / "memory.json").read_text())
+    print(launch, finetuning, found, found["told"] / found["real"])
+    assert found["told"] == pytest.approx(found["real"], rel=0.1)
