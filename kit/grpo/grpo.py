@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from transformers import get_scheduler
 
 from kit.counterfactual.images import ImageCache
 from kit.data.grpo_records import GrpoRecord, read_grpo_records
@@ -34,14 +33,14 @@ from kit.model.processor import Processor
 from kit.model.sampler import Sampling
 from kit.run import failures, process, state, zero
 from kit.run.metrics import Meters, mean_metrics, pooled_std
-from kit.run.runlog import RunLog
+from kit.run.stop import StopRequest
 from kit.scoring.faithfulness import Reward
 from kit.train import finish
 from kit.train.config import GrpoConfig
-from kit.train.data import EpochOrder, RecordStream
-from kit.train.optim import parameter_groups, take_step
+from kit.train.data import EpochOrder, RecordStream, read_records
+from kit.train.optim import adamw, take_step
 from kit.train.policy import build_policy
-from kit.train.schedule import due
+from kit.train.schedule import Schedule
 
 RESAMPLED_AT_MOST = 3  # times, with dynamic_sampling
 
@@ -54,112 +53,76 @@ def train(config: GrpoConfig) -> int:
     the run folder of SFT and ``completions.jsonl``, a line a completion.
     """
     accelerator = process.start(config)
-    with process.StopRequest(Path(config.output_dir)) as stop, failures.explained_memory(config):
+    with StopRequest(Path(config.output_dir)) as stop, failures.explained_memory(config):
         code = run(config, accelerator, stop)
     process.end(accelerator)
     return code
 
 
-def run(config: GrpoConfig, accelerator: Accelerator, stop: process.StopRequest) -> int:
+def run(config: GrpoConfig, accelerator: Accelerator, stop: StopRequest) -> int:
     """The run itself, top to bottom."""
     # ------------------------------------------------------------------ data and models
     if config.sft_ckpt:
         require_adapter(config.sft_ckpt)
     config = replace(config, base_model=config.base_model or named_base(config.sft_ckpt))
     start = state.starting_point(config, accelerator)
-    on_bad = "skip" if config.skip_bad else "report"
-    records, dropped = read_grpo_records(config.data, on_bad, decode_images=True)
-    eval_records: list[GrpoRecord] = []
-    if config.eval_data:
-        eval_records, _ = read_grpo_records(config.eval_data, on_bad, decode_images=True)
-        eval_records = eval_records[: config.max_eval_records]
+    records, eval_records, dropped = read_records(config, read_grpo_records)
+    eval_records = eval_records[: config.max_eval_records]
     processor = load_processor(
         config.base_model, min_pixels=config.min_pixels, max_pixels=config.max_pixels
     )
-    model, reference = build_policy(config, accelerator)
-    require_room([*records, *eval_records], processor, [MODE], model, config.max_completion_length)
-    judge = Rewards(config, accelerator.device)
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, config.weight_decay),
-        lr=config.learning_rate,
-        betas=(config.adam_beta1, config.adam_beta2),
-    )
-    wrapped, optimizer = accelerator.prepare(LogprobModel(model), optimizer)
+    policy, reference = build_policy(config, accelerator)
+    require_room([*records, *eval_records], processor, [MODE], policy, config.max_completion_length)
+    reward_fn = Rewards(config, accelerator.device)
+    wrapped, optimizer = accelerator.prepare(LogprobModel(policy), adamw(policy, config))
 
     # ------------------------------------------------------------------ plan of the steps
     own_prompts = config.per_device_train_batch_size * config.gradient_accumulation_steps
-    global_prompts = own_prompts * accelerator.num_processes
-    total_steps = config.max_steps
-    if total_steps < 0:
-        total_steps = max(1, round(config.num_train_epochs * len(records) / global_prompts))
-    warmup = config.warmup_steps or math.ceil(config.warmup_ratio * total_steps)
-    scheduler = get_scheduler(config.lr_scheduler_type, optimizer, warmup, total_steps)
+    batch = own_prompts * accelerator.num_processes
+    schedule = Schedule(
+        config, accelerator, policy, optimizer,
+        start=start, n_records=len(records), batch=batch, name="grpo",
+    )  # fmt: skip
+    progress, log = schedule.progress, schedule.log
     stream = RecordStream(EpochOrder(tuple(str(i) for i in range(len(records))), config.seed))
-
-    # ------------------------------------------------------------------ resume
-    progress = state.Progress()
-    if start:
-        progress = state.resume(config, start, accelerator, model, optimizer, scheduler)
-    log = RunLog(
-        accelerator, config, total_steps=total_steps, first_step=progress.step, name="grpo"
-    )
-    accelerator.print(finish.describe(model, records, dropped, global_prompts, total_steps))
+    accelerator.print(finish.describe(policy, records, dropped, batch, schedule.total_steps))
 
     # ------------------------------------------------------------------ the loop
-    while progress.step < total_steps:
+    while not schedule.at_end:
         meters = Meters()
         tasks = own_tasks(records, stream, progress.step, own_prompts, accelerator)
         image_cache = ImageCache(processor, config.inpainting)
         with zero.gathered(accelerator, wrapped), accelerator.autocast():
-            groups, rewards = collect(model, image_cache, tasks, judge, config, meters)
-            advantages = advantages_of(rewards, config, accelerator)
+            groups, rewards = collect(policy, image_cache, tasks, reward_fn, config, meters)
+            advantages_PG = advantages_of(rewards, config, accelerator)
             with meters.timed("update"):
-                batches = micro_batches(groups, advantages, processor, config, accelerator)
-                batches = with_fixed_logprobs(model, reference, batches, config)
+                batches = micro_batches(groups, advantages_PG, processor, config, accelerator)
+                batches = with_fixed_logprobs(policy, reference, batches, config)
         with meters.timed("update"):
             for _ in range(config.num_iterations):
                 applied, finite = update(accelerator, wrapped, optimizer, batches, config, meters)
-                suspects = [
-                    (task.record, finite[place // config.per_device_train_batch_size])
-                    for place, task in enumerate(tasks)
-                ]
-                failures.count_skipped(
-                    applied, suspects, progress, log, accelerator, config.max_skipped_steps
-                )
-        learning_rate = scheduler.get_last_lr()[0]
-        scheduler.step()
-        progress.step += 1
+                schedule.count_skipped(applied, suspects(tasks, finite))
+        schedule.advance()
+
         record_rewards(meters, rewards)
         record_lengths(meters, groups)
         tokens = sum(len(group.tree()) for group in groups)
         meters.record_speed("tokens_per_second", tokens)
         progress.tokens += int(process.total(accelerator, tokens)[0])
-        log.advance()
-
-        # -------------------------------------------------------------- what is told of it
-        rows = log.completions(completion_rows(progress.step, groups, rewards, advantages))
-        progress.since_log.append(meters.reduce(accelerator, spreads=judge.spreads))
-        at_end = progress.step == total_steps
-        if at_end or due(progress.step, config.logging_steps):
-            told = {"learning_rate": learning_rate, "num_tokens": progress.tokens}
-            told["skipped_steps"] = progress.skipped
-            log.log(progress.step, mean_metrics(progress.since_log) | told)
-            progress.since_log.clear()
-            if config.log_completions and accelerator.is_main_process:
-                print_completions(rows, config.num_completions_to_print)
-        if eval_records and (at_end or due(progress.step, config.eval_steps)):
+        rows = log.completions(completion_rows(progress.step, groups, rewards, advantages_PG))
+        progress.since_log.append(meters.reduce(accelerator, spreads=reward_fn.spreads))
+        if schedule.log_metrics(mean_metrics) and config.log_completions and log.active:
+            print_completions(rows, config.num_completions_to_print)
+        if eval_records and schedule.is_due(config.eval_steps):
             with zero.gathered(accelerator, wrapped), accelerator.autocast():
-                held_out = evaluate(model, processor, eval_records, judge, config, accelerator)
-            log.log(progress.step, held_out)
-        stopping = stop.agreed(accelerator)
-        if stopping or due(progress.step, config.save_steps) or (at_end and config.save_steps):
-            state.save(config, accelerator, model, optimizer, scheduler, progress)
-        if stopping and not at_end:
-            return state.leave(accelerator, log, progress, stop)
+                scores = evaluate(policy, processor, eval_records, reward_fn, config, accelerator)
+            log.log(progress.step, scores)
+        if (code := schedule.save_or_leave(stop)) is not None:
+            return code
 
     # ------------------------------------------------------------------ what is left behind
-    finish.save_final(config, accelerator, model, processor, progress, records)
-    samples = progress.step * global_prompts * config.num_generations
+    finish.save_final(config, accelerator, policy, processor, progress, records)
+    samples = progress.step * batch * config.num_generations
     log.finish(**progress.facts(), finished=True, samples=samples)
     return 0
 
@@ -173,11 +136,17 @@ def own_tasks(
     return [Task(start + offset, records[index]) for offset, index in enumerate(indices)]
 
 
+def suspects(tasks: list[Task], finite: list[bool]) -> list[tuple[GrpoRecord, bool]]:
+    """The records of a step, each with whether the loss of its micro-batch was finite."""
+    size = len(tasks) // len(finite)
+    return [(task.record, finite[number // size]) for number, task in enumerate(tasks)]
+
+
 def collect(
     model: nn.Module,
     image_cache: ImageCache,
     tasks: list[Task],
-    judge: Rewards,
+    reward_fn: Rewards,
     config: GrpoConfig,
     meters: Meters,
 ) -> tuple[list[Group], list[list[Reward]]]:
@@ -188,25 +157,25 @@ def collect(
     )
     groups: list[Group | None] = [None] * len(tasks)
     rewards: list[list[Reward]] = [[] for _ in tasks]
-    open_places = list(range(len(tasks)))
+    unsettled = list(range(len(tasks)))
     for attempt in range(1 + RESAMPLED_AT_MOST * config.dynamic_sampling):
         with meters.timed("rollout"):
             new = roll_out(
                 model,
                 image_cache,
-                [tasks[place] for place in open_places],
+                [tasks[index] for index in unsettled],
                 sampling,
                 num_generations=config.num_generations,
                 seed=config.seed,
                 attempt=attempt,
             )
         with meters.timed("reward"):
-            judged = judge(model, image_cache, new)
-        for place, group, own in zip(open_places, new, judged, strict=True):
-            groups[place], rewards[place] = group, own
+            new_rewards = reward_fn(model, image_cache, new)
+        for index, group, own in zip(unsettled, new, new_rewards, strict=True):
+            groups[index], rewards[index] = group, own
         flat = has_no_spread(totals(rewards)).tolist()
-        open_places = [place for place in open_places if flat[place]]
-        if not open_places:
+        unsettled = [index for index in unsettled if flat[index]]
+        if not unsettled:
             break
     return groups, rewards
 
@@ -214,11 +183,11 @@ def collect(
 def advantages_of(
     rewards: list[list[Reward]], config: GrpoConfig, accelerator: Accelerator
 ) -> Tensor:
-    """(groups, completions) float64."""
-    values = totals(rewards)
-    flat = values.flatten().tolist()
+    """Advantages (P, G) float64 of rewarded groups."""
+    rewards_PG = totals(rewards)
+    flat = rewards_PG.flatten().tolist()
     sums = process.total(accelerator, len(flat), sum(flat), sum(v * v for v in flat))
-    return group_advantages(values, scale=config.scale_rewards, batch_std=pooled_std(*sums))
+    return group_advantages(rewards_PG, scale=config.scale_rewards, batch_std=pooled_std(*sums))
 
 
 def update(
@@ -234,7 +203,7 @@ def update(
     # accelerate divides by the accumulation steps, and DDP and DeepSpeed by the ranks
     undo_means = config.gradient_accumulation_steps * accelerator.num_processes
     high = config.epsilon if config.epsilon_high is None else config.epsilon_high
-    losses, told = [], Meters()
+    losses, step_meters = [], Meters()
     for part in batches:
         with accelerator.accumulate(model):
             scored = model(part.batch, temperature=config.temperature, entropy=True)
@@ -250,13 +219,13 @@ def update(
             )
             accelerator.backward(loss.loss * undo_means)
         losses.append(loss.loss.item())
-        record_tokens(told, part, scored, loss)
+        record_tokens(step_meters, part, scored, loss)
     norm, applied = take_step(accelerator, model, optimizer, config.max_grad_norm)
     if applied:
         # the sum over ranks and micro-batches, not their mean
-        told.add_sum("loss", sum(losses), 1 / accelerator.num_processes)
-        told.add("grad_norm", [norm])
-        meters.merge(told)
+        step_meters.add_sum("loss", sum(losses), 1 / accelerator.num_processes)
+        step_meters.add("grad_norm", [norm])
+        meters.merge(step_meters)
     return applied, [math.isfinite(loss) for loss in losses]
 
 
@@ -264,7 +233,7 @@ def evaluate(
     model: nn.Module,
     processor: Processor,
     records: list[GrpoRecord],
-    judge: Rewards,
+    reward_fn: Rewards,
     config: GrpoConfig,
     accelerator: Accelerator,
 ) -> dict[str, float]:
@@ -273,11 +242,11 @@ def evaluate(
     own = range(accelerator.process_index, len(records), accelerator.num_processes)
     size = config.per_device_train_batch_size * config.num_generations
     for start in range(0, len(own), size):
-        tasks = [Task(place, records[place]) for place in own[start : start + size]]
+        tasks = [Task(index, records[index]) for index in own[start : start + size]]
         image_cache = ImageCache(processor, config.inpainting)
         sampling = Sampling(config.max_completion_length)
         groups = roll_out(model, image_cache, tasks, sampling, num_generations=1, seed=config.seed)
-        rewards = judge(model, image_cache, groups)
+        rewards = reward_fn(model, image_cache, groups)
         record_rewards(meters, rewards)
         record_lengths(meters, groups)
     return {f"eval/{name}": value for name, value in meters.reduce(accelerator).items()}

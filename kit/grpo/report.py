@@ -75,7 +75,7 @@ def completion_rows(
         ):
             yield {
                 "step": step,
-                "place": group.task.place,
+                "prompt_index": group.task.prompt_index,
                 "number": number,
                 "image": record.image,
                 "qid": record.qid,
@@ -93,7 +93,7 @@ def completion_rows(
 
 def print_completions(rows: Sequence[dict], count: int) -> None:
     """A table of the best and the worst completions of a step's first prompt."""
-    first = [row for row in rows if row["place"] == rows[0]["place"]]
+    first = [row for row in rows if row["prompt_index"] == rows[0]["prompt_index"]]
     first.sort(key=lambda row: row["reward"], reverse=True)
     best = first[: (count + 1) // 2]
     shown = best + first[max(len(best), len(first) - count // 2) :]

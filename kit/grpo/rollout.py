@@ -20,10 +20,10 @@ MODE = "caption_reason_answer"
 
 @dataclass(frozen=True)
 class Task:
-    """A record to be answered. ``place`` is where it stands in the run's endless sequence of
+    """A record to be answered. ``prompt_index`` is where it stands in the run's endless sequence of
     prompts, whatever process it falls to."""
 
-    place: int
+    prompt_index: int
     record: GrpoRecord
 
 
@@ -54,12 +54,14 @@ def roll_out(
 ) -> list[Group]:
     """Complete each prompt ``num_generations`` times, in one batch.
 
-    A completion follows from the model, the record, ``seed``, the task's place, its number in the
+    A completion follows from the model, the record, ``seed``, its place, its number in the
     group and ``attempt``, and not from what is sampled beside it.
     """
     processor = image_cache.processor
     trunks = [_whole_prompt(image_cache, task.record) for task in tasks]
-    seeds = [(seed, t.place, attempt, number) for t in tasks for number in range(num_generations)]
+    seeds = [
+        (seed, t.prompt_index, attempt, number) for t in tasks for number in range(num_generations)
+    ]
     noise = seeded_noise(seeds, sampling.max_new_tokens) if sampling.temperature else None
     completed = generate(
         model,

@@ -19,7 +19,7 @@ from kit.run.state import Progress
 Record = SftRecord | GrpoRecord
 
 
-def note(
+def count_skipped(
     applied: bool,
     suspects: Sequence[tuple[Record, bool]],
     progress: Progress,

@@ -86,7 +86,9 @@ class RunLog:
     def completions(self, rows: Iterable[dict]) -> list[dict]:
         """Write the lines of all ranks to ``completions.jsonl``, in the order of their prompts;
         returns them."""
-        rows = sorted(gather_object(list(rows)), key=lambda row: (row["place"], row["number"]))
+        rows = sorted(
+            gather_object(list(rows)), key=lambda row: (row["prompt_index"], row["number"])
+        )
         if self.active:
             self._append("completions.jsonl", rows)
         return rows

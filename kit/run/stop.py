@@ -34,7 +34,9 @@ class StopRequest:
         self._heard: set[int] = set()
 
     def __enter__(self) -> StopRequest:
-        self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+        self._before = {
+            number: signal.signal(number, self._record_signal) for number in self.SIGNALS
+        }
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self.SIGNALS)
         return self
 
@@ -42,7 +44,7 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _note(self, number, frame) -> None:
+    def _record_signal(self, number, frame) -> None:
         self._heard.add(number)
 
     @property

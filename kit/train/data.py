@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,21 @@ from kit.model.lengths import prompt_lengths
 from kit.model.processor import Processor
 from kit.model.sharing import Branch, PackedBatch, Tree, pack
 from kit.prompting.messages import target_text
+from kit.train.config import GrpoConfig, SftConfig
+
+
+def read_records(config: SftConfig | GrpoConfig, read: Callable) -> tuple[list, list, list]:
+    """Training records, held-out records, and the broken training lines that were dropped.
+
+    Raises:
+        DataError: broken lines, unless the configuration says to skip them.
+    """
+    on_bad = "skip" if config.skip_bad else "report"
+    records, dropped = read(config.data, on_bad, decode_images=True)
+    held_out = []
+    if config.eval_data:
+        held_out, _ = read(config.eval_data, on_bad, decode_images=True)
+    return records, held_out, dropped
 
 
 @dataclass(frozen=True)
@@ -78,8 +93,8 @@ class RecordStream:
         self.order, self.n = order, len(order.images)
         self._epoch = functools.lru_cache(maxsize=2)(order.epoch)
 
-    def __getitem__(self, place: slice) -> list[int]:
-        return [self._epoch(i // self.n)[i % self.n] for i in range(place.start, place.stop)]
+    def __getitem__(self, span: slice) -> list[int]:
+        return [self._epoch(i // self.n)[i % self.n] for i in range(span.start, span.stop)]
 
 
 class SftBatches(torch.utils.data.Dataset):
@@ -125,6 +140,16 @@ class SftBatches(torch.utils.data.Dataset):
         """The records of a micro-batch of this process."""
         start = (number * self.world_size + self.rank) * self.size
         return [self.records[i] for i in self.stream[start : start + self.size]]
+
+    def suspects(self, step: int, finite: Sequence[bool]) -> list[tuple[SftRecord, bool]]:
+        """This process's records of a step, each with whether the loss of its micro-batch was
+        finite."""
+        first = step * len(finite)
+        return [
+            (record, fine)
+            for number, fine in enumerate(finite, start=first)
+            for record in self.records_of(number)
+        ]
 
 
 def raise_if_error(batch: PackedBatch | UserError) -> PackedBatch:

@@ -1,4 +1,4 @@
-"""Optimizer steps: parameter groups, clipping, and what is told of them."""
+"""Optimizer steps: parameter groups, clipping, and whether they were made."""
 
 from __future__ import annotations
 
@@ -10,6 +10,16 @@ from torch import nn
 
 from kit.run import zero
 from kit.run.deepspeed_internals import last_update
+from kit.train.config import TrainingConfig
+
+
+def adamw(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
+    """AdamW (arXiv 1711.05101) over the trained parameters."""
+    return torch.optim.AdamW(
+        parameter_groups(model, config.weight_decay),
+        lr=config.learning_rate,
+        betas=(config.adam_beta1, config.adam_beta2),
+    )
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:

@@ -9,7 +9,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import get_scheduler
 
 from kit.data.records import SftRecord, read_sft_records
 from kit.model.load import load_processor
@@ -18,7 +17,7 @@ from kit.model.processor import Processor
 from kit.prompting.messages import modes_of
 from kit.run import failures, process, state
 from kit.run.metrics import window_means
-from kit.run.runlog import RunLog
+from kit.run.stop import StopRequest
 from kit.train import finish
 from kit.train.config import SftConfig
 from kit.train.data import (
@@ -27,11 +26,12 @@ from kit.train.data import (
     SftBatches,
     pack_records,
     raise_if_error,
+    read_records,
     require_max_length,
 )
-from kit.train.optim import parameter_groups, take_step
+from kit.train.optim import adamw, take_step
 from kit.train.policy import build_model
-from kit.train.schedule import due
+from kit.train.schedule import Schedule
 
 
 def train(config: SftConfig) -> int:
@@ -41,106 +41,63 @@ def train(config: SftConfig) -> int:
     and at the end the adapter (or the full model) with its model card and summary.json.
     """
     accelerator = process.start(config)
-    with process.StopRequest(Path(config.output_dir)) as stop, failures.explained_memory(config):
+    with StopRequest(Path(config.output_dir)) as stop, failures.explained_memory(config):
         code = run(config, accelerator, stop)
     process.end(accelerator)
     return code
 
 
-def run(config: SftConfig, accelerator: Accelerator, stop: process.StopRequest) -> int:
+def run(config: SftConfig, accelerator: Accelerator, stop: StopRequest) -> int:
     """The run itself, top to bottom."""
-    folder = Path(config.output_dir)
-
     # ------------------------------------------------------------------ data and model
     start = state.starting_point(config, accelerator)
-    on_bad = "skip" if config.skip_bad else "report"
-    records, dropped = read_sft_records(config.data, on_bad, decode_images=True)
-    eval_records = []
-    if config.eval_data:
-        eval_records, _ = read_sft_records(config.eval_data, on_bad, decode_images=True)
+    records, eval_records, dropped = read_records(config, read_sft_records)
     processor = load_processor(
         config.base_model, min_pixels=config.min_pixels, max_pixels=config.max_pixels
     )
     modes = modes_of(config.prompting_mode)
     require_max_length([*records, *eval_records], processor, modes, config.max_length)
     model = build_model(config, accelerator)
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, config.weight_decay),
-        lr=config.learning_rate,
-        betas=(config.adam_beta1, config.adam_beta2),
-    )
-    wrapped, optimizer = accelerator.prepare(LogprobModel(model), optimizer)
+    wrapped, optimizer = accelerator.prepare(LogprobModel(model), adamw(model, config))
 
     # ------------------------------------------------------------------ plan of the steps
-    global_batch = (
+    batch = (
         config.per_device_train_batch_size
         * config.gradient_accumulation_steps
         * accelerator.num_processes
     )
-    total_steps = config.max_steps
-    if total_steps < 0:
-        total_steps = max(1, round(config.num_train_epochs * len(records) / global_batch))
-    warmup = config.warmup_steps or math.ceil(config.warmup_ratio * total_steps)
-    scheduler = get_scheduler(config.lr_scheduler_type, optimizer, warmup, total_steps)
-    dataset = training_batches(config, records, processor, accelerator, model, global_batch)
-
-    # ------------------------------------------------------------------ resume
-    progress = state.Progress()
-    if start:
-        progress = state.resume(config, start, accelerator, model, optimizer, scheduler)
-    log = RunLog(accelerator, config, total_steps=total_steps, first_step=progress.step, name="sft")
-    accelerator.print(finish.describe(model, records, dropped, global_batch, total_steps))
+    schedule = Schedule(
+        config, accelerator, model, optimizer,
+        start=start, n_records=len(records), batch=batch, name="sft",
+    )  # fmt: skip
+    progress, log = schedule.progress, schedule.log
+    dataset = training_batches(config, records, processor, accelerator, batch)
+    batches = map(raise_if_error, loader(dataset, progress.step, schedule.total_steps, config))
+    accelerator.print(finish.describe(model, records, dropped, batch, schedule.total_steps))
     if not dataset.share:
         accelerator.print("lora_dropout is above 0, so questions do not share their image's pass")
 
     # ------------------------------------------------------------------ the loop
-    batches = map(raise_if_error, loader(dataset, progress.step, total_steps, config))
-    while progress.step < total_steps:
+    while not schedule.at_end:
         micro_batches = [next(batches) for _ in range(config.gradient_accumulation_steps)]
         metrics, finite = update(accelerator, wrapped, optimizer, micro_batches, config)
-        first = progress.step * config.gradient_accumulation_steps
-        suspects = [
-            (record, fine)
-            for number, fine in enumerate(finite, start=first)
-            for record in dataset.records_of(number)
-        ]
-        failures.count_skipped(
-            bool(metrics), suspects, progress, log, accelerator, config.max_skipped_steps
-        )
-        learning_rate = scheduler.get_last_lr()[0]
-        scheduler.step()
-        progress.step += 1
-        log.advance()
+        schedule.count_skipped(bool(metrics), dataset.suspects(progress.step, finite))
+        schedule.advance()
 
         if metrics:
             progress.tokens += int(metrics["tokens"])
             progress.since_log.append(metrics)
-        if due(progress.step, config.logging_steps) or progress.step == total_steps:
-            log.log(
-                progress.step,
-                {
-                    **window_means(progress.since_log),
-                    "learning_rate": learning_rate,
-                    "num_tokens": progress.tokens,
-                    "epoch": progress.step * global_batch / len(records),
-                    "skipped_steps": progress.skipped,
-                },
-            )
-            progress.since_log.clear()
-        at_end = progress.step == total_steps
-        if eval_records and (at_end or due(progress.step, config.eval_steps)):
+        schedule.log_metrics(window_means, epoch=progress.step * batch / len(records))
+        if eval_records and schedule.is_due(config.eval_steps):
             scores = evaluate_loss(accelerator, wrapped, eval_records, processor, config)
             log.log(progress.step, scores)
-            progress.keep_best(scores["eval_loss"], accelerator, model, folder)
-        stopping = stop.agreed(accelerator)
-        if stopping or due(progress.step, config.save_steps) or (at_end and config.save_steps):
-            state.save(config, accelerator, model, optimizer, scheduler, progress)
-        if stopping and not at_end:
-            return state.leave(accelerator, log, progress, stop)
+            progress.keep_best(scores["eval_loss"], accelerator, model, log.folder)
+        if (code := schedule.save_or_leave(stop)) is not None:
+            return code
 
     # ------------------------------------------------------------------ what is left behind
     finish.save_final(config, accelerator, model, processor, progress, records)
-    log.finish(**progress.facts(), finished=True, samples=progress.step * global_batch)
+    log.finish(**progress.facts(), finished=True, samples=progress.step * batch)
     return 0
 
 
@@ -233,8 +190,7 @@ def training_batches(
     records: list[SftRecord],
     processor: Processor,
     accelerator: Accelerator,
-    model: nn.Module,
-    global_batch: int,
+    batch: int,
 ) -> SftBatches:
     """The micro-batches of this process, for all steps."""
     lengths = tuple(len(r.question) + len(r.output) for r in records)
@@ -243,7 +199,7 @@ def training_batches(
         seed=config.seed,
         together=config.questions_per_image,
         lengths=lengths if config.group_by_length else None,
-        batch_size=global_batch,
+        batch_size=batch,
     )
     return SftBatches(
         records,

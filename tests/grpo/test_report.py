@@ -5,7 +5,7 @@ from kit.grpo.report import print_completions
 
 def row(number, text, reward):
     return {
-        "step": 7, "place": 3, "number": number, "question": "Is [bold]it[/bold] there?",
+        "step": 7, "prompt_index": 3, "number": number, "question": "Is [bold]it[/bold] there?",
         "gold": "Yes", "text": text, "reward": reward, "rewards": {"format": 1.0, "answer": None},
         "advantage": reward - 0.5,
     }  # fmt: skip
@@ -17,7 +17,7 @@ def test_best_and_worst_of_the_first_prompt(capsys):
         row(1, '{"boxes": [[1, 2, 3, 4]]} [/red]', 0.9),
         row(2, "worst", 0.1),
     ]
-    other = {**row(0, "of another prompt", 1.0), "place": 4}
+    other = {**row(0, "of another prompt", 1.0), "prompt_index": 4}
     print_completions([*rows, other], 2)
     printed = " ".join(capsys.readouterr().out.split())
     assert "[/red]" in printed

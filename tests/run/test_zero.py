@@ -257,7 +257,7 @@ def test_ranks_whose_completions_differ_in_length_wait_for_each_other(trained, p
         steps = rows(folder, COMPLETIONS)
     assert texts[0] == texts[1]
     longest = [
-        [max(r["tokens"] for r in steps if r["step"] == step and r["place"] % 2 == rank)
+        [max(r["tokens"] for r in steps if r["step"] == step and r["prompt_index"] % 2 == rank)
          for rank in (0, 1)]
         for step in (1, 2, 3)
     ]  # fmt: skip
