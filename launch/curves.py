@@ -1,12 +1,17 @@
 """Training curves as a page: python launch/curves.py --runs checkpoints/qwen2vl_sft ..."""
 
-from kit.command import parse, run
-from kit.report.curves import CurvesConfig, curves
+from kit import command
 
 
 def main() -> int:
-    return curves(parse(CurvesConfig))
+    from kit.report.config import CurvesConfig
+
+    config = command.parse(CurvesConfig)
+
+    from kit.report.curves import curves
+
+    return curves(config)
 
 
 if __name__ == "__main__":
-    run(main)
+    command.run(main)

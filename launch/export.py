@@ -4,9 +4,13 @@ from kit import command
 
 
 def main() -> int:
-    from kit.share.export import ExportConfig, export
+    from kit.share.config import ExportConfig
 
-    return export(command.parse(ExportConfig))
+    config = command.parse(ExportConfig)
+
+    from kit.share.export import export
+
+    return export(config)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,13 @@ from kit import command
 
 
 def main() -> int:
-    from kit.plan.preflight import PreflightConfig, preflight
+    from kit.plan.config import PreflightConfig
 
-    return preflight(command.parse(PreflightConfig))
+    config = command.parse(PreflightConfig)
+
+    from kit.plan.preflight import preflight
+
+    return preflight(config)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,13 @@ from kit import command
 
 
 def main() -> int:
-    from kit.demo.pretrain import PretrainConfig, pretrain
+    from kit.demo.config import PretrainConfig
 
-    return pretrain(command.parse(PretrainConfig))
+    config = command.parse(PretrainConfig)
+
+    from kit.demo.pretrain import pretrain
+
+    return pretrain(config)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,13 @@ from kit import command
 
 
 def main() -> int:
-    from kit.demo.quickstart import QuickstartConfig, quickstart
+    from kit.demo.config import QuickstartConfig
 
-    return quickstart(command.parse(QuickstartConfig))
+    config = command.parse(QuickstartConfig)
+
+    from kit.demo.quickstart import quickstart
+
+    return quickstart(config)
 
 
 if __name__ == "__main__":

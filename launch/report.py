@@ -1,12 +1,17 @@
 """Several evaluations side by side: python launch/report.py --evaluations base=... sft=..."""
 
-from kit.command import parse, run
-from kit.report.report import ReportConfig, report
+from kit import command
 
 
 def main() -> int:
-    return report(parse(ReportConfig))
+    from kit.report.config import ReportConfig
+
+    config = command.parse(ReportConfig)
+
+    from kit.report.report import report
+
+    return report(config)
 
 
 if __name__ == "__main__":
-    run(main)
+    command.run(main)

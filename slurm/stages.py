@@ -103,7 +103,7 @@ STAGES = {
         ("{}/predictions.jsonl", "{}/metrics.json", "{}/report.html"),
     ),
     "report": Stage(
-        "kit.report.report:ReportConfig",
+        "kit.report.config:ReportConfig",
         "kit.report.report:report",
         "cpu",
         "output",

@@ -10,37 +10,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import Qwen2VLForConditionalGeneration
 
-from kit.command import option
 from kit.data.phantom.dataset import write_slake_phantoms
 from kit.data.prepare import PrepareConfig, prepare
 from kit.data.records import SftRecord, read_sft_records, write_records
+from kit.demo.config import PretrainConfig
 from kit.demo.sight import teach_sight
 from kit.model.tiny import base_folder, tiny_config, tiny_processor, train_tokenizer
 from kit.prompting.messages import INSTRUCTIONS
 from kit.train.config import SftConfig
 from kit.train.sft import train
-
-
-@dataclass
-class PretrainConfig:
-    """Make the weights of the embedded model."""
-
-    work_dir: str = option("runs/pretrain_tiny", help="where data and the run go")
-    output: str = option(str(base_folder()), help="where the base model goes")
-    sight_pictures: int = option(4000, help="phantoms that teach it to see")
-    sight_steps: int = option(1700, help="steps of learning to see, of 12 pictures")
-    phantoms: int = option(1200, help="phantoms, a share of which show another one's image")
-    exchanged: float = option(0.9, help="share of the phantoms whose images are exchanged")
-    steps: int = option(300, help="steps of training on records")
-    batch_size: int = option(24, help="records a step, each in both modes")
-    lr: float = option(1e-3, help="peak learning rate of training on records")
-    seed: int = option(2027, help="of drawings, weights and order; no other stage draws with it")
 
 
 def pretrain(config: PretrainConfig) -> int:
@@ -89,8 +72,9 @@ def pretrain(config: PretrainConfig) -> int:
     )
     if code == 0:
         trained = Qwen2VLForConditionalGeneration.from_pretrained(work / "run", dtype=torch.float16)
-        trained.save_pretrained(config.output)
-        processor.save(config.output)
+        output = config.output or base_folder()
+        trained.save_pretrained(output)
+        processor.save(output)
     return code
 
 

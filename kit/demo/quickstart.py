@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kit.command import Config, option, parse
+from kit.command import Config, parse
 from kit.data.phantom.dataset import write_slake_phantoms
 from kit.data.prepare import PrepareConfig, prepare
-from kit.errors import UserError
+from kit.demo.config import QuickstartConfig
 from kit.evaluate.cf_proxy import cf_proxy
 from kit.evaluate.config import CfProxyConfig, EvaluateConfig
 from kit.evaluate.evaluation import evaluate
@@ -24,25 +24,6 @@ from kit.train.config import GrpoConfig, SftConfig
 from kit.train.sft import train as train_sft
 
 CONFIGS = Path(__file__).resolve().parents[2] / "launch" / "configs"
-
-
-@dataclass
-class QuickstartConfig:
-    """Phantoms, prepared data, SFT, GRPO, and the evaluation of all three models, on a CPU."""
-
-    output_dir: str = option("runs/quickstart", help="run folder", aliases=["--out_dir"])
-    train_images: int = option(240, help="phantoms to train on")
-    test_images: int = option(40, help="phantoms to evaluate on, none of which is trained on")
-    sft_epochs: float = option(3.0, help="passes of SFT over the training questions")
-    grpo_records: int = option(400, help="training questions that GRPO is done on")
-    grpo_steps: int = option(30, help="steps of GRPO, each of 8 prompts with 8 completions")
-    seed: int = option(0, help="of phantoms and training")
-
-    def __post_init__(self):
-        folder = Path(self.output_dir)
-        if folder.exists() and any(folder.iterdir()):
-            fix = f"remove it, or choose another: --output_dir {self.output_dir}2"
-            raise UserError("the run folder is not empty", where=folder, fix=fix)
 
 
 @dataclass

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kit.command import option
-from kit.counterfactual.inpaint import METHODS
 from kit.errors import ConfigError
-from kit.scoring.consistency import DEFAULT_ENCODER
+from kit.scoring.settings import DEFAULT_ENCODER
 
 
 @dataclass
@@ -29,7 +28,7 @@ class InferenceConfig:
     max_new_tokens: int = option(256, help="longest answer in tokens")
     max_records: int | None = option(None, help="only the first so many records")
     inpainting: Literal["telea", "ns", "blur", "mean"] = option(
-        METHODS[0], help="how a region is taken out of an image"
+        "telea", help="how a region is taken out of an image"
     )
     random_draws: int = option(2, help="random regions that each region is compared with")
     quantization: Literal["none", "nf4"] = option("none", help="nf4: base in 4-bit")

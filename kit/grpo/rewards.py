@@ -21,10 +21,10 @@ from kit.scoring.faithfulness import (
     Reward,
     combine,
     counterfactual_score,
-    parse_weights,
     score_completions,
 )
 from kit.scoring.grounding import union_iou
+from kit.scoring.settings import parse_weights
 from kit.train.config import GrpoConfig
 
 RewardFunction = Callable[..., Sequence[float | None]]

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 import torch
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from kit.command import option, parse
+from kit.command import parse
 from kit.data.grpo_records import read_grpo_records
 from kit.data.images import open_image
 from kit.data.records import read_sft_records
-from kit.errors import ConfigError
 from kit.model.lengths import prompt_lengths
 from kit.model.load import load_processor
 from kit.model.processor import Processor
 from kit.model.sharing import Branch, Tree, pack
+from kit.plan.config import PreflightConfig
 from kit.plan.launches import PLANS, Launch, Plan, plan_name, read_launch
 from kit.plan.memory import (
     MemoryEstimate,
@@ -36,24 +35,6 @@ from kit.train.config import GrpoConfig, SftConfig, TrainingConfig
 GIB = 2**30
 USABLE = 0.9  # of a GPU's memory: the rest is the CUDA context and what lies unused between tensors
 QUESTION, ANSWER = 20, 160  # tokens, where no data is given
-
-
-@dataclass
-class PreflightConfig:
-    """Prints what a stage's configuration takes on a GPU, under each ZeRO stage and precision."""
-
-    stage: Literal["sft", "grpo"] = option("sft", help="whose configuration it is")
-    config: str = option("", help="a file of launch/configs/")
-    accelerate_config: str | None = option(None, help="a file of accelerate_configs/")
-    data: str | None = option(None, help="its longest records are measured; left out: an example")
-    base_model: str | None = option(None, help="instead of the configuration's")
-    num_processes: int | None = option(None, help="instead of the accelerate configuration's")
-    gpu_memory_gb: float | None = option(None, help="of one GPU, in GiB; left out: this one's")
-
-    def __post_init__(self):
-        if not self.config:
-            fix = "set --config launch/configs/sft.yaml"
-            raise ConfigError("no configuration given", where="config", fix=fix)
 
 
 def preflight(config: PreflightConfig) -> int:

@@ -6,14 +6,13 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import plotly.graph_objects as go
 
-from kit.command import option
-from kit.errors import ConfigError, UserError
+from kit.errors import UserError
 from kit.files import atomic_write, read_json, require_folder
+from kit.report.config import CurvesConfig
 from kit.report.figures import colour, plain
 from kit.report.page import render
 
@@ -31,44 +30,6 @@ SECTIONS = {
 }
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 MOST_POINTS = 2000  # of a curve
-
-
-@dataclass
-class CurvesConfig:
-    """Draw the training curves of one or several runs."""
-
-    runs: list[str] = option(
-        help="run folders, or name=folder of each, as train_sft and train_grpo write them",
-        default_factory=list,
-    )
-    output: str = option("", help="the page to write; left out: curves.html in the first run")
-    watch: bool = option(
-        False, help="write it again whenever a run has logged, until all have ended"
-    )
-    interval: float = option(10.0, help="seconds between looks, with watch")
-
-    def __post_init__(self):
-        if not self.runs:
-            raise ConfigError("runs is not given", where="runs", fix="set --runs FOLDER")
-        if len(self.folders) < len(self.runs):
-            fix = "give each its own, as in --runs a=runs/1/sft b=runs/2/sft"
-            raise ConfigError("two runs have one name", where="runs", fix=fix)
-        if not 0 < self.interval < math.inf:
-            what = f"interval must be positive, not {self.interval}"
-            raise ConfigError(what, where="interval", fix="fix the value")
-
-    @property
-    def folders(self) -> dict[str, Path]:
-        """The folder of each run by its name, which is the folder's own unless it is given."""
-        named = {}
-        for entry in self.runs:
-            name, given, folder = entry.partition("=")
-            named[name if given else Path(entry).name] = Path(folder if given else entry)
-        return named
-
-    @property
-    def page(self) -> Path:
-        return Path(self.output or next(iter(self.folders.values())) / "curves.html")
 
 
 def curves(config: CurvesConfig) -> int:

@@ -6,18 +6,17 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from kit.command import option
 from kit.data import slake
 from kit.data.phantom.layout import are_phantoms
 from kit.data.records import iter_json_lines
-from kit.errors import ConfigError, RecordError, UserError
+from kit.errors import RecordError, UserError
 from kit.files import atomic_write, require_folder, write_json
 from kit.prompting.messages import MODES
 from kit.report.cases import KINDS, Pictures, gallery
 from kit.report.comparison import Comparison, compare
+from kit.report.config import ReportConfig
 from kit.report.figures import figures
 from kit.report.page import render
 from kit.report.page_tables import beside_published, headlines, strata, summary
@@ -27,42 +26,6 @@ from kit.report.verdict import best_model, verdict
 Rows = Sequence[Mapping]
 NEEDED = {"mode", "dataset", "image", "qid", "question", "scores", "evidence", "confidences"}
 NEEDED = {"mode", "dataset", "image", "qid", "question", "scores", "evidence", "confidences"}
-
-
-@dataclass
-class ReportConfig:
-    """Put several evaluations side by side, with what they differ by and how sure that is."""
-
-    evaluations: list[str] = option(
-        help="name=folder of each, the folder being what evaluate wrote; the first is what the "
-        "others are compared with",
-        default_factory=list,
-    )
-    output: str = option("", help="folder for report.html, report.json and report.txt")
-    cases_per_kind: int = option(
-        6, help="answers of each kind, model and mode that the gallery shows; 0: no gallery"
-    )
-    seed: int = option(0, help="of bootstrap intervals")
-
-    def __post_init__(self):
-        for name in ("evaluations", "output"):
-            if not getattr(self, name):
-                raise ConfigError(f"{name} is not given", where=name, fix=f"set --{name}")
-        for entry in self.evaluations:
-            if not all(entry.partition("=")):
-                fix = "write name=folder, as in sft=runs/eval_sft"
-                raise ConfigError(f"{entry!r} has no name", where="evaluations", fix=fix)
-        if len(self.folders) < len(self.evaluations):
-            fix = "give each evaluation its own name"
-            raise ConfigError("a name stands twice", where="evaluations", fix=fix)
-        for name in ("cases_per_kind", "seed"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must not be negative", where=name, fix="fix the value")
-
-    @property
-    def folders(self) -> dict[str, Path]:
-        """The folder of each evaluation by its name."""
-        return {name: Path(p) for name, _, p in (e.partition("=") for e in self.evaluations)}
 
 
 def report(config: ReportConfig) -> int:

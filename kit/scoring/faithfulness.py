@@ -10,60 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from kit.errors import ConfigError
 from kit.prompting.answers import ParsedAnswer
 from kit.scoring.consistency import Consistency
 from kit.scoring.exact import exact_match
 from kit.scoring.medevalkit import open_scores
-
-COMPONENTS = ("format", "answer", "consistency", "counterfactual")
-AnswerScoring = Literal["exact", "f1"]
+from kit.scoring.settings import DEFAULT_WEIGHTS, AnswerScoring, Weights
 
 LARGEST_SHARE = 0.5  # of the image; what points at more of it points at nothing
-
-
-@dataclass(frozen=True)
-class Weights:
-    """What each component counts."""
-
-    format: float = 0.2
-    answer: float = 0.4
-    consistency: float = 0.2
-    counterfactual: float = 0.2
-
-    def __post_init__(self):
-        values = [getattr(self, name) for name in COMPONENTS]
-        if not all(0 <= v < math.inf for v in values) or not sum(values):
-            raise ConfigError(
-                f"weights must not be negative and not all 0: {values}",
-                where="weights",
-                fix='give four, like "0.2,0.4,0.2,0.2"',
-            )
-
-    def as_dict(self) -> dict[str, float]:
-        return {name: getattr(self, name) for name in COMPONENTS}
-
-
-DEFAULT_WEIGHTS = Weights()
-
-
-def parse_weights(text: str) -> Weights:
-    """``"format,answer,consistency,counterfactual"`` as numbers.
-
-    >>> parse_weights("0.2, 0.4, 0.2, 0.2") == Weights()
-    True
-    """
-    try:
-        values = [float(part) for part in text.split(",")]
-        return Weights(**dict(zip(COMPONENTS, values, strict=True)))
-    except ValueError as error:
-        raise ConfigError(
-            f"weights must be four numbers ({', '.join(COMPONENTS)}), not {text!r}",
-            where="weights",
-            fix='give them like "0.2,0.4,0.2,0.2"',
-        ) from error
 
 
 @dataclass(frozen=True)
@@ -94,26 +48,26 @@ def faithfulness_reward(
     *,
     valid_json: bool,
     answer_correct: float,
-    question: str,
-    caption: str,
-    delta_cf_roi: float | None,
-    delta_cf_rand: float | None,
-    consistency: Consistency | None,
+    consistency: float | None,
+    counterfactual: float | None,
     weights: Weights = DEFAULT_WEIGHTS,
 ) -> Reward:
-    """The reward of one answer, from plain values.
+    """The reward of one answer, from plain values; None leaves a component out.
 
     Args:
-        answer_correct: right or wrong, or a degree in 0..1.
-        delta_cf_roi, delta_cf_rand: how much the probability of the answer drops without the
-            evidence, and without random regions of the same size; None where not measured.
-        consistency: what embeds caption and question; None leaves that component out.
+        answer_correct: right or wrong, or a degree in 0..1 (:func:`answer_score`).
+        consistency: of caption and question (``kit.scoring.consistency``).
+        counterfactual: what :func:`counterfactual_score` gives.
+
+    >>> faithfulness_reward(valid_json=True, answer_correct=1.0, consistency=None,
+    ...                     counterfactual=counterfactual_score(0.6, 0.1)).total
+    0.875
     """
-    parts: dict[str, float | None] = {
+    parts = {
         "format": float(valid_json),
-        "answer": min(1.0, max(0.0, float(answer_correct))),
-        "consistency": consistency.scores([caption], [question])[0] if consistency else None,
-        "counterfactual": counterfactual_score(delta_cf_roi, delta_cf_rand),
+        "answer": answer_correct,
+        "consistency": consistency,
+        "counterfactual": counterfactual,
     }
     return Reward(combine(parts, weights.as_dict()), parts)
 
@@ -171,15 +125,15 @@ def score_completions(
     agreements: Sequence[float | None] = [None] * len(parsed)
     if consistency is not None:
         agreements = consistency.scores([answer.caption for answer in parsed], questions)
-    rewards = []
-    for answer, gold, agreement, counterfactual in zip(
-        parsed, golds, agreements, counterfactuals, strict=True
-    ):
-        parts = {
-            "format": float(answer.valid_json),
-            "answer": answer_score(answer.answer, gold, scoring),
-            "consistency": agreement,
-            "counterfactual": counterfactual,
-        }
-        rewards.append(Reward(combine(parts, weights.as_dict()), parts))
-    return rewards
+    return [
+        faithfulness_reward(
+            valid_json=answer.valid_json,
+            answer_correct=answer_score(answer.answer, gold, scoring),
+            consistency=agreement,
+            counterfactual=counterfactual,
+            weights=weights,
+        )
+        for answer, gold, agreement, counterfactual in zip(
+            parsed, golds, agreements, counterfactuals, strict=True
+        )
+    ]

@@ -7,8 +7,7 @@ from typing import Literal
 
 from kit.command import option
 from kit.errors import ConfigError
-from kit.scoring.consistency import DEFAULT_ENCODER
-from kit.scoring.faithfulness import parse_weights
+from kit.scoring.settings import DEFAULT_ENCODER, parse_weights
 
 
 @dataclass

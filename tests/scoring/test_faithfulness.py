@@ -9,14 +9,12 @@ from hypothesis import strategies as st
 from kit.errors import ConfigError
 from kit.prompting.answers import parse_answer
 from kit.scoring.faithfulness import (
-    COMPONENTS,
-    Weights,
     combine,
     counterfactual_score,
     faithfulness_reward,
-    parse_weights,
     score_completions,
 )
+from kit.scoring.settings import COMPONENTS, Weights, parse_weights
 
 shares = st.none() | st.floats(0, 1)
 drops = st.none() | st.floats(-1, 1) | st.just(math.nan) | st.just(math.inf)
@@ -26,11 +24,8 @@ def test_the_documented_example():
     reward = faithfulness_reward(
         valid_json=True,
         answer_correct=1.0,
-        question="Is there a mass?",
-        caption="CT of the chest showing a mass.",
-        delta_cf_roi=0.6,
-        delta_cf_rand=0.1,
         consistency=None,
+        counterfactual=counterfactual_score(0.6, 0.1),
     )
     assert reward.parts == {
         "format": 1.0, "answer": 1.0, "consistency": None, "counterfactual": 0.5,

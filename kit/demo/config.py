@@ -1,0 +1,44 @@
+"""Typed configuration of the quickstart, and of making the embedded model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from kit.command import option
+from kit.errors import UserError
+
+
+@dataclass
+class QuickstartConfig:
+    """Phantoms, prepared data, SFT, GRPO, and the evaluation of all three models, on a CPU."""
+
+    output_dir: str = option("runs/quickstart", help="run folder", aliases=["--out_dir"])
+    train_images: int = option(240, help="phantoms to train on")
+    test_images: int = option(40, help="phantoms to evaluate on, none of which is trained on")
+    sft_epochs: float = option(3.0, help="passes of SFT over the training questions")
+    grpo_records: int = option(400, help="training questions that GRPO is done on")
+    grpo_steps: int = option(30, help="steps of GRPO, each of 8 prompts with 8 completions")
+    seed: int = option(0, help="of phantoms and training")
+
+    def __post_init__(self):
+        folder = Path(self.output_dir)
+        if folder.exists() and any(folder.iterdir()):
+            fix = f"remove it, or choose another: --output_dir {self.output_dir}2"
+            raise UserError("the run folder is not empty", where=folder, fix=fix)
+
+
+@dataclass
+class PretrainConfig:
+    """Make the weights of the embedded model."""
+
+    work_dir: str = option("runs/pretrain_tiny", help="where data and the run go")
+    output: str = option("", help="where the base model goes; left out: into the kit")
+    sight_pictures: int = option(4000, help="phantoms that teach it to see")
+    sight_steps: int = option(1700, help="steps of learning to see, of 12 pictures")
+    phantoms: int = option(1200, help="phantoms, a share of which show another one's image")
+    exchanged: float = option(0.9, help="share of the phantoms whose images are exchanged")
+    steps: int = option(300, help="steps of training on records")
+    batch_size: int = option(24, help="records a step, each in both modes")
+    lr: float = option(1e-3, help="peak learning rate of training on records")
+    seed: int = option(2027, help="of drawings, weights and order; no other stage draws with it")

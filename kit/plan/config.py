@@ -1,0 +1,27 @@
+"""Typed configuration of the preflight."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from kit.command import option
+from kit.errors import ConfigError
+
+
+@dataclass
+class PreflightConfig:
+    """Prints what a stage's configuration takes on a GPU, under each ZeRO stage and precision."""
+
+    stage: Literal["sft", "grpo"] = option("sft", help="whose configuration it is")
+    config: str = option("", help="a file of launch/configs/")
+    accelerate_config: str | None = option(None, help="a file of accelerate_configs/")
+    data: str | None = option(None, help="its longest records are measured; left out: an example")
+    base_model: str | None = option(None, help="instead of the configuration's")
+    num_processes: int | None = option(None, help="instead of the accelerate configuration's")
+    gpu_memory_gb: float | None = option(None, help="of one GPU, in GiB; left out: this one's")
+
+    def __post_init__(self):
+        if not self.config:
+            fix = "set --config launch/configs/sft.yaml"
+            raise ConfigError("no configuration given", where="config", fix=fix)

@@ -1,0 +1,84 @@
+"""Typed configuration of reports and curves."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from kit.command import option
+from kit.errors import ConfigError
+
+
+@dataclass
+class ReportConfig:
+    """Put several evaluations side by side, with what they differ by and how sure that is."""
+
+    evaluations: list[str] = option(
+        help="name=folder of each, the folder being what evaluate wrote; the first is what the "
+        "others are compared with",
+        default_factory=list,
+    )
+    output: str = option("", help="folder for report.html, report.json and report.txt")
+    cases_per_kind: int = option(
+        6, help="answers of each kind, model and mode that the gallery shows; 0: no gallery"
+    )
+    seed: int = option(0, help="of bootstrap intervals")
+
+    def __post_init__(self):
+        for name in ("evaluations", "output"):
+            if not getattr(self, name):
+                raise ConfigError(f"{name} is not given", where=name, fix=f"set --{name}")
+        for entry in self.evaluations:
+            if not all(entry.partition("=")):
+                fix = "write name=folder, as in sft=runs/eval_sft"
+                raise ConfigError(f"{entry!r} has no name", where="evaluations", fix=fix)
+        if len(self.folders) < len(self.evaluations):
+            fix = "give each evaluation its own name"
+            raise ConfigError("a name stands twice", where="evaluations", fix=fix)
+        for name in ("cases_per_kind", "seed"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must not be negative", where=name, fix="fix the value")
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """The folder of each evaluation by its name."""
+        return {name: Path(p) for name, _, p in (e.partition("=") for e in self.evaluations)}
+
+
+@dataclass
+class CurvesConfig:
+    """Draw the training curves of one or several runs."""
+
+    runs: list[str] = option(
+        help="run folders, or name=folder of each, as train_sft and train_grpo write them",
+        default_factory=list,
+    )
+    output: str = option("", help="the page to write; left out: curves.html in the first run")
+    watch: bool = option(
+        False, help="write it again whenever a run has logged, until all have ended"
+    )
+    interval: float = option(10.0, help="seconds between looks, with watch")
+
+    def __post_init__(self):
+        if not self.runs:
+            raise ConfigError("runs is not given", where="runs", fix="set --runs FOLDER")
+        if len(self.folders) < len(self.runs):
+            fix = "give each its own, as in --runs a=runs/1/sft b=runs/2/sft"
+            raise ConfigError("two runs have one name", where="runs", fix=fix)
+        if not 0 < self.interval < math.inf:
+            what = f"interval must be positive, not {self.interval}"
+            raise ConfigError(what, where="interval", fix="fix the value")
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """The folder of each run by its name, which is the folder's own unless it is given."""
+        named = {}
+        for entry in self.runs:
+            name, given, folder = entry.partition("=")
+            named[name if given else Path(entry).name] = Path(folder if given else entry)
+        return named
+
+    @property
+    def page(self) -> Path:
+        return Path(self.output or next(iter(self.folders.values())) / "curves.html")
