@@ -132,10 +132,10 @@ def answer_probabilities(
 
 @torch.no_grad()
 def _mean_logprobs(model: nn.Module, trees: Sequence[Tree], processor: Processor) -> torch.Tensor:
-    """Mean log-probability of the targets of each branch, (branches,) float32 on the CPU."""
+    """Mean log-probability of the targets of each branch, (N,) float32 on the CPU."""
     batch = pack(trees, merge_size=processor.image_processor.merge_size)
     device = next(model.parameters()).device
     with evaluating(model):
-        logprobs = token_logprobs(model, batch.to(device)).logprobs.cpu()
-    sums = torch.zeros(batch.n_branches).index_add(0, batch.branch_index, logprobs)
-    return sums / torch.bincount(batch.branch_index, minlength=batch.n_branches)
+        logprobs_K = token_logprobs(model, batch.to(device)).logprobs.cpu()
+    sums_N = torch.zeros(batch.n_branches).index_add(0, batch.branch_index, logprobs_K)
+    return sums_N / torch.bincount(batch.branch_index, minlength=batch.n_branches)

@@ -12,12 +12,12 @@ EPSILON = 1e-4  # TRL's, so that a tiny spread is not blown up
 
 
 def group_advantages(
-    rewards: Tensor, *, scale: ScaleRewards = "group", batch_std: float | None = None
+    rewards_PG: Tensor, *, scale: ScaleRewards = "group", batch_std: float | None = None
 ) -> Tensor:
     """Rewards less their group's mean, over a standard deviation.
 
     Args:
-        rewards: (groups, completions) float.
+        rewards_PG: (groups, completions) float.
         scale: ``group`` divides by the group's own (unbiased) standard deviation (arXiv
             2402.03300), ``batch`` by ``batch_std``, that of all rewards of the step, ``none`` not
             at all (arXiv 2503.20783).
@@ -29,27 +29,27 @@ def group_advantages(
     >>> group_advantages(torch.tensor([[1.0, 3.0]]), scale="none")
     tensor([[-1.,  1.]])
     """
-    centred = rewards - rewards.mean(dim=1, keepdim=True)
-    centred = centred.masked_fill(has_no_spread(rewards)[:, None], 0.0)
+    centred_PG = rewards_PG - rewards_PG.mean(dim=1, keepdim=True)
+    centred_PG = centred_PG.masked_fill(has_no_spread(rewards_PG)[:, None], 0.0)
     if scale == "none":
-        return centred
+        return centred_PG
     if scale == "batch":
-        return centred / (batch_std + EPSILON)
-    return centred / (group_std(rewards)[:, None] + EPSILON)
+        return centred_PG / (batch_std + EPSILON)
+    return centred_PG / (group_std(rewards_PG)[:, None] + EPSILON)
 
 
-def group_std(rewards: Tensor) -> Tensor:
+def group_std(rewards_PG: Tensor) -> Tensor:
     """The unbiased standard deviation of each group, (groups,); 0 for groups of one.
 
     >>> import torch
     >>> group_std(torch.tensor([[1.0, 1.0], [0.0, 2.0]])).tolist()
     [0.0, 1.4142135381698608]
     """
-    if rewards.shape[1] < 2:
-        return rewards.new_zeros(len(rewards))
-    return rewards.std(dim=1)
+    if rewards_PG.shape[1] < 2:
+        return rewards_PG.new_zeros(len(rewards_PG))
+    return rewards_PG.std(dim=1)
 
 
-def has_no_spread(rewards: Tensor) -> Tensor:
+def has_no_spread(rewards_PG: Tensor) -> Tensor:
     """Which groups hold equal rewards only, but for rounding, (groups,) bool."""
-    return rewards.amax(dim=1) - rewards.amin(dim=1) < 1e-6
+    return rewards_PG.amax(dim=1) - rewards_PG.amin(dim=1) < 1e-6

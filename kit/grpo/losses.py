@@ -12,8 +12,8 @@ LossType = Literal["grpo", "dr_grpo", "bnpo", "dapo"]
 
 
 def token_weights(
-    owner: Tensor,
-    counted: Tensor,
+    owner_K: Tensor,
+    counted_N: Tensor,
     *,
     loss_type: LossType,
     n_completions: float,
@@ -30,8 +30,8 @@ def token_weights(
       latter, since a gradient should not depend on how a batch is split.
 
     Args:
-        owner: (K,) int64, the completion of each token, counted from 0 in this batch.
-        counted: (completions,) bool, which completions of this batch the loss is of (a truncated
+        owner_K: (K,) int64, the completion of each token, counted from 0 in this batch.
+        counted_N: (completions,) bool, which completions of this batch the loss is of (a truncated
             one may not be).
         n_completions, n_tokens: numbers in the whole step, over all ranks and micro-batches;
             completions all of them, tokens those of counted completions.
@@ -44,14 +44,16 @@ def token_weights(
     >>> weights("grpo"), [round(weight, 3) for weight in weights("dr_grpo")]
     ([0.25, 0.25, 0.5], [0.1, 0.1, 0.1])
     """
-    lengths = torch.bincount(owner, minlength=len(counted)).clamp(min=1)
+    lengths_N = torch.bincount(owner_K, minlength=len(counted_N)).clamp(min=1)
     if loss_type == "grpo":
-        each = 1 / (lengths * n_completions)
+        each_N = 1 / (lengths_N * n_completions)
     elif loss_type == "dr_grpo":
-        each = torch.full_like(lengths, 1 / (n_completions * max_completion_length), dtype=float)
+        each_N = torch.full_like(
+            lengths_N, 1 / (n_completions * max_completion_length), dtype=float
+        )
     else:
-        each = torch.full_like(lengths, 1 / max(1, n_tokens), dtype=float)
-    return (each * counted)[owner].float()
+        each_N = torch.full_like(lengths_N, 1 / max(1, n_tokens), dtype=float)
+    return (each_N * counted_N)[owner_K].float()
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,11 @@ class GrpoLoss:
 
 
 def grpo_loss(
-    logprobs: Tensor,
-    old: Tensor,
-    reference: Tensor | None,
-    advantages: Tensor,
-    weights: Tensor,
+    logprobs_K: Tensor,
+    old_K: Tensor,
+    reference_K: Tensor | None,
+    advantages_K: Tensor,
+    weights_K: Tensor,
     *,
     epsilon: float,
     epsilon_high: float,
@@ -79,9 +81,9 @@ def grpo_loss(
 ) -> GrpoLoss:
     """The clipped policy objective with a KL penalty (arXiv 2402.03300, equations 3 and 4).
 
-    All of shape (K,), a value a token; ``old`` are the log-probabilities of the policy that
-    sampled, ``reference`` those of the one not to stray from (None leaves the penalty out),
-    ``weights`` as :func:`token_weights` gives them. The ratio is clipped to ``1 - epsilon`` and
+    All of shape (K,), a value a token; ``old_K`` are the log-probabilities of the policy that
+    sampled, ``reference_K`` those of the one not to stray from (None leaves the penalty out),
+    ``weights_K`` as :func:`token_weights` gives them. The ratio is clipped to ``1 - epsilon`` and
     ``1 + epsilon_high``; the KL estimate is k3, ``exp(r) - r - 1`` with ``r`` the reference's
     log-probability less the policy's (Schulman 2020).
 
@@ -90,18 +92,18 @@ def grpo_loss(
     ...                 epsilon=0.2, epsilon_high=0.2, beta=0.0).loss)
     -2.0
     """
-    logprobs = logprobs.float()
-    ratio = torch.exp(logprobs - old)
-    clipped = ratio.clamp(1 - epsilon, 1 + epsilon_high)
-    losses = -torch.min(ratio * advantages, clipped * advantages)
-    kl = None
-    if reference is not None:
-        log_ratio = reference - logprobs
-        kl = torch.exp(log_ratio) - log_ratio - 1
-        losses = losses + beta * kl
+    logprobs_K = logprobs_K.float()
+    ratio_K = torch.exp(logprobs_K - old_K)
+    clipped_K = ratio_K.clamp(1 - epsilon, 1 + epsilon_high)
+    losses_K = -torch.min(ratio_K * advantages_K, clipped_K * advantages_K)
+    kl_K = None
+    if reference_K is not None:
+        log_ratio_K = reference_K - logprobs_K
+        kl_K = torch.exp(log_ratio_K) - log_ratio_K - 1
+        losses_K = losses_K + beta * kl_K
     return GrpoLoss(
-        loss=(losses * weights).sum(),
-        kl=None if kl is None else kl.detach(),
-        clipped_low=(ratio < 1 - epsilon) & (advantages < 0),
-        clipped_high=(ratio > 1 + epsilon_high) & (advantages > 0),
+        loss=(losses_K * weights_K).sum(),
+        kl=None if kl_K is None else kl_K.detach(),
+        clipped_low=(ratio_K < 1 - epsilon) & (advantages_K < 0),
+        clipped_high=(ratio_K > 1 + epsilon_high) & (advantages_K > 0),
     )

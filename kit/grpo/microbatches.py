@@ -36,23 +36,23 @@ class MicroBatch:
 
 def micro_batches(
     groups: Sequence[Group],
-    advantages: Tensor,
+    advantages_PG: Tensor,
     processor: Processor,
     config: GrpoConfig,
     accelerator: Accelerator,
 ) -> list[MicroBatch]:
     """This process's groups of a step, ``per_device_train_batch_size`` of them at a time.
-    ``advantages`` is (groups, completions). What the loss is normalised by is counted over all
+    What the loss is normalised by is counted over all
     ranks and micro-batches, so that its gradient does not depend on how the step is split."""
-    counted = torch.tensor(
+    counted_PG = torch.tensor(
         [
             [is_counted(c.truncated, bool(row.any()), config) for c in group.completions]
-            for group, row in zip(groups, advantages, strict=True)
+            for group, row in zip(groups, advantages_PG, strict=True)
         ]
     )
-    lengths = torch.tensor([[len(c.token_ids) for c in group.completions] for group in groups])
+    lengths_PG = torch.tensor([[len(c.token_ids) for c in group.completions] for group in groups])
     n_completions, n_tokens = process.total(
-        accelerator, counted.numel(), int((lengths * counted).sum())
+        accelerator, counted_PG.numel(), int((lengths_PG * counted_PG).sum())
     )
     result = []
     for start in range(0, len(groups), config.per_device_train_batch_size):
@@ -61,10 +61,10 @@ def micro_batches(
             [group.tree() for group in groups[part]],
             merge_size=processor.image_processor.merge_size,
         ).to(accelerator.device)
-        owner = batch.branch_index
+        owner_K = batch.branch_index
         weights = token_weights(
-            owner,
-            counted[part].flatten().to(owner.device),
+            owner_K,
+            counted_PG[part].flatten().to(owner_K.device),
             loss_type=config.loss_type,
             n_completions=n_completions,
             n_tokens=n_tokens,
@@ -74,8 +74,8 @@ def micro_batches(
         result.append(
             MicroBatch(
                 batch=batch,
-                sampled=torch.tensor(sampled, device=owner.device),
-                advantages=advantages[part].flatten().float().to(owner.device)[owner],
+                sampled=torch.tensor(sampled, device=owner_K.device),
+                advantages=advantages_PG[part].flatten().float().to(owner_K.device)[owner_K],
                 weights=weights,
             )
         )

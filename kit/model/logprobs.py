@@ -46,23 +46,23 @@ def token_logprobs(
     the model is).
     """
     causal_lm = qwen2vl_of(model)
-    hidden = causal_lm.model(
+    hidden_BSH = causal_lm.model(
         input_ids=batch.input_ids,
         position_ids=batch.position_ids,
         attention_mask=batch.attention_mask,
         mm_encoder_outputs=encode_images(model, batch),
         use_cache=False,
     ).last_hidden_state
-    logits = causal_lm.lm_head(hidden.flatten(0, 1)[batch.predictor_index])
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
-    chosen = logits.gather(1, batch.target_ids[:, None])[:, 0]
-    total = logits.logsumexp(dim=1)
-    spread = None
+    logits_KV = causal_lm.lm_head(hidden_BSH.flatten(0, 1)[batch.predictor_index])
+    logits_KV = logits_KV.to(torch.promote_types(logits_KV.dtype, torch.float32)) / temperature
+    chosen_K = logits_KV.gather(1, batch.target_ids[:, None])[:, 0]
+    total_K = logits_KV.logsumexp(dim=1)
+    entropy_K = None
     with torch.no_grad():
-        is_argmax = logits.argmax(dim=1) == batch.target_ids
+        is_argmax_K = logits_KV.argmax(dim=1) == batch.target_ids
         if entropy:
-            spread = total - (logits.softmax(dim=1) * logits).sum(dim=1)
-    return TokenLogprobs(chosen - total, is_argmax, spread)
+            entropy_K = total_K - (logits_KV.softmax(dim=1) * logits_KV).sum(dim=1)
+    return TokenLogprobs(chosen_K - total_K, is_argmax_K, entropy_K)
 
 
 class LogprobModel(nn.Module):

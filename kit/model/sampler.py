@@ -104,17 +104,18 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @dataclass
 class _State:
-    """One row a continuation: the cache, which of its places are real (rows, seen) bool, the
-    next position (rows,), and the logits (rows, vocabulary) of the next token."""
+    """One row a continuation: the cache, which of its places are real (R, C) bool, the next
+    position (R,) int64, and the logits (R, V) of the next token."""
 
     cache: DynamicCache
-    seen: Tensor
-    position: Tensor
-    logits: Tensor
+    attention_mask_RC: Tensor
+    position_R: Tensor
+    logits_RV: Tensor
 
     def keep(self, rows: Tensor) -> None:
         self.cache.batch_select_indices(rows)
-        self.seen, self.position = self.seen[rows], self.position[rows]
+        self.attention_mask_RC = self.attention_mask_RC[rows]
+        self.position_R = self.position_R[rows]
 
 
 def seeded_noise(seeds: Sequence[Sequence[object]], length: int) -> Tensor:
@@ -141,22 +142,22 @@ class _Chooser:
         if sampling.top_p < 1:
             self.cut.append(TopPLogitsWarper(sampling.top_p))
 
-    def __call__(self, logits: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Next tokens (rows,) and their log-probabilities (rows,); ``noise`` (rows,)."""
-        scores = logits.float()
+    def __call__(self, logits_RV: Tensor, uniform_R: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Next tokens (R,) int64 and their log-probabilities (R,) float32."""
+        scores_RV = logits_RV.float()
         if self.scale is not None:
-            scores = self.scale(None, scores)
-        logprobs = scores.log_softmax(dim=-1)
+            scores_RV = self.scale(None, scores_RV)
+        logprobs_RV = scores_RV.log_softmax(dim=-1)
         if self.suppress is not None:
-            scores = self.suppress(None, scores)
+            scores_RV = self.suppress(None, scores_RV)
         if self.greedy:
-            tokens = scores.argmax(dim=-1)
+            tokens_R = scores_RV.argmax(dim=-1)
         else:
-            cumulative = self.cut(None, scores).softmax(dim=-1).double().cumsum(dim=-1)
+            cumulative_RV = self.cut(None, scores_RV).softmax(dim=-1).double().cumsum(dim=-1)
             # below the total, so that rounding never leads past the last token with a chance
-            wanted = noise[:, None] * cumulative[:, -1:] * (1 - 1e-12)
-            tokens = torch.searchsorted(cumulative, wanted, right=True)[:, 0]
-        return tokens, logprobs.gather(1, tokens[:, None])[:, 0]
+            wanted_R1 = uniform_R[:, None] * cumulative_RV[:, -1:] * (1 - 1e-12)
+            tokens_R = torch.searchsorted(cumulative_RV, wanted_R1, right=True)[:, 0]
+        return tokens_R, logprobs_RV.gather(1, tokens_R[:, None])[:, 0]
 
 
 def _prefill(model: nn.Module, prompts: Sequence[Prompt]) -> _State:
@@ -167,28 +168,20 @@ def _prefill(model: nn.Module, prompts: Sequence[Prompt]) -> _State:
     merge_size = causal_lm.config.vision_config.spatial_merge_size
     trunks = [prompt.trunk for prompt in prompts]
     positions = [trunk_positions(trunk, merge_size)[0] for trunk in trunks]
-    seeing = [trunk for trunk in trunks if trunk.pixel_values is not None]
-    shown = None
-    if seeing:
-        pixel_values, grids, image_index = distinct_images(seeing)
-        images = causal_lm.model.get_image_features(
-            pixel_values.to(device), grids.to(device), return_dict=True
-        )
-        images.pooler_output = tuple(images.pooler_output[i] for i in image_index.tolist())
-        shown = {"image": images}
 
-    ids, seen = _left_pad([trunk.input_ids[:-1] for trunk in trunks])
-    places, _ = _left_pad([p[:, :-1] for p in positions])
     cache = DynamicCache(config=causal_lm.config.get_text_config())
+    ids_PT, trunk_mask_PT = _left_pad([trunk.input_ids[:-1] for trunk in trunks])
+    positions_P3T, _ = _left_pad([p[:, :-1] for p in positions])
     causal_lm.model(
-        input_ids=ids.to(device),
-        attention_mask=seen.to(device),
-        position_ids=places.transpose(0, 1).contiguous().to(device),
-        mm_encoder_outputs=shown,
+        input_ids=ids_PT.to(device),
+        attention_mask=trunk_mask_PT.to(device),
+        position_ids=positions_P3T.transpose(0, 1).contiguous().to(device),
+        mm_encoder_outputs=_encode_images(causal_lm, trunks, device),
         past_key_values=cache,
         use_cache=True,
     )
-    owner = torch.tensor([i for i, p in enumerate(prompts) for _ in p.continuations])
+
+    owner_R = torch.tensor([i for i, p in enumerate(prompts) for _ in p.continuations])
     heads = [
         torch.tensor([int(p.trunk.input_ids[-1]), *continuation])
         for p in prompts
@@ -196,20 +189,35 @@ def _prefill(model: nn.Module, prompts: Sequence[Prompt]) -> _State:
     ]
     steps = [
         torch.arange(len(head)) + int(positions[i][0, -1])
-        for i, head in zip(owner, heads, strict=True)
+        for i, head in zip(owner_R, heads, strict=True)
     ]
-    head_ids, head_seen = _left_pad(heads)
-    head_steps, _ = _left_pad(steps)
-    cache.batch_select_indices(owner.to(device))
-    seen = torch.cat([seen[owner], head_seen], dim=1).to(device)
-    hidden = causal_lm.model(
-        input_ids=head_ids.to(device),
-        attention_mask=seen,
-        position_ids=head_steps.expand(3, -1, -1).to(device),
+    ids_RL, head_mask_RL = _left_pad(heads)
+    steps_RL, _ = _left_pad(steps)
+    cache.batch_select_indices(owner_R.to(device))
+    attention_mask_RC = torch.cat([trunk_mask_PT[owner_R], head_mask_RL], dim=1).to(device)
+    hidden_RH = causal_lm.model(
+        input_ids=ids_RL.to(device),
+        attention_mask=attention_mask_RC,
+        position_ids=steps_RL.expand(3, -1, -1).to(device),
         past_key_values=cache,
         use_cache=True,
     ).last_hidden_state[:, -1]
-    return _State(cache, seen, head_steps[:, -1].to(device) + 1, causal_lm.lm_head(hidden))
+    next_R = steps_RL[:, -1].to(device) + 1
+    return _State(cache, attention_mask_RC, next_R, causal_lm.lm_head(hidden_RH))
+
+
+def _encode_images(causal_lm: nn.Module, trunks: Sequence[Trunk], device) -> dict | None:
+    """The images of trunks as ``mm_encoder_outputs`` takes them, equal ones encoded once; None
+    where no trunk has one."""
+    seeing = [trunk for trunk in trunks if trunk.pixel_values is not None]
+    if not seeing:
+        return None
+    pixel_values, grids_I3, image_index = distinct_images(seeing)
+    images = causal_lm.model.get_image_features(
+        pixel_values.to(device), grids_I3.to(device), return_dict=True
+    )
+    images.pooler_output = tuple(images.pooler_output[i] for i in image_index.tolist())
+    return {"image": images}
 
 
 def _decode(
@@ -222,37 +230,39 @@ def _decode(
 ) -> list[Completion]:
     """Token by token; rows that have ended leave the batch once they are a quarter of it."""
     causal_lm = qwen2vl_of(model)
-    n_rows, device = len(state.position), state.position.device
+    n_rows, device = len(state.position_R), state.position_R.device
     tokens: list[list[int]] = [[] for _ in range(n_rows)]
     logprobs: list[list[float]] = [[] for _ in range(n_rows)]
-    row_of = torch.arange(n_rows)
-    ended = torch.zeros(n_rows, dtype=torch.bool)
+    row_of_R = torch.arange(n_rows)
+    ended_R = torch.zeros(n_rows, dtype=torch.bool)
     for step in range(max_new_tokens):
-        uniform = None if noise is None else noise[row_of, step].to(device)
-        chosen, chosen_logprobs = choose(state.logits, uniform)
+        uniform_R = None if noise is None else noise[row_of_R, step].to(device)
+        chosen_R, chosen_logprobs_R = choose(state.logits_RV, uniform_R)
         for place, (token, logprob) in enumerate(
-            zip(chosen.tolist(), chosen_logprobs.tolist(), strict=True)
+            zip(chosen_R.tolist(), chosen_logprobs_R.tolist(), strict=True)
         ):
-            if not ended[place]:
-                tokens[row_of[place]].append(token)
-                logprobs[row_of[place]].append(logprob)
-                ended[place] = token == end_id
-        if ended.all() or step == max_new_tokens - 1:
+            if not ended_R[place]:
+                tokens[row_of_R[place]].append(token)
+                logprobs[row_of_R[place]].append(logprob)
+                ended_R[place] = token == end_id
+        if ended_R.all() or step == max_new_tokens - 1:
             break
-        if ended.float().mean() >= 0.25:
-            alive = (~ended).nonzero().flatten()
+        if ended_R.float().mean() >= 0.25:
+            alive = (~ended_R).nonzero().flatten()
             state.keep(alive.to(device))
-            row_of, ended, chosen = row_of[alive], ended[alive], chosen[alive.to(device)]
-        state.seen = torch.cat([state.seen, state.seen.new_ones(len(chosen), 1)], dim=1)
-        hidden = causal_lm.model(
-            input_ids=chosen[:, None],
-            attention_mask=state.seen,
-            position_ids=state.position.expand(3, 1, -1).transpose(1, 2),
+            row_of_R, ended_R = row_of_R[alive], ended_R[alive]
+            chosen_R = chosen_R[alive.to(device)]
+        one_more = state.attention_mask_RC.new_ones(len(chosen_R), 1)
+        state.attention_mask_RC = torch.cat([state.attention_mask_RC, one_more], dim=1)
+        hidden_RH = causal_lm.model(
+            input_ids=chosen_R[:, None],
+            attention_mask=state.attention_mask_RC,
+            position_ids=state.position_R.expand(3, 1, -1).transpose(1, 2),
             past_key_values=state.cache,
             use_cache=True,
         ).last_hidden_state[:, -1]
-        state.logits = causal_lm.lm_head(hidden)
-        state.position = state.position + 1
+        state.logits_RV = causal_lm.lm_head(hidden_RH)
+        state.position_R = state.position_R + 1
     return [
         Completion(tuple(ids), tuple(values), ids[-1] != end_id)
         for ids, values in zip(tokens, logprobs, strict=True)

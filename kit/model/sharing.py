@@ -7,7 +7,10 @@ log-probabilities and gradients that it has as a row of its own, and the trunk i
 The questions of one image, the completions of one prompt and the variants of one probe are all
 trees; nothing here knows which.
 
-Shapes: B rows (trees), S row length, T trunk length, L branch length, K targets in the batch.
+Shapes, and the suffixes that say them in the core (``ids_BS`` is B by S): B rows of a batch, each
+a tree; S row length; T trunk length; L branch length; K targets of the batch; N branches of the
+batch; V vocabulary; H hidden size; I distinct images. In sampling R rows that are decoded and C
+places of their cache, in GRPO P prompts and G completions of each.
 """
 
 from __future__ import annotations
@@ -111,10 +114,10 @@ def trunk_positions(trunk: Trunk, merge_size: int) -> tuple[Tensor, int]:
     Returns:
         (3, T) int64 and the next free position.
     """
-    is_image = (trunk.input_ids == trunk.image_token_id).tolist()
+    is_image_T = (trunk.input_ids == trunk.image_token_id).tolist()
     grids = iter([] if trunk.image_grid_thw is None else trunk.image_grid_thw.tolist())
     parts, start = [], 0
-    for image, run in itertools.groupby(is_image):
+    for image, run in itertools.groupby(is_image_T):
         length = len(list(run))
         if image:
             time, height, width = next(grids)
@@ -131,58 +134,58 @@ def trunk_positions(trunk: Trunk, merge_size: int) -> tuple[Tensor, int]:
 def pack(trees: Sequence[Tree], *, merge_size: int, pad_token_id: int = 0) -> PackedBatch:
     """Lay each tree into one right-padded row."""
     n_rows, length = len(trees), max(len(tree) for tree in trees)
-    input_ids = torch.full((n_rows, length), pad_token_id)
-    position_ids = torch.zeros(3, n_rows, length, dtype=torch.int64)
-    group = torch.full((n_rows, length), -1)  # 0 trunk, 1.. branches, -1 padding
-    predictors, targets, owners = [], [], []
+    ids_BS = torch.full((n_rows, length), pad_token_id)
+    positions_3BS = torch.zeros(3, n_rows, length, dtype=torch.int64)
+    group_BS = torch.full((n_rows, length), -1)  # 0 trunk, 1.. branches, -1 padding
+    predictors_K, targets_K, owners_K = [], [], []
     number = 0
     for row, tree in enumerate(trees):
         at = len(tree.trunk)
-        input_ids[row, :at] = tree.trunk.input_ids
-        position_ids[:, row, :at], after = trunk_positions(tree.trunk, merge_size)
-        group[row, :at] = 0
+        ids_BS[row, :at] = tree.trunk.input_ids
+        positions_3BS[:, row, :at], after = trunk_positions(tree.trunk, merge_size)
+        group_BS[row, :at] = 0
         for index, branch in enumerate(tree.branches, 1):
             end = at + len(branch.input_ids)
-            input_ids[row, at:end] = branch.input_ids
-            position_ids[:, row, at:end] = torch.arange(end - at) + after
-            group[row, at:end] = index
+            ids_BS[row, at:end] = branch.input_ids
+            positions_3BS[:, row, at:end] = torch.arange(end - at) + after
+            group_BS[row, at:end] = index
             places = branch.is_target.nonzero().flatten()
             before = at + places - 1
             before[places == 0] = len(tree.trunk) - 1
-            predictors.append(row * length + before)
-            targets.append(branch.input_ids[places])
-            owners.append(torch.full_like(places, number))
+            predictors_K.append(row * length + before)
+            targets_K.append(branch.input_ids[places])
+            owners_K.append(torch.full_like(places, number))
             number, at = number + 1, end
     pixel_values, image_grid_thw, image_index = distinct_images([tree.trunk for tree in trees])
     return PackedBatch(
-        input_ids=input_ids,
-        position_ids=position_ids,
-        attention_mask=branch_mask(group),
+        input_ids=ids_BS,
+        position_ids=positions_3BS,
+        attention_mask=branch_mask(group_BS),
         pixel_values=pixel_values,
         image_grid_thw=image_grid_thw,
         image_index=image_index,
-        predictor_index=torch.cat(predictors),
-        target_ids=torch.cat(targets),
-        branch_index=torch.cat(owners),
+        predictor_index=torch.cat(predictors_K),
+        target_ids=torch.cat(targets_K),
+        branch_index=torch.cat(owners_K),
         n_branches=number,
     )
 
 
-def branch_mask(group: Tensor) -> Tensor:
+def branch_mask(group_BS: Tensor) -> Tensor:
     """Which token may see which: earlier ones of the trunk and of its own branch.
 
-    ``group`` (B, S): 0 for the trunk, 1.. for branches, -1 for padding. Padding sees only
+    ``group_BS`` (B, S): 0 for the trunk, 1.. for branches, -1 for padding. Padding sees only
     itself, so that no row of the softmax is empty and none of it reaches a real token.
 
     >>> branch_mask(torch.tensor([[0, 1, 2, -1]]))[0, 0].int().tolist()
     [[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 1]]
     """
-    query, key = group[:, :, None], group[:, None, :]
-    length = group.shape[1]
-    earlier = torch.ones(length, length, dtype=torch.bool, device=group.device).tril()
-    real = (query >= 0) & (key >= 0)
-    same = torch.eye(length, dtype=torch.bool, device=group.device)
-    return ((earlier & real & ((key == 0) | (key == query))) | same)[:, None]
+    query_BS1, key_B1S = group_BS[:, :, None], group_BS[:, None, :]
+    length = group_BS.shape[1]
+    earlier_SS = torch.ones(length, length, dtype=torch.bool, device=group_BS.device).tril()
+    real_BSS = (query_BS1 >= 0) & (key_B1S >= 0)
+    same_SS = torch.eye(length, dtype=torch.bool, device=group_BS.device)
+    return ((earlier_SS & real_BSS & ((key_B1S == 0) | (key_B1S == query_BS1))) | same_SS)[:, None]
 
 
 def distinct_images(trunks: Sequence[Trunk]) -> tuple[Tensor, Tensor, Tensor]:
