@@ -72,10 +72,9 @@ class Stage:
         return own, len(range(shard, total, shards)) if total else None, "batches"
 
 
-def _train(stage: str, config: str) -> Stage:
+def _train(function: str, config: str) -> Stage:
     made = ("{}/summary.json", "{}/*.safetensors")
-    name = f"kit.train.{stage}:train"
-    return Stage(f"kit.train.config:{config}", name, "gpu", "output_dir", made)
+    return Stage(f"kit.train.config:{config}", function, "gpu", "output_dir", made)
 
 
 STAGES = {
@@ -86,7 +85,7 @@ STAGES = {
         "output",
         ("{}", "{}.report.json"),
     ),
-    "train_sft": _train("sft", "SftConfig"),
+    "train_sft": _train("kit.train.sft:train", "SftConfig"),
     "cf_proxy": Stage(
         "kit.evaluate.config:CfProxyConfig",
         "kit.evaluate.cf_proxy:cf_proxy",
@@ -94,7 +93,7 @@ STAGES = {
         "output",
         ("{}",),
     ),
-    "train_grpo": _train("grpo", "GrpoConfig"),
+    "train_grpo": _train("kit.grpo.grpo:train", "GrpoConfig"),
     "evaluate": Stage(
         "kit.evaluate.config:EvaluateConfig",
         "kit.evaluate.evaluation:evaluate",

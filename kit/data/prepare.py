@@ -164,9 +164,9 @@ def _read(config: PrepareConfig) -> tuple[list[Row], Counter[str]]:
     for dataset in config.datasets:
         if config.download:
             download(dataset, config.root(dataset))
-        found, fixed = _read_split(config, dataset, config.split, config.lang)
+        found, counted = _read_split(config, dataset, config.split, config.lang)
         rows += found
-        fixed.update(fixed)
+        fixed.update(counted)
     return rows, fixed
 
 

@@ -169,10 +169,10 @@ def _prose(row: dict, field: str, where: str, fixed: Mended) -> str:
 def _content_type(row: dict, where: str, fixed: Mended) -> str:
     value = text_field(row, "question_type", where, {})
     parts = [part.strip().upper() for part in value.split(",")]
-    fixed = [_TYPOS.get(part, part) for part in parts if part]
-    if fixed != parts:
+    known = [_TYPOS.get(part, part) for part in parts if part]
+    if known != parts:
         _count(fixed, "question_type_typo")
-    return ", ".join(fixed)
+    return ", ".join(known)
 
 
 def _optional(row: dict, field: str) -> str:

@@ -1,11 +1,16 @@
 """Group advantages against numpy, with random rewards."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from kit.grpo.advantages import EPSILON, group_advantages, has_no_spread
+from kit.grpo.grpo import advantages_of
 from kit.run.metrics import pooled_std
+from kit.scoring.faithfulness import Reward
+from kit.train.config import GrpoConfig
 
 
 @pytest.fixture
@@ -44,3 +49,25 @@ def test_sums_of_ranks_give_the_spread_of_all(rewards):
 
 def test_a_group_of_one_has_no_advantage():
     assert group_advantages(torch.rand(3, 1)).abs().max() == 0
+
+
+def test_rewards_that_differ_by_rounding_are_equal():
+    rewards = torch.tensor([[0.3, 0.1 + 0.2], [0.3, 0.31]], dtype=torch.float64)
+    assert has_no_spread(rewards).tolist() == [True, False]
+    assert group_advantages(rewards)[0].abs().max() == 0
+
+
+def test_all_ranks_scale_by_the_spread_of_the_whole_step(rewards):
+    config = GrpoConfig(base_model="tiny", data="x", scale_rewards="batch")
+    parts = [
+        [[Reward(value, {}) for value in group] for group in part.tolist()]
+        for part in (rewards[:2], rewards[2:])
+    ]
+    given = []
+    alone = SimpleNamespace(device="cpu", reduce=lambda own, reduction: given.append(own) or own)
+    for part in parts:
+        advantages_of(part, config, alone)
+    together = SimpleNamespace(device="cpu", reduce=lambda own, reduction: sum(given))
+    found = torch.cat([advantages_of(part, config, together) for part in parts])
+    expected = group_advantages(rewards, scale="batch", batch_std=float(rewards.std()))
+    torch.testing.assert_close(found, expected)

@@ -179,3 +179,23 @@ def test_every_token_weighs_what_its_loss_type_says():
     for loss_type, weights in expected.items():
         found = token_weights(owner, both, loss_type=loss_type, **sizes)
         torch.testing.assert_close(found, torch.tensor(weights))
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_weights_do_not_depend_on_how_the_step_is_split(loss_type):
+    """Three completions in one micro-batch, or one and two."""
+    owner, counted = torch.tensor([0, 0, 0, 1, 2, 2]), torch.tensor([True, True, True])
+    step = {"loss_type": loss_type, "n_completions": 3, "n_tokens": 6, "max_completion_length": 8}
+    whole = token_weights(owner, counted, **step)
+    first = token_weights(owner[:3], counted[:1], **step)
+    rest = token_weights(owner[3:] - 1, counted[1:], **step)
+    torch.testing.assert_close(torch.cat([first, rest]), whole)
+
+
+def test_a_token_is_clipped_where_that_takes_its_gradient_away(batch):
+    case = {"beta": 0.0, "iterations": 2, "epsilon": 0.1, "epsilon_high": 0.2}
+    own, gradient = own_loss(batch, "dapo", **case)
+    clipped = own.clipped_low | own.clipped_high
+    assert clipped.any()
+    assert torch.equal(clipped, gradient[batch.mask.bool()] == 0)
+    assert not (own.clipped_low & own.clipped_high).any()

@@ -133,6 +133,69 @@ def test_sampling_follows_the_distribution(base_model, processor, prompts):
 
 
 def test_training_mode_is_restored(fresh_model, processor, prompts):
-    fresh_model.train()
-    run(fresh_model, processor, prompts[:1], Sampling(max_new_tokens=2))
-    assert fresh_model.training
+    for training in (True, False):
+        fresh_model.train(training)
+        run(fresh_model, processor, prompts[:1], Sampling(max_new_tokens=2))
+        assert fresh_model.training == training
+
+
+def test_special_tokens_are_never_greedily_chosen(fresh_model, processor, prompts):
+    with torch.no_grad():
+        embedding = fresh_model.lm_head.weight
+        embedding[processor.image_token_id] = embedding.mean(0) + 100
+    for group in run(fresh_model, processor, prompts, Sampling(max_new_tokens=8)):
+        for completion in group:
+            assert not set(completion.token_ids) & set(processor.unsampled_ids)
+
+
+def test_of_the_special_tokens_the_end_of_the_turn_alone_may_be_chosen(processor):
+    names = ["<|endoftext|>", "<|im_start|>", "<|vision_start|>", "<|image_pad|>", "<|video_pad|>"]
+    special = set(processor.tokenizer.convert_tokens_to_ids(names))
+    assert special <= set(processor.unsampled_ids)
+    assert processor.tokenizer.convert_tokens_to_ids("<|im_end|>") not in processor.unsampled_ids
+
+
+def test_the_likeliest_of_one_is_the_greedy_choice(base_model, processor, prompts):
+    greedy = run(base_model, processor, prompts, Sampling(max_new_tokens=6))
+    noise = seeded_noise(SEEDS, 6)
+    for cut in ({"top_k": 1}, {"top_p": 1e-6}):
+        sampling = Sampling(max_new_tokens=6, temperature=3.0, **cut)
+        drawn = run(base_model, processor, prompts, sampling, noise=noise)
+        assert [[c.token_ids for c in group] for group in drawn] == [
+            [c.token_ids for c in group] for group in greedy
+        ]
+
+
+def test_an_end_with_the_last_token_is_an_end(base_model, processor, prompts):
+    """Some token of a completion is declared to end it."""
+    alone = [Prompt(prompts[0].trunk, prompts[0].continuations[:1])]
+    ((whole,),) = run(base_model, processor, alone, Sampling(max_new_tokens=8))
+    end = whole.token_ids[5]
+    place = whole.token_ids.index(end)
+    for length, truncated in ((place, True), (place + 1, False), (place + 2, False)):
+        sampling = Sampling(max_new_tokens=length)
+        ((cut,),) = generate(base_model, alone, sampling, end_id=end, unsampled_ids=())
+        assert cut.truncated == truncated
+        assert cut.token_ids == whole.token_ids[: min(length, place + 1)]
+
+
+def test_rows_that_go_on_keep_their_own_noise(base_model, processor, prompts):
+    """Two rows of three end early and leave the batch."""
+    trunk, question = prompts[0].trunk, prompts[0].continuations[0]
+    sampling = Sampling(max_new_tokens=16, temperature=1.5)
+    noise = seeded_noise([(1,), (1,), (2,)], 16)
+    together = [Prompt(trunk, (question,) * 3)]
+    (free,) = run(base_model, processor, together, sampling, noise=noise)
+    end = next(t for t in free[0].token_ids if t not in free[2].token_ids)
+
+    def ending(prompt, noise):
+        (done,) = generate(
+            base_model, [prompt], sampling, end_id=end, unsampled_ids=processor.unsampled_ids,
+            noise=noise,
+        )  # fmt: skip
+        return done
+
+    first, second, third = ending(together[0], noise)
+    assert first == second
+    assert len(first.token_ids) < len(third.token_ids) == 16
+    assert third.token_ids == ending(Prompt(trunk, (question,)), noise[2:])[0].token_ids

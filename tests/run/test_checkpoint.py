@@ -1,5 +1,7 @@
 """Checkpoints are whole or do not exist."""
 
+import os
+
 import pytest
 
 from kit.errors import UserError
@@ -71,3 +73,64 @@ def test_publish_replaces_and_prune_keeps_the_newest(run):
     checkpoint.prune(run, keep=2)
     assert [p.name for p in checkpoint.checkpoints(run)] == ["checkpoint-20", "checkpoint-10"]
     assert {p.name for p in run.iterdir()} == {"checkpoint-20", "checkpoint-10"}
+
+
+class Killed(BaseException):
+    """In place of a signal that nothing survives."""
+
+
+def test_killed_while_it_is_replaced_a_folder_can_be_put_back(tmp_path, monkeypatch):
+    folder = tmp_path / "best"
+    checkpoint.publish(folder, write)
+    rename = os.rename
+
+    def killed(source, target):
+        if str(source).endswith(".tmp"):
+            raise Killed
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", killed)
+    with pytest.raises(Killed):
+        checkpoint.publish(folder, lambda target: write(target, "new"))
+    monkeypatch.undo()
+    checkpoint.recover(folder)
+    assert checkpoint.problem_with(folder) is None
+    assert (folder / "a.bin").read_text() == "weights"
+
+
+def test_everything_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    synced, seen = set(), []
+    fsync, rename = os.fsync, os.rename
+
+    def note(handle):
+        synced.add(os.stat(handle).st_ino)
+        fsync(handle)
+
+    def look(source, target):
+        seen.extend(path for path in source.rglob("*") if path.stat().st_ino not in synced)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(os, "rename", look)
+    checkpoint.publish(tmp_path / "checkpoint-1", write)
+    assert seen == []
+    assert (tmp_path / "checkpoint-1" / "manifest.json").stat().st_ino in synced
+
+
+def test_weights_stand_beside_all_that_belongs_to_them(tmp_path, monkeypatch):
+    """At whatever moment a run is killed while it leaves its adapter behind."""
+    names = ["README.md", "adapter_config.json", "adapter_model.safetensors", "tokenizer.json"]
+    replace = os.replace
+
+    def watched(source, target):
+        replace(source, target)
+        there = {path.name for path in tmp_path.iterdir() if path.is_file()}
+        assert "adapter_model.safetensors" not in there or there >= set(names)
+
+    def final(folder):
+        for name in names:
+            (folder / name).write_text(name)
+
+    monkeypatch.setattr(os, "replace", watched)
+    checkpoint.publish_into(tmp_path, final)
+    assert sorted(p.name for p in tmp_path.iterdir()) == names

@@ -1,0 +1,14 @@
+"""Single breaks of the code, each a mistake that one could make, with the tests that notice it."""
+
+from breaks import algorithm, data, evaluation, launch, model, report, run
+from breaks.kind import Break
+
+BREAKS: tuple[Break, ...] = (
+    *algorithm.BREAKS,
+    *model.BREAKS,
+    *data.BREAKS,
+    *evaluation.BREAKS,
+    *report.BREAKS,
+    *run.BREAKS,
+    *launch.BREAKS,
+)

@@ -1,0 +1,224 @@
+"""Losses, advantages, micro-batches, rewards."""
+
+from breaks.kind import Break
+
+LOSSES = "kit/grpo/losses.py"
+EQUAL = "tests/grpo/test_losses.py::test_loss_and_gradient_equal_the_reference"
+WEIGHTS = "tests/grpo/test_losses.py::test_every_token_weighs_what_its_loss_type_says"
+ADVANTAGES = "kit/grpo/advantages.py"
+MICROBATCHES = "kit/grpo/microbatches.py"
+FAITHFULNESS = "kit/scoring/faithfulness.py"
+REWARDS = "kit/grpo/rewards.py"
+
+BREAKS = (
+    Break(
+        "ratio of the old policy to the new",
+        LOSSES,
+        "torch.exp(logprobs - old)",
+        "torch.exp(old - logprobs)",
+        (EQUAL,),
+    ),
+    Break(
+        "upper clip bound is the lower one's",
+        LOSSES,
+        "ratio.clamp(1 - epsilon, 1 + epsilon_high)",
+        "ratio.clamp(1 - epsilon, 1 + epsilon)",
+        (EQUAL,),
+    ),
+    Break(
+        "the larger of the two objectives",
+        LOSSES,
+        "-torch.min(ratio * advantages",
+        "-torch.max(ratio * advantages",
+        (EQUAL,),
+    ),
+    Break(
+        "KL from the reference instead of to it",
+        LOSSES,
+        "log_ratio = reference - logprobs",
+        "log_ratio = logprobs - reference",
+        (EQUAL,),
+    ),
+    Break(
+        "tokens above the clip count as clipped whatever their advantage",
+        LOSSES,
+        "(ratio > 1 + epsilon_high) & (advantages > 0)",
+        "ratio > 1 + epsilon_high",
+        ("tests/grpo/test_losses.py",),
+    ),
+    Break(
+        "grpo: mean over the completions of the micro-batch",
+        LOSSES,
+        "1 / (lengths * n_completions)",
+        "1 / (lengths * len(counted))",
+        ("tests/grpo/test_losses.py",),
+    ),
+    Break(
+        "dr_grpo: over the longest completion there is",
+        LOSSES,
+        "1 / (n_completions * max_completion_length)",
+        "1 / (n_completions * int(lengths.max()))",
+        ("tests/grpo/test_losses.py",),
+    ),
+    Break(
+        "dapo: over the tokens of the micro-batch",
+        LOSSES,
+        "1 / max(1, n_tokens)",
+        "1 / len(owner)",
+        ("tests/grpo/test_losses.py",),
+    ),
+    Break(
+        "completions that do not count weigh as the others",
+        LOSSES,
+        "(each * counted)[owner]",
+        "each[owner]",
+        ("tests/grpo/test_losses.py",),
+    ),
+    Break(
+        "tokens of completions that do not count are counted",
+        MICROBATCHES,
+        "int((lengths * counted).sum())",
+        "int(lengths.sum())",
+        ("tests/grpo/test_grpo.py::test_what_is_left_out_weighs_nothing",),
+    ),
+    Break(
+        "reference and old policy are scored at temperature 1",
+        MICROBATCHES,
+        "token_logprobs(by, part.batch, temperature=config.temperature)",
+        "token_logprobs(by, part.batch)",
+        ("tests/grpo/test_grpo.py",),
+    ),
+    Break(
+        "groups of equal rewards are always left out",
+        MICROBATCHES,
+        "return has_advantage or not config.mask_zero_advantage_groups",
+        "return has_advantage",
+        ("tests/grpo/test_grpo.py::test_what_is_left_out_weighs_nothing",),
+    ),
+    Break(
+        "every update is measured against itself",
+        "kit/grpo/grpo.py",
+        "scored.logprobs.detach() if part.old is None else part.old",
+        "scored.logprobs.detach()",
+        ("tests/grpo/test_grpo.py",),
+    ),
+    Break(
+        "rewards of each rank are scaled by its own spread",
+        "kit/grpo/grpo.py",
+        "batch_std=pooled_std(*sums)",
+        "batch_std=float(values.std())",
+        ("tests/grpo/test_grpo.py",),
+    ),
+    Break(
+        "rewards less the mean of all groups",
+        ADVANTAGES,
+        "rewards.mean(dim=1, keepdim=True)",
+        "rewards.mean()",
+        ("tests/grpo/test_advantages.py",),
+    ),
+    Break(
+        "standard deviation over n",
+        ADVANTAGES,
+        "rewards.std(dim=1)",
+        "rewards.std(dim=1, correction=0)",
+        ("tests/grpo/test_advantages.py",),
+    ),
+    Break(
+        "a group of equal rewards is one of exactly equal ones",
+        ADVANTAGES,
+        "rewards.amin(dim=1) < 1e-6",
+        "rewards.amin(dim=1) == 0",
+        ("tests/grpo/test_advantages.py",),
+    ),
+    Break(
+        "spread of all ranks over n",
+        "kit/run/metrics.py",
+        "/ (count - 1)) ** 0.5",
+        "/ count) ** 0.5",
+        ("tests/grpo/test_advantages.py::test_sums_of_ranks_give_the_spread_of_all",),
+    ),
+    Break(
+        "sampling a group again draws the same",
+        "kit/grpo/rollout.py",
+        "(seed, t.place, attempt, number)",
+        "(seed, t.place, number)",
+        ("tests/grpo/test_grpo.py::test_zero_spread_groups_are_told_skipped_and_sampled_again",),
+    ),
+    Break(
+        "a record that comes again is completed as before",
+        "kit/grpo/rollout.py",
+        "(seed, t.place, attempt, number)",
+        "(seed, t.record.qid, attempt, number)",
+        ("tests/grpo/test_rollout.py",),
+    ),
+    Break(
+        "absent parts of the reward count as nothing",
+        FAITHFULNESS,
+        "return total * sum(weights[name] for name in parts) / weight",
+        "return total",
+        ("tests/scoring/test_faithfulness.py",),
+    ),
+    Break(
+        "weights of format and answer exchanged",
+        FAITHFULNESS,
+        'COMPONENTS = ("format", "answer", ',
+        'COMPONENTS = ("answer", "format", ',
+        ("tests/scoring/test_faithfulness.py",),
+    ),
+    Break(
+        "large regions cost nothing",
+        FAITHFULNESS,
+        "max(0.0, gap)) * max(0.0, 1 - share / LARGEST_SHARE)",
+        "max(0.0, gap))",
+        ("tests/grpo/test_rewards.py", "kit/scoring/faithfulness.py"),
+    ),
+    Break(
+        "random regions should matter more than the evidence",
+        FAITHFULNESS,
+        "gap = max(0.0, delta_cf_roi) - max(0.0, delta_cf_rand)",
+        "gap = max(0.0, delta_cf_rand) - max(0.0, delta_cf_roi)",
+        ("tests/scoring/test_faithfulness.py", "kit/scoring/faithfulness.py"),
+    ),
+    Break(
+        "what was not measured counts as no effect",
+        FAITHFULNESS,
+        "        return None\n    gap",
+        "        return 0.0\n    gap",
+        ("tests/scoring/test_faithfulness.py",),
+    ),
+    Break(
+        "yes and no are graded by their letters",
+        FAITHFULNESS,
+        'if scoring == "exact" or exact or gold.strip().lower() in ("yes", "no"):',
+        'if scoring == "exact" or exact:',
+        ("tests/scoring/test_faithfulness.py",),
+    ),
+    Break(
+        "a completion without boxes keeps the record's score",
+        REWARDS,
+        "if claim else 0.0 for claim in claims",
+        "if claim else score for claim in claims",
+        ("tests/grpo/test_rewards.py",),
+    ),
+    Break(
+        "weights of the user's reward functions are not read",
+        REWARDS,
+        "own_weights = config.reward_weights or [1.0] * len(self.functions)",
+        "own_weights = [1.0] * len(self.functions)",
+        ("tests/grpo/test_rewards.py",),
+    ),
+    Break(
+        "the counterfactual is asked of the gold answer",
+        REWARDS,
+        "Case(record.image, record.question, parsed.answer, claim, random)",
+        "Case(record.image, record.question, record.gold, claim, random)",
+        ("tests/grpo/test_rewards.py",),
+    ),
+    Break(
+        "saying the question again is a caption",
+        "kit/scoring/consistency.py",
+        "return not said or (again and len(said - asked) < _FEWEST_NEW_WORDS)",
+        "return not said",
+        ("tests/scoring/test_consistency.py",),
+    ),
+)

@@ -1,0 +1,154 @@
+"""Parsing, boxes, evidence, targets, leaks."""
+
+from breaks.kind import Break
+
+ANSWERS = "kit/prompting/answers.py"
+BOXES = "kit/data/boxes.py"
+EVIDENCE = "kit/data/evidence.py"
+TARGETS = "kit/data/targets.py"
+AUDIT = "kit/data/audit.py"
+PREPARE = "kit/data/prepare.py"
+
+BREAKS = (
+    Break(
+        "repeated keys are valid JSON",
+        ANSWERS,
+        'return value, "a repeated key" if repeated else None',
+        "return value, None",
+        ("tests/prompting/test_answers.py",),
+    ),
+    Break(
+        "points within numbers part them",
+        ANSWERS,
+        r'r"[^\w.]|_|\.(?!\d)"',
+        r'r"[^\w]|_"',
+        ("tests/prompting/test_answers.py",),
+    ),
+    Break(
+        "normal says no",
+        ANSWERS,
+        "words = set(normalise(text).split())\n    said",
+        "words = normalise(text)\n    said",
+        ("tests/prompting/test_answers.py",),
+    ),
+    Break(
+        "boxes may not reach the right edge",
+        ANSWERS,
+        "not 0 <= v <= GRID for v in value",
+        "not 0 <= v < GRID for v in value",
+        ("tests/prompting/test_answers.py",),
+    ),
+    Break(
+        "the word hand is parted at its and",
+        ANSWERS,
+        r'r"[,;、&\t\r\n]|\band\b"',
+        r'r"[,;、&\t\r\n]|and"',
+        ("tests/prompting/test_answers.py",),
+    ),
+    Break(
+        "an object without an answer is one as a whole",
+        ANSWERS,
+        'return body if outside == body else ""',
+        "return body",
+        ("tests/prompting/test_answers.py",),
+    ),
+    Break(
+        "grid of the other axis",
+        BOXES,
+        "zip(box, (width, height, width, height), strict=True)",
+        "zip(box, (height, width, height, width), strict=True)",
+        ("tests/data/test_boxes.py",),
+    ),
+    Break(
+        "width and height taken for the far corner",
+        BOXES,
+        "return x, y, x + width, y + height",
+        "return x, y, width, height",
+        ("tests/data/test_slake.py", "kit/data/boxes.py"),
+    ),
+    Break(
+        "thin boxes become empty",
+        BOXES,
+        "        x2 = x1 + 1",
+        "        x2 = x1",
+        ("tests/data/test_boxes.py",),
+    ),
+    Break(
+        "liver cancer names the liver",
+        EVIDENCE,
+        " if not any(m.within(other) for other in everything)]",
+        "]",
+        ("tests/data/test_slake.py::test_evidence",),
+    ),
+    Break(
+        "the left lung is evidence of the right",
+        EVIDENCE,
+        "[qualifiers for qualifiers in found if qualifiers & kinds[label]]",
+        "list(found)",
+        ("tests/data/test_slake.py::test_evidence",),
+    ),
+    Break(
+        "upper and left exchanged in words",
+        TARGETS,
+        "return names[down][across]",
+        "return names[across][down]",
+        ("tests/data/test_targets.py",),
+    ),
+    Break(
+        "all boxes of the image are taught",
+        TARGETS,
+        "boxes(raw.evidence, raw.image_size)",
+        "boxes(raw.regions, raw.image_size)",
+        ("tests/data/test_targets.py",),
+    ),
+    Break(
+        "rows without a group share one",
+        AUDIT,
+        "if row.group and row.group == other.group:",
+        "if row.group == other.group:",
+        ("tests/data/test_audit.py",),
+    ),
+    Break(
+        "rewordings that the training row names are overlooked",
+        AUDIT,
+        "    if normalize_question(other.question) in {normalize_question(t) for t in "
+        "row.rewordings}:\n        return True\n",
+        "",
+        ("tests/data/test_audit.py",),
+    ),
+    Break(
+        "a test image in another language is no leak",
+        AUDIT,
+        "return row.language != other.language",
+        "return False",
+        ("tests/data/test_audit.py",),
+    ),
+    Break(
+        "questions on images of the test split are kept",
+        PREPARE,
+        "if config.image_disjoint else set()",
+        "if not config.image_disjoint else set()",
+        ("tests/data/test_prepare.py",),
+    ),
+    Break(
+        "rows with other answers are duplicates",
+        PREPARE,
+        "row.question.casefold(), row.answer.casefold()",
+        "row.question.casefold()",
+        ("tests/data/test_prepare.py",),
+    ),
+    Break(
+        "the floor knows the exact wording only",
+        AUDIT,
+        "questions.get(normalize_question(r.question), types",
+        "questions.get(r.question, types",
+        ("tests/data/test_audit.py",),
+    ),
+    Break(
+        "what was mended is not counted",
+        PREPARE,
+        "    return rows, fixed\n\n\ndef _read_split",
+        "    return rows, Counter()\n\n\ndef _read_split",
+        ("tests/data/test_prepare.py",),
+    ),
+)

@@ -1,0 +1,165 @@
+"""Regions, inpainting, the probe, flips, ablations, shards."""
+
+from breaks.kind import Break
+
+REGIONS = "kit/counterfactual/regions.py"
+INPAINT = "kit/counterfactual/inpaint.py"
+IMAGES = "kit/counterfactual/images.py"
+PROBE = "kit/counterfactual/probe.py"
+FLIPS = "kit/evaluate/flips.py"
+PARTS = "kit/evaluate/parts.py"
+
+BREAKS = (
+    Break(
+        "random regions may touch the evidence",
+        REGIONS,
+        "a2 - x1 + left + 1)",
+        "a2 - x1 + left)",
+        ("tests/counterfactual/test_regions.py",),
+    ),
+    Break(
+        "boxes that overlap are moved one by one",
+        REGIONS,
+        "near = [g for g in groups if any(_overlap(box, other) for other in g)]",
+        "near = []",
+        ("tests/counterfactual/test_regions.py",),
+    ),
+    Break(
+        "regions lose what lies on half a pixel",
+        REGIONS,
+        "min(width, math.ceil(x2))",
+        "min(width, math.floor(x2))",
+        ("tests/counterfactual/test_regions.py",),
+    ),
+    Break(
+        "claimed boxes come before gold ones",
+        REGIONS,
+        'if region := whole_pixels(gold, image_size):\n        return region, "gold"\n'
+        "    if region := claimed_region(claimed, image_size):\n"
+        '        return region, "claimed"',
+        'if region := claimed_region(claimed, image_size):\n        return region, "claimed"\n'
+        "    if region := whole_pixels(gold, image_size):\n"
+        '        return region, "gold"',
+        ("tests/counterfactual/test_regions.py",),
+    ),
+    Break(
+        "random regions do not depend on the seed",
+        IMAGES,
+        "repr((*seed, boxes))",
+        "repr(boxes)",
+        ("tests/counterfactual/test_regions.py",),
+    ),
+    Break(
+        "the whole image is blurred",
+        INPAINT,
+        "return np.where(mask[..., None], filled, pixels)",
+        "return np.ascontiguousarray(filled)",
+        ("tests/counterfactual/test_inpaint.py",),
+    ),
+    Break(
+        "the mean of what is taken away",
+        INPAINT,
+        "rest = pixels[~mask] if",
+        "rest = pixels[mask] if",
+        ("tests/counterfactual/test_inpaint.py", "kit/counterfactual/inpaint.py"),
+    ),
+    Break(
+        "large images keep a rim of what is taken away",
+        INPAINT,
+        "interpolation=cv2.INTER_AREA) > 0",
+        "interpolation=cv2.INTER_AREA) > 0.9",
+        ("tests/counterfactual/test_inpaint.py",),
+    ),
+    Break(
+        "an image without a part passes for the image",
+        IMAGES,
+        "if without else path\n            image",
+        "if not without else path\n            image",
+        ("tests/counterfactual",),
+    ),
+    Break(
+        "long answers are less likely than short ones",
+        PROBE,
+        "return sums / torch.bincount(batch.branch_index, minlength=batch.n_branches)",
+        "return sums",
+        ("tests/counterfactual/test_probe.py",),
+    ),
+    Break(
+        "the drop of a probability has the other sign",
+        PROBE,
+        "return self.whole - self.without_evidence",
+        "return self.without_evidence - self.whole",
+        ("tests/counterfactual/test_probe.py", "kit/counterfactual/probe.py"),
+    ),
+    Break(
+        "another spelling is a flip",
+        FLIPS,
+        '"roi": float(as_set(without) != before)',
+        '"roi": float(without != item.parsed.answer)',
+        ("tests/evaluate/test_flips.py",),
+    ),
+    Break(
+        "one random flip is as good as all",
+        FLIPS,
+        '"random": sum(as_set(one) != before for one in random) / len(random)',
+        '"random": float(any(as_set(one) != before for one in random))',
+        ("tests/evaluate/test_flips.py",),
+    ),
+    Break(
+        "an image may be exchanged for itself",
+        "kit/evaluate/ablations.py",
+        "[*ring[1:], ring[0]]",
+        "ring[::-1]",
+        ("tests/evaluate/test_ablations.py",),
+    ),
+    Break(
+        "the answer without an image is asked with a blank one",
+        "kit/evaluate/ablations.py",
+        '"question_only": None}',
+        '"question_only": blank(predictor, record.image)}',
+        ("tests/evaluate/test_ablations.py",),
+    ),
+    Break(
+        "the floor is that of the record before",
+        "kit/evaluate/evaluation.py",
+        "aids.floor[index] if aids.floor else None",
+        "aids.floor[index - 1] if aids.floor else None",
+        ("tests/evaluate/test_evaluation.py",),
+    ),
+    Break(
+        "the gold answer is probed with the boxes that were claimed",
+        "kit/evaluate/cf_proxy.py",
+        "evidence_region(gold, parsed.boxes, size)",
+        "evidence_region([], parsed.boxes, size)",
+        ("tests/evaluate/test_cf_proxy.py",),
+    ),
+    Break(
+        "finished batches are asked again",
+        PARTS,
+        "numbers = [n for n in shared if n in self.missing]",
+        "numbers = list(shared)",
+        ("tests/evaluate/test_parts.py", "tests/evaluate/test_cf_proxy.py"),
+    ),
+    Break(
+        "shards answer what others answer too",
+        PARTS,
+        "range(config.shard_index, len(batches), config.num_shards)",
+        "range(0, len(batches), config.num_shards)",
+        ("tests/evaluate/test_parts.py",),
+    ),
+    Break(
+        "shards of other weights are merged",
+        PARTS,
+        '        facts[f"{name}_weights"] = [[p.stat().st_size, p.stat().st_mtime_ns] '
+        "for p in weights]\n",
+        "",
+        ("tests/evaluate/test_parts.py",),
+    ),
+    Break(
+        "agreement of samples is that with each other's text",
+        "kit/evaluate/confidence.py",
+        "as_set(predictor.parse(c, a.mode).answer) == as_set(a.parsed.answer)",
+        "predictor.parse(c, a.mode).text == a.parsed.text",
+        ("tests/evaluate/test_confidence.py",),
+    ),
+)

@@ -1,0 +1,181 @@
+"""Command lines, plans of memory and launch, SLURM, shared models."""
+
+from breaks.kind import Break
+
+COMMAND = "kit/command.py"
+MEMORY = "kit/plan/memory.py"
+LAUNCHES = "kit/plan/launches.py"
+JOBS = "slurm/jobs.py"
+EXPORT = "kit/share/export.py"
+
+BREAKS = (
+    Break(
+        "an unknown key of a file is passed over",
+        COMMAND,
+        'raise ConfigError(f"unknown key {key!r}", where=where, fix=fix)',
+        "continue",
+        ("tests/test_command.py",),
+    ),
+    Break(
+        "the file overrules the flags",
+        COMMAND,
+        "[*from_file, *flags]",
+        "[*flags, *from_file]",
+        ("tests/test_command.py",),
+    ),
+    Break(
+        "a key that stands twice is taken once",
+        COMMAND,
+        "if isinstance(key, yaml.ScalarNode) and key.value in seen:",
+        "if key in seen:",
+        ("tests/test_command.py",),
+    ),
+    Break(
+        "DDP keeps its gradients once",
+        MEMORY,
+        "(2 if spread > 1 else 1)",
+        "1",
+        ("tests/plan/test_memory.py",),
+    ),
+    Break(
+        "the cache holds keys and no values",
+        MEMORY,
+        "(2 * shape.num_hidden_layers + 1)",
+        "(shape.num_hidden_layers + 1)",
+        ("tests/plan/test_memory.py",),
+    ),
+    Break(
+        "ZeRO leaves the optimizer whole",
+        MEMORY,
+        "states = 12 * trained // spread",
+        "states = 12 * trained",
+        ("tests/plan/test_memory.py",),
+    ),
+    Break(
+        "the reference of GRPO takes no memory",
+        MEMORY,
+        "if isinstance(config, GrpoConfig) and config.beta:",
+        "if isinstance(config, GrpoConfig) and not config.beta:",
+        ("tests/plan/test_memory.py",),
+    ),
+    Break(
+        "an offloaded optimizer takes the weights with it",
+        LAUNCHES,
+        'offload_weights=spread.get("offload_param", {})',
+        'offload_weights=spread.get("offload_optimizer", {})',
+        ("tests/plan",),
+    ),
+    Break(
+        "the number of processes that was asked for is not used",
+        LAUNCHES,
+        'processes = num_processes or int(written.get("num_processes", 1))',
+        'processes = int(written.get("num_processes", 1))',
+        ("tests/plan",),
+    ),
+    Break(
+        "bfloat16 of the accelerate configuration is not seen",
+        "kit/plan/preflight.py",
+        'return launch.mixed_precision != "no"',
+        "return False",
+        ("tests/plan",),
+    ),
+    Break(
+        "a job that failed is requeued",
+        JOBS,
+        "if code == EXIT_REQUEUE:",
+        "if code:",
+        ("tests/slurm/test_jobs.py",),
+    ),
+    Break(
+        "every rank asks for the requeue",
+        JOBS,
+        "requeue(job.job_id)) if main else 0",
+        "requeue(job.job_id))",
+        ("tests/slurm/test_jobs.py",),
+    ),
+    Break(
+        "a cancelled job is requeued",
+        JOBS,
+        'if asked.returncode == 0 and "JobState=RUNNING" not in asked.stdout:',
+        "if asked.returncode != 0:",
+        ("tests/slurm/test_jobs.py",),
+    ),
+    Break(
+        "a requeued run begins anew",
+        JOBS,
+        'config, resume_from_checkpoint="latest", resume_weights_only=False',
+        "config, resume_weights_only=False",
+        ("tests/slurm/test_jobs.py",),
+    ),
+    Break(
+        "a job that goes on counts as one that does not",
+        "slurm/records.py",
+        'if attempt["done"] != done:',
+        'if attempt["done"] > done:',
+        ("tests/slurm/test_jobs.py",),
+    ),
+    Break(
+        "a job that never makes its first step is started for ever",
+        JOBS,
+        "if unit and idle >= MAX_STARTS_WITHOUT_PROGRESS:",
+        "if done and unit and idle >= MAX_STARTS_WITHOUT_PROGRESS:",
+        ("tests/slurm/test_jobs.py",),
+    ),
+    Break(
+        "results that were changed since count as done",
+        "slurm/records.py",
+        "return all(Path(p).is_file() and _sha256(Path(p)) == x for p, x in "
+        'done["made"].items())',
+        'return all(Path(p).exists() for p in done["made"])',
+        ("tests/slurm",),
+    ),
+    Break(
+        "a stage runs though the one before has failed",
+        "slurm/submission.py",
+        '"afterany" if job.after_any else "afterok"',
+        '"afterany"',
+        ("tests/slurm",),
+    ),
+    Break(
+        "other data under the same name change nothing",
+        "slurm/plan.py",
+        "return [hashlib.sha256(path.read_bytes()).hexdigest()]",
+        "return [path.name]",
+        ("tests/slurm/test_plan.py",),
+    ),
+    Break(
+        "the exported model forgets the image size of training",
+        EXPORT,
+        "load_processor(subject.base, **trained_pixels(config.adapter))",
+        "load_processor(subject.base)",
+        ("tests/share/test_export.py",),
+    ),
+    Break(
+        "adapter and base are added in the stored type",
+        EXPORT,
+        "load_adapter(load_base(base), adapter)",
+        "load_adapter(load_base(base, dtype=dtype), adapter)",
+        ("tests/share/test_export.py",),
+    ),
+    Break(
+        "a public repository is written to",
+        EXPORT,
+        "if private and not api.model_info(repository).private:",
+        "if False:",
+        ("tests/share/test_export.py",),
+    ),
+    Break(
+        "training on test questions is not told",
+        "kit/share/card.py",
+        'if any(split == "test" for data',
+        'if all(split == "test" for data',
+        ("tests/share/test_export.py",),
+    ),
+    Break(
+        "every base is under its makers' license",
+        "kit/share/provenance.py",
+        'BASE_LICENSES.get(hub or base, "other")',
+        'BASE_LICENSES.get(hub or base, "apache-2.0")',
+        ("tests/share/test_export.py",),
+    ),
+)

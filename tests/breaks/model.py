@@ -1,0 +1,151 @@
+"""Masks, positions, log-probabilities, sampling, adapters."""
+
+from breaks.kind import Break
+
+SHARING = "kit/model/sharing.py"
+SAMPLER = "kit/model/sampler.py"
+LOGPROBS = "kit/model/logprobs.py"
+ADAPTERS = "kit/model/adapters.py"
+
+BREAKS = (
+    Break(
+        "branches see those before them",
+        SHARING,
+        "((key == 0) | (key == query))",
+        "(key <= query)",
+        ("tests/model/test_sharing.py",),
+    ),
+    Break(
+        "padding is seen while prompts are read",
+        SAMPLER,
+        "attention_mask=seen.to(device)",
+        "attention_mask=torch.ones_like(seen).to(device)",
+        ("tests/model/test_sampler.py",),
+    ),
+    Break(
+        "what follows an image counts its tokens",
+        SHARING,
+        "start += max(axes)",
+        "start += length",
+        ("tests/model/test_sharing.py",),
+    ),
+    Break(
+        "height and width of an image exchanged",
+        SHARING,
+        "(time, height // merge_size, width // merge_size)",
+        "(time, width // merge_size, height // merge_size)",
+        ("tests/model/test_sharing.py",),
+    ),
+    Break(
+        "positions of branches count on",
+        SHARING,
+        "torch.arange(end - at) + after",
+        "torch.arange(at, end)",
+        ("tests/model/test_sharing.py",),
+    ),
+    Break(
+        "the first token of a branch follows the branch before",
+        SHARING,
+        "before[places == 0] = len(tree.trunk) - 1",
+        "before[places == 0] = at - 1",
+        ("tests/grpo/test_rollout.py", "tests/model/test_sharing.py"),
+    ),
+    Break(
+        "log-probabilities multiplied by the temperature",
+        LOGPROBS,
+        "torch.float32)) / temperature",
+        "torch.float32)) * temperature",
+        ("tests/model/test_sampler.py",),
+    ),
+    Break(
+        "entropy without its normaliser",
+        LOGPROBS,
+        "spread = total - (logits",
+        "spread = -(logits",
+        ("tests/model", "tests/grpo"),
+    ),
+    Break(
+        "image tokens are kept out of sampled texts only",
+        SAMPLER,
+        "if self.suppress is not None:\n            scores",
+        "if self.suppress is not None and not self.greedy:\n            scores",
+        ("tests/model/test_sampler.py",),
+    ),
+    Break(
+        "of the special tokens only the image's is kept out",
+        "kit/model/processor.py",
+        "return sorted(special - {self.end_of_turn_id})",
+        "return [self.image_token_id]",
+        ("tests/model/test_sampler.py",),
+    ),
+    Break(
+        "tokens are drawn from what top-k and top-p have cut off too",
+        SAMPLER,
+        "self.cut(None, scores).softmax",
+        "scores.softmax",
+        ("tests/model/test_sampler.py",),
+    ),
+    Break(
+        "log-probabilities of samples leave the temperature out",
+        SAMPLER,
+        "logprobs = scores.log_softmax(dim=-1)",
+        "logprobs = logits.float().log_softmax(dim=-1)",
+        ("tests/model/test_sampler.py",),
+    ),
+    Break(
+        "rows that go on take the noise of those that ended",
+        SAMPLER,
+        "noise[row_of, step]",
+        "noise[: len(row_of), step]",
+        ("tests/model/test_sampler.py",),
+    ),
+    Break(
+        "a text that ends with its last token counts as cut off",
+        SAMPLER,
+        "tuple(values), ids[-1] != end_id)",
+        "tuple(values), len(ids) == max_new_tokens)",
+        ("tests/model/test_sampler.py",),
+    ),
+    Break(
+        "the training mode is not restored",
+        SAMPLER,
+        "model.train(was_training)",
+        "model.train()",
+        ("tests/model/test_sampler.py",),
+    ),
+    Break(
+        "the end of the turn is not taught",
+        "kit/model/processor.py",
+        "return [*self.encode(answer), self.end_of_turn_id]",
+        "return self.encode(answer)",
+        ("tests/train/test_data.py",),
+    ),
+    Break(
+        "the policy is its own reference",
+        ADAPTERS,
+        "model.set_adapter(REFERENCE)",
+        "model.set_adapter(POLICY)",
+        ("tests/grpo/test_grpo.py::test_the_reference_is_the_sft_policy",),
+    ),
+    Break(
+        "the reference stays switched on",
+        ADAPTERS,
+        "    finally:\n        model.set_adapter(POLICY)",
+        "    finally:",
+        ("tests/grpo/test_grpo.py::test_the_reference_is_the_sft_policy",),
+    ),
+    Break(
+        "the adapter's dropout stays on in GRPO",
+        ADAPTERS,
+        "module.p, found = 0.0, True",
+        "found = True",
+        ("tests/grpo/test_grpo.py", "tests/model"),
+    ),
+    Break(
+        "the vision tower is adapted when it is to be frozen",
+        ADAPTERS,
+        "return language if freeze_vision_tower else",
+        "return language if not freeze_vision_tower else",
+        ("tests/model/test_load.py",),
+    ),
+)

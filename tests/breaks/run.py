@@ -1,0 +1,276 @@
+"""Checkpoints, resuming, the log, stopping, files, ZeRO, supervised fine-tuning."""
+
+from breaks.kind import Break
+
+CHECKPOINT = "kit/run/checkpoint.py"
+STATE = "kit/run/state.py"
+STOP = "kit/run/stop.py"
+ZERO = "kit/run/zero.py"
+SFT = "kit/train/sft.py"
+DATA = "kit/train/data.py"
+OPTIM = "kit/train/optim.py"
+METRICS = "kit/run/metrics.py"
+RESUME = "tests/train/test_sft.py::test_resume_is_the_same_run"
+
+BREAKS = (
+    Break(
+        "the sums of the manifest are not compared",
+        CHECKPOINT,
+        "if _sha256(path) != expected:",
+        "if not path.stat().st_size:",
+        ("tests/run/test_checkpoint.py",),
+    ),
+    Break(
+        "the old checkpoint is deleted before the new one stands",
+        CHECKPOINT,
+        "os.rename(folder, old)",
+        "shutil.rmtree(folder)",
+        ("tests/run/test_checkpoint.py", "tests/run/test_faults.py"),
+    ),
+    Break(
+        "files are not on the disk when the folder gets its name",
+        CHECKPOINT,
+        "                _sync(path)\n            yield",
+        "            yield",
+        ("tests/run/test_checkpoint.py",),
+    ),
+    Break(
+        "final weights are moved first",
+        CHECKPOINT,
+        'key=lambda p: p.suffix == ".safetensors"',
+        'key=lambda p: p.suffix != ".safetensors"',
+        ("tests/run/test_checkpoint.py", "tests/run/test_faults.py"),
+    ),
+    Break(
+        "the newest checkpoints are deleted",
+        CHECKPOINT,
+        "checkpoints(run_folder)[keep:]",
+        "checkpoints(run_folder)[:-keep]",
+        ("tests/run/test_checkpoint.py",),
+    ),
+    Break(
+        "checkpoint 9 is newer than 10",
+        CHECKPOINT,
+        "return sorted(found, key=step_of, reverse=True)",
+        "return sorted(found, reverse=True)",
+        ("tests/run/test_checkpoint.py",),
+    ),
+    Break(
+        "every rank goes on with the random state of the first",
+        STATE,
+        'torch.set_rng_state(random_states[f"{rank}.cpu"])',
+        'torch.set_rng_state(random_states["0.cpu"])',
+        ("tests/run/test_state.py",),
+    ),
+    Break(
+        "random states are not restored",
+        STATE,
+        '    torch.set_rng_state(random_states[f"{rank}.cpu"])\n',
+        "",
+        ("tests/run/test_faults.py::test_dropout_goes_on_where_it_was",),
+    ),
+    Break(
+        "the schedule begins anew",
+        STATE,
+        '    scheduler.load_state_dict(facts["scheduler"])\n',
+        "",
+        (RESUME,),
+    ),
+    Break(
+        "the first update after a resume has the first learning rate",
+        STATE,
+        'group["lr"] = rate',
+        'group["lr"] = group["lr"]',
+        (RESUME,),
+    ),
+    Break(
+        "of the progress only the step is restored",
+        STATE,
+        'return Progress(**facts["progress"])',
+        'return Progress(step=facts["progress"]["step"])',
+        (RESUME,),
+    ),
+    Break(
+        "Adam's bias correction begins anew",
+        ZERO,
+        '{"step": states[f"{name}:step"].clone()}',
+        '{"step": torch.zeros(())}',
+        (RESUME,),
+    ),
+    Break(
+        "another number of processes is not noticed",
+        STATE,
+        'before, now = facts["config"] | facts["launch"], _fixed(config) | launch',
+        'before, now = facts["config"] | facts["launch"], _fixed(config)',
+        ("tests/run/test_faults.py::test_another_launch_is_refused_but_for_the_weights",),
+    ),
+    Break(
+        "the worst weights are kept as the best",
+        STATE,
+        "loss >= self.best_loss",
+        "loss <= self.best_loss",
+        ("tests/train/test_sft.py::test_best_weights_are_kept_and_used",),
+    ),
+    Break(
+        "every epoch has the same order",
+        DATA,
+        'random.Random(f"{self.seed}:{number}")',
+        "random.Random(self.seed)",
+        ("tests/train/test_data.py",),
+    ),
+    Break(
+        "after an accumulated step the wrong records follow",
+        SFT,
+        "range(first_step * accumulation, total_steps * accumulation)",
+        "range(first_step, total_steps * accumulation)",
+        ("tests/train/test_sft.py", "tests/run/test_stop.py"),
+    ),
+    Break(
+        "ranks train on the same records",
+        DATA,
+        "start = (number * self.world_size + self.rank) * self.size",
+        "start = number * self.world_size * self.size",
+        ("tests/train/test_data.py",),
+    ),
+    Break(
+        "the log loses the step of the checkpoint",
+        "kit/run/runlog.py",
+        'if row["step"] <= step:',
+        'if row["step"] < step:',
+        (RESUME,),
+    ),
+    Break(
+        "a full disk leaves half a line in the log",
+        "kit/run/runlog.py",
+        "os.truncate(path, before)",
+        "os.truncate(path, path.stat().st_size)",
+        ("tests/run/test_faults.py",),
+    ),
+    Break(
+        "mean loss of steps instead of tokens",
+        METRICS,
+        'sum(m[name] * m["tokens"] for m in steps) / tokens',
+        "sum(m[name] for m in steps) / len(steps)",
+        ("tests/train/test_sft.py",),
+    ),
+    Break(
+        "means of ranks are means of means",
+        METRICS,
+        "means = {name: total / count for name, (count, total, _) in merged.items() if count}",
+        "means = {name: self._sums[name][1] / count for name, (count, _, _) in "
+        "merged.items() if count}",
+        ("tests/run", "tests/grpo"),
+    ),
+    Break(
+        "a stop file does not outweigh a signal",
+        STOP,
+        "EXIT_REQUEUE if agains and not by_files else EXIT_STOPPED",
+        "EXIT_REQUEUE if agains else EXIT_STOPPED",
+        ("tests/run/test_stop.py",),
+    ),
+    Break(
+        "each rank stops for itself",
+        STOP,
+        "return asked > 0",
+        "return self.asked",
+        ("tests/run/test_stop.py",),
+    ),
+    Break(
+        "the stop file is left where it was",
+        STOP,
+        "            self.file.unlink(missing_ok=True)",
+        "            self.file.exists()",
+        ("tests/run/test_stop.py",),
+    ),
+    Break(
+        "the wish to be requeued is not heard",
+        STOP,
+        "again = signal.SIGUSR2 in self._heard",
+        "again = signal.SIGTERM in self._heard",
+        ("tests/run/test_stop.py", "tests/evaluate/test_parts.py"),
+    ),
+    Break(
+        "DeepSpeed counts the batch of one process",
+        ZERO,
+        '("train_batch_size", per_step * processes,',
+        '("train_batch_size", per_step,',
+        ("tests/run/test_zero.py::test_what_is_left_open_is_filled",),
+    ),
+    Break(
+        "a DeepSpeed optimizer is overruled without a word",
+        ZERO,
+        'for key in ("optimizer", "scheduler"):',
+        'for key in ("scheduler",):',
+        ("tests/run/test_zero.py::test_contradictions_name_both_keys",),
+    ),
+    Break(
+        "the loss is a mean over the micro-batch",
+        SFT,
+        "return -logprobs.float().sum() / normaliser",
+        "return -logprobs.float().mean()",
+        ("kit/train/sft.py",),
+    ),
+    Break(
+        "gradients of accumulated batches are divided once more",
+        SFT,
+        "undo_means = config.gradient_accumulation_steps * accelerator.num_processes",
+        "undo_means = accelerator.num_processes",
+        ("tests/train/test_sft.py::test_gradient_does_not_depend_on_the_split",),
+    ),
+    Break(
+        "gradients of ranks are divided once more",
+        "kit/grpo/grpo.py",
+        "undo_means = config.gradient_accumulation_steps * accelerator.num_processes",
+        "undo_means = config.gradient_accumulation_steps",
+        ("tests/grpo/test_grpo.py::test_two_processes_are_one",),
+    ),
+    Break(
+        "with dropout questions share their image's pass",
+        SFT,
+        "share=config.lora_dropout == 0",
+        "share=True",
+        ("tests/train", "tests/run/test_faults.py"),
+    ),
+    Break(
+        "after the first evaluation dropout is off",
+        SFT,
+        "    model.train()\n    loss, hits",
+        "    loss, hits",
+        ("tests/train/test_sft.py",),
+    ),
+    Break(
+        "updates that are not finite are made",
+        OPTIM,
+        "finite = math.isfinite(norm)",
+        "finite = True",
+        ("tests/run/test_failures.py",),
+    ),
+    Break(
+        "no clipping clips everything away",
+        OPTIM,
+        'max_norm or float("inf")',
+        "max_norm",
+        ("tests/train", "tests/grpo"),
+    ),
+    Break(
+        "vectors are decayed like matrices",
+        OPTIM,
+        '"weight_decay": 0.0}',
+        '"weight_decay": weight_decay}',
+        ("tests/train",),
+    ),
+    Break(
+        "a failed write leaves its temporary file",
+        "kit/files.py",
+        "                os.unlink(temporary)",
+        "                os.stat(temporary)",
+        ("tests/test_files.py",),
+    ),
+    Break(
+        "a used-up quota is no full disk",
+        "kit/files.py",
+        "DISK_FULL = (errno.ENOSPC, errno.EDQUOT)",
+        "DISK_FULL = (errno.ENOSPC,)",
+        ("tests/test_files.py",),
+    ),
+)

@@ -1,0 +1,70 @@
+"""What the loss of a micro-batch takes, and the update that is made of it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from kit.counterfactual.images import ImageCache
+from kit.data.grpo_records import read_grpo_records
+from kit.grpo import grpo
+from kit.grpo.microbatches import micro_batches, with_fixed_logprobs
+from kit.grpo.rollout import Task, roll_out
+from kit.model.logprobs import LogprobModel
+from kit.model.sampler import Sampling
+from kit.run import process
+from kit.run.metrics import Meters
+from kit.train.config import GrpoConfig
+
+TEMPERATURE = 0.7
+
+
+@pytest.fixture
+def config():
+    return GrpoConfig(
+        base_model="tiny", data="x", temperature=TEMPERATURE, beta=0.1, num_iterations=2,
+        per_device_train_batch_size=2, max_grad_norm=0.0,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def part(prepared, fresh_model, processor, config):
+    """A micro-batch of two prompts with two completions each, all of them with advantage 1."""
+    records = read_grpo_records(prepared["train"])[0][:2]
+    groups = roll_out(
+        fresh_model,
+        ImageCache(processor),
+        [Task(place, record) for place, record in enumerate(records)],
+        Sampling(max_new_tokens=12, temperature=TEMPERATURE),
+        num_generations=2,
+        seed=1,
+    )
+    accelerator = process.join()
+    (made,) = micro_batches(groups, torch.ones(2, 2), processor, config, accelerator)
+    return made
+
+
+def test_policy_and_reference_are_scored_as_the_samples_were(part, fresh_model, config):
+    (fixed,) = with_fixed_logprobs(fresh_model, fresh_model, [part], config)
+    for found in (fixed.old, fixed.reference):
+        torch.testing.assert_close(found, part.sampled, atol=1e-4, rtol=0)
+    once = replace(config, num_iterations=1, beta=0.0)
+    (free,) = with_fixed_logprobs(fresh_model, fresh_model, [part], once)
+    assert free.old is None
+    assert free.reference is None
+
+
+@pytest.mark.parametrize(("shift", "clipped"), [(1.0, 1.0), (0.0, 0.0)])
+def test_an_update_is_measured_against_the_policy_that_sampled(
+    shift, clipped, part, fresh_model, config
+):
+    """A policy that has become likelier to say everything has nothing left to gain of it."""
+    config = replace(config, beta=0.0)
+    accelerator = process.join()
+    optimizer = accelerator.prepare(torch.optim.SGD(fresh_model.parameters(), lr=0.0))
+    meters = Meters()
+    moved = replace(part, old=part.sampled - shift)
+    grpo.update(accelerator, LogprobModel(fresh_model), optimizer, [moved], config, meters)
+    found = meters.reduce(accelerator)
+    assert found["clip_ratio/high_mean"] == clipped
+    assert (found["grad_norm"] == 0) == bool(clipped)

@@ -1,0 +1,61 @@
+"""What stands in the log files of a run that went on, or could not."""
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+
+from kit.errors import UserError
+from kit.run import process
+from kit.run.runlog import RunLog
+from kit.train.config import SftConfig
+
+
+def log_of(folder: Path, first_step: int) -> RunLog:
+    config = SftConfig(base_model="tiny", data="x", output_dir=str(folder), report_to=["none"])
+    return RunLog(process.join(), config, total_steps=9, first_step=first_step, name="sft")
+
+
+def steps(folder: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").open()]
+
+
+def test_a_resumed_run_forgets_what_came_after_its_checkpoint(tmp_path):
+    log = log_of(tmp_path, first_step=0)
+    for step in range(1, 6):
+        log.log(step, {"loss": 1.0})
+    log.finish(finished=False)
+    with (tmp_path / "metrics.jsonl").open("a") as stream:
+        stream.write('{"step": 6, "lo')  # a kill cut it off
+    again = log_of(tmp_path, first_step=3)
+    assert steps(tmp_path) == [1, 2, 3]
+    again.log(4, {"loss": 0.5})
+    again.finish(finished=False)
+    assert steps(tmp_path) == [1, 2, 3, 4]
+
+
+def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
+    log = log_of(tmp_path, first_step=0)
+    log.log(1, {"loss": 1.0})
+    opened = Path.open
+
+    def full(path, *arguments, **options):
+        stream = opened(path, *arguments, **options)
+        if path.name == "metrics.jsonl":
+            write = stream.write
+
+            def half(text):
+                write(text[: len(text) // 2])
+                stream.flush()
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+            stream.write = half
+        return stream
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(UserError, match="disk is full"):
+        log.log(2, {"loss": 0.5})
+    monkeypatch.undo()
+    assert steps(tmp_path) == [1]
+    log.finish(finished=False)

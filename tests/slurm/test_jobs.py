@@ -1,0 +1,137 @@
+"""What one rank of a job does, without a cluster: when it goes on, when it is requeued, when not."""
+
+import os
+from types import SimpleNamespace
+
+import pytest
+
+from kit.command import to_yaml
+from kit.errors import UserError
+from kit.run.stop import EXIT_REQUEUE, EXIT_STOPPED
+from kit.train.config import SftConfig
+from slurm import jobs
+from slurm.jobs import MAX_STARTS_WITHOUT_PROGRESS, StageJob, requeue
+from slurm.records import Record
+from slurm.stages import Stage
+
+
+@pytest.fixture
+def record(tmp_path):
+    """A training run that was submitted as job 7."""
+    config = SftConfig(base_model="tiny", data="x.json", output_dir=str(tmp_path / "sft"))
+    made = Record(tmp_path / "record")
+    made.write_request(
+        stage="train_sft", fingerprint="f", job_id="7", order=0, code="", logs=str(tmp_path)
+    )
+    made.config_file.write_text(to_yaml(config))
+    return made
+
+
+def job_of(rank: int = 0) -> SimpleNamespace:
+    return SimpleNamespace(global_rank=rank, job_id="7", hostnames=["n1"])
+
+
+@pytest.mark.parametrize(
+    ("code", "rank", "left_with", "requeued"),
+    [
+        (EXIT_REQUEUE, 0, 0, ["7"]),
+        (EXIT_REQUEUE, 1, 0, []),  # once is enough
+        (EXIT_STOPPED, 0, EXIT_STOPPED, []),
+        (1, 0, 1, []),
+        (2, 1, 2, []),
+        (0, 0, 0, []),
+    ],
+)
+def test_only_who_asks_for_it_is_requeued(code, rank, left_with, requeued, record, monkeypatch):
+    asked, done = [], []
+    monkeypatch.setattr(jobs, "requeue", lambda job_id: asked.append(job_id) or 0)
+    monkeypatch.setattr(StageJob, "run_stage", lambda self, record, job: code)
+    monkeypatch.setattr(Record, "write_done", lambda self: done.append(True))
+    assert StageJob(str(record.folder)).attempt(job_of(rank)) == left_with
+    assert asked == requeued
+    assert bool(done) == (code == 0)
+    assert [a["code"] for a in record.attempts()] == [code] * (rank == 0)
+
+
+@pytest.fixture
+def scontrol(tmp_path, monkeypatch):
+    """A stand-in for SLURM's command: what it was asked, and how to have it answer."""
+
+    def answering(state: str, requeue_code: int):
+        path = tmp_path / "bin" / "scontrol"
+        path.parent.mkdir()
+        path.write_text(
+            f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n'
+            f'case "$*" in *show*) echo JobId=7 JobState={state};; *) exit {requeue_code};; esac\n'
+        )
+        path.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
+        monkeypatch.setattr(jobs, "SECONDS_BETWEEN_TRIES", (0, 0))
+
+    def requests() -> int:
+        return (tmp_path / "asked").read_text().count("requeue 7")
+
+    return SimpleNamespace(answering=answering, requests=requests)
+
+
+@pytest.mark.parametrize(("state", "requests"), [("RUNNING", 1), ("CANCELLED", 0), ("FAILED", 0)])
+def test_a_job_that_is_being_cancelled_stays_so(state, requests, scontrol):
+    scontrol.answering(state, 0)
+    assert requeue("7") == 0
+    assert scontrol.requests() == requests
+
+
+def test_a_refusal_is_told_after_some_tries(scontrol):
+    scontrol.answering("RUNNING", 1)
+    with pytest.raises(UserError, match="does not requeue job 7"):
+        requeue("7")
+    assert scontrol.requests() == 2
+
+
+@pytest.fixture
+def started(record, monkeypatch):
+    """Start the job again; the configurations that the stage was run with."""
+    seen = []
+    monkeypatch.setattr(Stage, "run", lambda self, config: seen.append(config) or 0)
+
+    def start():
+        StageJob(str(record.folder)).run_stage(record, job_of())
+        return seen
+
+    return start
+
+
+def saved(record: Record, step: int) -> None:
+    (record.stage.output_of(record.config) / f"checkpoint-{step}").mkdir(parents=True)
+
+
+def test_a_requeued_run_goes_on_from_its_last_checkpoint(record, started):
+    started()
+    saved(record, 4)
+    first, again = started()
+    assert first.resume_from_checkpoint is None
+    assert again.resume_from_checkpoint == "latest"
+
+
+def test_a_run_that_has_finished_is_left_alone(record, started):
+    saved(record, 4)
+    output = record.stage.output_of(record.config)
+    (output / "summary.json").write_text('{"finished": true}')
+    assert started() == []
+
+
+@pytest.mark.parametrize("done", [0, 6])
+def test_one_that_never_gets_further_is_given_up(done, record, started):
+    if done:
+        saved(record, done)
+    for _ in range(MAX_STARTS_WITHOUT_PROGRESS):
+        started()
+    with pytest.raises(UserError, match=f"without getting beyond {done} steps"):
+        started()
+
+
+def test_one_that_gets_further_is_started_as_often_as_it_takes(record, started):
+    for step in range(1, 3 * MAX_STARTS_WITHOUT_PROGRESS):
+        saved(record, step)
+        started()
+    assert len(started()) == 3 * MAX_STARTS_WITHOUT_PROGRESS
