@@ -1,13 +1,17 @@
 """Fixtures shared by all tests."""
 
+import fcntl
+import hashlib
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
-from helpers import settings_of
+from helpers import flags_of, settings_of
+from ranks import launcher, run
 from transformers import Qwen2VLForConditionalGeneration
 
 from kit.data.phantom.dataset import write_slake_phantoms
@@ -21,7 +25,7 @@ from kit.train.config import GrpoConfig, SftConfig
 
 LOOPS = {"sft": (sft, SftConfig), "grpo": (grpo, GrpoConfig)}
 ROOT = Path(__file__).resolve().parent.parent
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
+torch.set_num_threads(1)  # as each rank has, and one core for each worker of pytest-xdist
 
 # Fresh examples at every desk; in CI the same ones, so that a change is judged by what it changed.
 hypothesis.settings.register_profile("ci", derandomize=True)
@@ -72,43 +76,87 @@ def exact_model(request):
 
 
 @pytest.fixture(scope="session")
-def prepared(tmp_path_factory) -> dict[str, Path]:
-    """A few phantoms in the layout of SLAKE, prepared: the data file of each split."""
-    folder = tmp_path_factory.mktemp("phantoms")
-    images = {"train": 12, "validate": 2, "test": 4}
-    write_slake_phantoms(folder / "SLAKE", images=images, seed=1)
-    files = {split: folder / f"{split}.json" for split in images}
-    for split, output in files.items():
-        prepare(
-            PrepareConfig(
-                output=str(output),
-                dataset="SLAKE",
-                split=split,
-                slake_root=str(folder / "SLAKE"),
-            )
-        )
-    return files
+def once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Have a folder made once, by the worker of pytest-xdist that comes first."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "once"
+    shared.mkdir(exist_ok=True)
+
+    def folder_of(name: str, make: Callable[[Path], object]) -> Path:
+        folder, made = shared / name, shared / f"{name}.made"
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not made.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                make(folder)
+                made.touch()
+        return folder
+
+    return folder_of
 
 
 @pytest.fixture(scope="session")
-def trained(prepared, tmp_path_factory) -> dict[str, Path]:
+def prepared(once) -> dict[str, Path]:
+    """A few phantoms in the layout of SLAKE, prepared: the data file of each split, and ``few``,
+    8 questions of the test split."""
+    images = {"train": 12, "validate": 2, "test": 4}
+
+    def make(folder: Path) -> None:
+        write_slake_phantoms(folder / "SLAKE", images=images, seed=1)
+        for split in images:
+            prepare(
+                PrepareConfig(
+                    output=str(folder / f"{split}.json"), dataset="SLAKE", split=split,
+                    slake_root=str(folder / "SLAKE"),
+                )
+            )  # fmt: skip
+        lines = (folder / "test.json").read_text().splitlines(keepends=True)
+        (folder / "few.json").write_text("".join(lines[:8]))
+
+    folder = once("prepared", make)
+    return {name: folder / f"{name}.json" for name in (*images, "few")}
+
+
+@pytest.fixture(scope="session")
+def trained(once, prepared) -> dict[str, Path]:
     """An SFT adapter of a few steps, and the GRPO records that it gives."""
-    folder = tmp_path_factory.mktemp("trained")
-    sft.train(
-        SftConfig(
-            base_model="tiny", data=str(prepared["train"]), output_dir=str(folder / "sft"),
-            max_steps=4, learning_rate=1e-3, freeze_vision_tower=False, lora_r=4, save_steps=0,
-            direct_answers=True, report_to=["none"],
-        )
-    )  # fmt: skip
-    code = cf_proxy(
-        CfProxyConfig(
-            data=str(prepared["train"]), output=str(folder / "grpo.jsonl"),
-            adapter=str(folder / "sft"), max_records=16, max_new_tokens=80,
-        )
-    )  # fmt: skip
-    assert code == 0
+
+    def make(folder: Path) -> None:
+        sft.train(
+            SftConfig(
+                base_model="tiny", data=str(prepared["train"]), output_dir=str(folder / "sft"),
+                max_steps=4, learning_rate=1e-3, freeze_vision_tower=False, lora_r=4, save_steps=0,
+                direct_answers=True, report_to=["none"],
+            )
+        )  # fmt: skip
+        code = cf_proxy(
+            CfProxyConfig(
+                data=str(prepared["train"]), output=str(folder / "grpo.jsonl"),
+                adapter=str(folder / "sft"), max_records=16, max_new_tokens=80,
+            )
+        )  # fmt: skip
+        assert code == 0
+
+    folder = once("trained", make)
     return {"sft": folder / "sft", "data": folder / "grpo.jsonl"}
+
+
+@pytest.fixture(scope="session")
+def undisturbed(once) -> Callable[..., Path]:
+    """The folder of a run to its end, made once for all the tests that compare with it."""
+
+    def folder_of(stage: str, settings: dict, launch: str | None = None) -> Path:
+        settings = {k: v for k, v in settings.items() if k != "output_dir"}
+        digest = hashlib.sha256(repr(sorted(flags_of(settings))).encode()).hexdigest()
+
+        def make(folder: Path) -> None:
+            flags = flags_of(settings | {"output_dir": folder})
+            done = run([*launcher(launch), f"launch/train_{stage}.py", *flags])
+            assert done.returncode == 0, done.stderr
+
+        return once(f"{stage}_{launch or 'one'}_{digest[:12]}", make)
+
+    return folder_of
 
 
 @pytest.fixture

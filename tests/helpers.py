@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import torch
+import yaml
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -93,3 +94,14 @@ def settings_of(stage, prepared, trained, folder, **changes) -> dict:
     if stage == "grpo":
         data = {"data": str(trained["data"]), "sft_ckpt": str(trained["sft"])}
     return RUN | OF_STAGE[stage] | data | {"output_dir": str(folder)} | changes
+
+
+def on_cpu(folder: Path, name: str, **changes) -> Path:
+    """A launch of two processes on a CPU with a file of ds_configs/, changed."""
+    settings = json.loads((ROOT / f"ds_configs/{name}.json").read_text())
+    settings["zero_optimization"] |= changes
+    (folder / "deepspeed.json").write_text(json.dumps(settings))
+    launch = yaml.safe_load((ROOT / "accelerate_configs/cpu_zero3.yaml").read_text())
+    launch["deepspeed_config"]["deepspeed_config_file"] = str(folder / "deepspeed.json")
+    (folder / "launch.yaml").write_text(yaml.safe_dump(launch))
+    return folder / "launch.yaml"

@@ -1,12 +1,9 @@
 """From prepared records to GRPO records: what is measured, and that a cut-off run goes on."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from ranks import launcher, run
 
 from kit.data.grpo_records import read_grpo_records
 from kit.data.records import read_sft_records
@@ -14,8 +11,6 @@ from kit.errors import UserError
 from kit.evaluate import cf_proxy as module
 from kit.evaluate.cf_proxy import cf_proxy
 from kit.evaluate.config import CfProxyConfig
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def config(prepared, output, **changes) -> CfProxyConfig:
@@ -100,20 +95,14 @@ def test_images_are_kept_when_asked(prepared, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_write_the_same_file(prepared, tmp_path):
-    for name, launcher in (
-        ("one", [sys.executable]),
-        ("two", [
-            sys.executable, "-m", "accelerate.commands.launch",
-            "--config_file", "accelerate_configs/cpu.yaml",
-        ]),
-    ):  # fmt: skip
-        done = subprocess.run(
+    for name, config in (("one", None), ("two", "cpu")):
+        done = run(
             [
-                *launcher, "launch/cf_proxy.py", "--base_model", "tiny", "--max_records", "20",
-                "--data", str(prepared["test"]), "--output", str(tmp_path / f"{name}.jsonl"),
+                *launcher(config), "launch/cf_proxy.py", "--base_model", "tiny",
+                "--max_records", "20", "--data", str(prepared["test"]),
+                "--output", str(tmp_path / f"{name}.jsonl"),
                 "--batch_size", "6", "--max_new_tokens", "60",
-            ],
-            cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+            ]
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
     one, two = (

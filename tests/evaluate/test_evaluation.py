@@ -3,9 +3,6 @@
 import dataclasses
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +10,7 @@ import pytest
 import torch
 from helpers import metrics_of
 from PIL import Image
+from ranks import launcher, run
 
 from kit.data.audit import question_only_floor
 from kit.data.images import open_image
@@ -28,7 +26,6 @@ from kit.model.sampler import Completion
 from kit.prompting.messages import MODES
 from kit.report.statistics import bootstrap_interval
 
-ROOT = Path(__file__).resolve().parents[2]
 # What other tools read, in both modes.
 PROMISED = (
     "exact/all", "exact/open", "exact/closed", "llava_med/open_recall",
@@ -339,17 +336,13 @@ def test_prompts_are_counted_as_they_are_made(size, processor, records, tmp_path
 
 @pytest.mark.slow
 def test_two_processes_write_the_same_bytes(prepared, tmp_path):
-    launch = ["-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/cpu.yaml"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-    for name, launcher in (("one", []), ("two", launch)):
-        flags = [
-            "launch/evaluate.py", "--base_model", "tiny", "--data", str(prepared["test"]),
-            "--train_data", str(prepared["train"]), "--output", str(tmp_path / name),
-            "--max_new_tokens", "8", "--batch_size", "5",
-        ]  # fmt: skip
-        done = subprocess.run(
-            [sys.executable, *launcher, *flags],
-            cwd=ROOT, env=environment, capture_output=True, text=True,
+    for name, config in (("one", None), ("two", "cpu")):
+        done = run(
+            [
+                *launcher(config), "launch/evaluate.py", "--base_model", "tiny",
+                "--data", str(prepared["test"]), "--train_data", str(prepared["train"]),
+                "--output", str(tmp_path / name), "--max_new_tokens", "8", "--batch_size", "5",
+            ]
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("predictions, metrics and report.html are in") == 1

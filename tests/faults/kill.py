@@ -4,15 +4,14 @@
 
 Each case is a stage (SFT, GRPO) under a launch (one process, ZeRO-2 and ZeRO-3 with two). A run is
 killed at moments uniform over its training (all its processes, or one rank), or inside saving,
-renaming and deleting (``sitecustomize.py``), resumed, killed again, and in the end compared with a
-run that was left alone: weights, moments, schedule, random generators, adapter and metrics.
+renaming and deleting (``hooks.die_at``), resumed, killed again, and in the end compared with a run
+that was left alone: weights, moments, schedule, random generators, adapter and metrics.
 Prints a line a round and a table; exits with 1 if anything differs.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import random
 import shutil
@@ -22,16 +21,16 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-import psutil
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from helpers import ROOT, flags_of, lasting, launcher
+from helpers import flags_of, lasting
+from hooks import SAVING, die_at
+from ranks import Ranks, launcher
 
 LAUNCHES = {"one process": None, "ZeRO-2, 2": "cpu_zero2", "ZeRO-3, 2": "cpu_zero3"}
 KILLS_A_ROUND = 4
-FORCED = ("write", "fsync", "rename", "replace", "delete")
 SETTINGS = {
     "max_steps": 6, "save_steps": 1, "save_total_limit": 2, "logging_steps": 1, "report_to": "none",
     "learning_rate": 1e-3, "per_device_train_batch_size": 2,
@@ -52,12 +51,8 @@ class Case:
     kills: int = 0
     differences: list[str] = field(default_factory=list)
 
-    def start(self, folder: Path, *flags: str, **environment: str) -> subprocess.Popen:
-        log = (folder.parent / f"{folder.name}.log").open("a")
-        return subprocess.Popen(
-            [*self.command, f"--output_dir={folder}", *flags], cwd=ROOT, stdout=log, stderr=log,
-            start_new_session=True, env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
-        )  # fmt: skip
+    def start(self, folder: Path, *flags: str, hook=None) -> Ranks:
+        return Ranks([*self.command, f"--output_dir={folder}", *flags], hook)
 
     def leave_alone(self) -> None:
         """The uninterrupted run; also takes the times of its first and last step."""
@@ -70,7 +65,7 @@ class Case:
             time.sleep(0.02)
         self.ends = time.monotonic() - started
         if process.returncode:
-            raise SystemExit((self.folder / "whole.log").read_text()[-3000:])
+            raise SystemExit(process.communicate().stderr[-3000:])
         self.expected = outcome(folder)
 
 
@@ -94,12 +89,11 @@ def kill_round(case: Case, rng: random.Random, wanted: int, number: int) -> int:
         if list(folder.glob("checkpoint-*/manifest.json")):
             flags = ["--resume_from_checkpoint=latest"]
         forced = rng.random() < 0.4 and killed < wanted
-        environment = {}
+        hook = None
         if forced:
-            moment = f"{rng.choice(FORCED)}:{rng.randint(1, 12)}"
-            environment = {"KILL_AT": moment, "PYTHONPATH": str(Path(__file__).parent)}
-            environment["KILL_ALONE"] = "1" if case.launch == "one process" else ""
-        process = case.start(folder, *flags, **environment)
+            kind, call = rng.choice(list(SAVING)), rng.randint(1, 12)
+            moment, hook = f"{kind}:{call}", partial(die_at, kind, call)
+        process = case.start(folder, *flags, hook=hook)
         if forced or killed >= wanted:
             process.wait()
         else:
@@ -127,40 +121,16 @@ def kill_round(case: Case, rng: random.Random, wanted: int, number: int) -> int:
     return killed
 
 
-def kill(process: subprocess.Popen, rng: random.Random) -> str:
-    """SIGKILL everything, or one rank of several, whose launcher then ends the others."""
-    everyone = family(process.pid)
-    ranks = [p for p in everyone if "RANK" in environment_of(p)]
-    if len(ranks) < 2 or rng.random() < 0.5:
-        for one in everyone:
-            kill_one(one)
+def kill(process: Ranks, rng: random.Random) -> str:
+    """SIGKILL everything, or one rank of several, and the others are ended."""
+    if len(process.pids) < 2 or rng.random() < 0.5:
+        process.send_signal(signal.SIGKILL)
         process.wait()
         return "all"
-    one = rng.choice(ranks)
-    rank = environment_of(one)["RANK"]
-    kill_one(one)
+    rank = rng.randrange(len(process.pids))
+    os.kill(process.pids[rank], signal.SIGKILL)
     process.wait()
     return f"rank {rank}"
-
-
-def family(pid: int) -> list[psutil.Process]:
-    try:
-        parent = psutil.Process(pid)
-        return [parent, *parent.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
-
-
-def environment_of(process: psutil.Process) -> dict[str, str]:
-    try:
-        return process.environ()
-    except psutil.Error:
-        return {}
-
-
-def kill_one(process: psutil.Process) -> None:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process.kill()
 
 
 def make_cases(work: Path, sft_data: Path, adapter: Path, grpo_data: Path) -> list[Case]:

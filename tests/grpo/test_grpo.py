@@ -2,15 +2,14 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
 from accelerate import Accelerator
-from helpers import ROOT, adapter_of, flags_of, lasting, launcher, most_apart, rows, run
+from helpers import adapter_of, flags_of, lasting, most_apart, rows
 from peft import PeftModel
+from ranks import Ranks, launcher, run
 from safetensors.torch import load_file
 
 from kit.counterfactual.images import ImageCache
@@ -150,12 +149,10 @@ def test_resume_is_the_same_run(trained, tmp_path):
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGKILL])
 def test_killed_and_resumed_it_is_the_same_run(trained, tmp_path, signal_number):
     flags = ["--steps", "10", "--save_steps", "2"]
-    whole = subprocess.run(
-        [sys.executable, *command(trained, tmp_path / "whole", *flags)], cwd=ROOT, check=False
-    )
-    assert whole.returncode == 0
-    parts = command(trained, tmp_path / "parts", *flags)
-    process = subprocess.Popen([sys.executable, *parts], cwd=ROOT)
+    whole = run([*launcher(None), *command(trained, tmp_path / "whole", *flags)])
+    assert whole.returncode == 0, whole.stderr
+    parts = [*launcher(None), *command(trained, tmp_path / "parts", *flags)]
+    process = Ranks(parts)
     metrics = tmp_path / "parts" / "metrics.jsonl"
     while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 5):
         assert process.poll() is None
@@ -163,10 +160,8 @@ def test_killed_and_resumed_it_is_the_same_run(trained, tmp_path, signal_number)
     process.send_signal(signal_number)
     expected = EXIT_STOPPED if signal_number == signal.SIGTERM else -signal.SIGKILL
     assert process.wait() == expected
-    resumed = subprocess.run(
-        [sys.executable, *parts, "--resume_from_checkpoint", "latest"], cwd=ROOT, check=False
-    )
-    assert resumed.returncode == 0
+    resumed = run([*parts, "--resume_from_checkpoint", "latest"])
+    assert resumed.returncode == 0, resumed.stderr
     assert most_apart(adapter_of(tmp_path / "whole"), adapter_of(tmp_path / "parts")) == 0
     assert lasting(tmp_path / "whole") == lasting(tmp_path / "parts")
 

@@ -2,8 +2,11 @@
 
 import json
 import os
+import subprocess
 
 import pytest
+import torch.distributed.run
+from accelerate.commands.launch import launch_command, launch_command_parser
 from helpers import ROOT, launcher, run
 
 from kit.errors import ConfigError
@@ -18,23 +21,52 @@ if os.environ.get("RANK", "0") == "0":
 """
 
 
+ALONE = ("--num_machines", "1", "--main_process_port", "0")
+KINDS = [path for path in FILES if path.stem in ("single_gpu", "cpu", "cpu_zero2", "zero3_offload")]
+
+
+def processes_of(path) -> int:
+    return 1 if path.stem == "single_gpu" else 2
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", KINDS, ids=lambda p: p.stem)
 def test_the_environment_is_the_one_of_accelerate_launch(path, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     script, seen = tmp_path / "show.py", tmp_path / "seen.json"
     script.write_text(SHOW)
-    processes = 1 if path.stem == "single_gpu" else 2
-    done = run(
-        [
-            *launcher(path), "--num_processes", str(processes), "--num_machines", "1",
-            "--main_process_port", "0", str(script), str(seen),
-        ]
-    )  # fmt: skip
+    processes = processes_of(path)
+    own = ["--num_processes", str(processes), *ALONE]
+    done = run([*launcher(path), *own, str(script), str(seen)])
     assert done.returncode == 0, done.stderr
     told = json.loads(seen.read_text())
     assert told
     assert environment_of(str(path), processes=processes) == told
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_the_environment_is_the_one_of_accelerate_in_this_process(path, monkeypatch):
+    """Its command, up to where it would start the ranks."""
+    monkeypatch.chdir(ROOT)
+    told = []
+
+    def ranks(arguments) -> None:
+        told.append(dict(os.environ))
+
+    class Process(subprocess.Popen):
+        def __init__(self, command, env):
+            told.append(env)
+            super().__init__("true")
+
+    monkeypatch.setattr(torch.distributed.run, "run", ranks)
+    monkeypatch.setattr(subprocess, "Popen", Process)
+    processes = processes_of(path)
+    command = ["--config_file", str(path), "--num_processes", str(processes), *ALONE, "script.py"]
+    launch_command(launch_command_parser().parse_args(command))
+    (environment,) = told
+    found = {k: v for k, v in environment.items() if k.startswith("ACCELERATE_")}
+    assert found
+    assert environment_of(str(path), processes=processes) == found
 
 
 def test_this_process_is_left_as_it_is(monkeypatch):

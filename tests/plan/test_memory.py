@@ -1,11 +1,14 @@
 """What the preflight says a step takes, against what torch allocates for it."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
 from accelerate import Accelerator
-from helpers import flags_of, launcher, run
+from helpers import flags_of
+from hooks import bytes_of, measure_memory, most_allocated
+from ranks import launcher, run
 from torch.profiler import ProfilerActivity, profile
 
 from kit.counterfactual.images import ImageCache
@@ -29,11 +32,6 @@ CASES = {
     "full": {"finetuning": "full"},
     "checkpointing": {"gradient_checkpointing": True, "per_device_train_batch_size": 16},
 }
-
-
-def bytes_of(tensors) -> int:
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
-    return sum(storages.values())
 
 
 def allocated(model: torch.nn.Module, batch, entropy: bool) -> int:
@@ -139,65 +137,19 @@ def test_sampling_within_a_tenth(generations, length, prepared, processor, base_
     assert told == pytest.approx(most_allocated(profiler), rel=0.1)
 
 
-def most_allocated(profiler: profile) -> int:
-    """Bytes at the worst moment, from what torch's allocator gives out and takes back."""
-    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
-    now = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        peak = max(peak, now)
-    return peak
-
-
-SCRIPT = """
-import gc, json, os, sys, torch
-from torch.profiler import ProfilerActivity, profile
-from kit.command import parse
-from kit.train import sft
-from kit.train.config import SftConfig
-from kit.plan.launches import Plan
-from kit.plan.memory import activation_bytes, build_on_meta, estimate
-real, calls = sft.update, [0]
-def update(accelerator, model, optimizer, batches, config):
-    calls[0] += 1
-    if calls[0] != 2:
-        return real(accelerator, model, optimizer, batches, config)
-    alive = [o for o in gc.get_objects() if isinstance(o, torch.Tensor)]
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in alive}
-    kept = sum(storage.nbytes() for storage in storages.values())
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        result = real(accelerator, model, optimizer, batches, config)
-    now = peak = 0
-    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        peak = max(peak, now)
-    on_meta = build_on_meta(config)
-    activations, logits = activation_bytes(on_meta, batches[0].to("cpu"), bf16=False)
-    plan = Plan(accelerator.deepspeed_plugin.zero_stage, 2)
-    told = estimate(on_meta, config, plan, bf16=False, activations=activations, logits=logits)
-    if os.environ["RANK"] == "0":
-        with open(os.path.join(config.output_dir, "memory.json"), "w") as stream:
-            json.dump({"real": kept + peak, "told": told.total}, stream)
-    return result
-sft.update = update
-sys.exit(sft.train(parse(SftConfig)))
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("finetuning", ["lora", "full"])
 @pytest.mark.parametrize("launch", ["cpu_zero1", "cpu_zero2", "cpu_zero3"])
 def test_within_a_tenth_under_zero(launch, finetuning, prepared, tmp_path):
     """On one of two ranks, in its second step."""
-    script = tmp_path / "measured.py"
-    script.write_text(SCRIPT)
+    file = tmp_path / "memory.json"
     settings = {
         "base_model": "tiny", "data": prepared["train"], "output_dir": tmp_path / "run",
         "finetuning": finetuning, "max_steps": 2, "report_to": "none", "save_steps": 0,
     }  # fmt: skip
-    done = run([*launcher(launch), str(script), *flags_of(settings)])
+    command = [*launcher(launch), "launch/train_sft.py", *flags_of(settings)]
+    done = run(command, hook=partial(measure_memory, file))
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "run" / "memory.json").read_text())
+    found = json.loads(file.read_text())
     print(launch, finetuning, found, found["told"] / found["real"])
     assert found["told"] == pytest.approx(found["real"], rel=0.1)

@@ -2,13 +2,12 @@
 
 import json
 import shutil
-import subprocess
-import sys
+import signal
 import time
 from pathlib import Path
 
 import pytest
-from helpers import ROOT
+from ranks import Ranks, launcher
 
 from kit.errors import UserError
 from kit.report.curves import CurvesConfig, curves, read_log
@@ -98,7 +97,7 @@ def test_a_watched_run_is_drawn_again_until_it_ends(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     command = ["launch/curves.py", "--runs", str(folder), "--watch", "true", "--interval", "0.2"]
-    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE)
+    process = Ranks([*launcher(None), *command])
     page = folder / "curves.html"
 
     def drawn() -> int:
@@ -126,7 +125,7 @@ def test_a_watched_run_is_drawn_again_until_it_ends(tmp_path):
         (folder / "summary.json").write_text(json.dumps({"finished": True}))
         assert process.wait(timeout=60) == 0
     finally:
-        process.kill()
+        process.send_signal(signal.SIGKILL)
     assert drawn() == 3
     assert "loads itself again" not in page.read_text()
 

@@ -1,10 +1,13 @@
 """Updates without a finite loss and gradient are left out, told, and end the run if they go on."""
 
 import sys
+from functools import partial
 
 import pytest
 import torch
-from helpers import adapter_of, launcher, most_apart, rows, run
+from helpers import adapter_of, most_apart, rows
+from hooks import poison
+from ranks import launcher, run
 
 from kit.errors import UserError
 from kit.grpo import grpo
@@ -100,27 +103,10 @@ def test_grpo_too(trained, tmp_path, monkeypatch):
     assert all(torch.isfinite(w).all() for w in adapter_of(tmp_path).values())
 
 
-SCRIPT = """
-import os, sys
-from kit.train import sft
-from kit.train.config import SftConfig
-real, calls = sft.sft_loss, [0]
-def loss(*args):
-    calls[0] += 1
-    bad = calls[0] == 2 and os.environ["RANK"] == "1"
-    return real(*args) * (float("nan") if bad else 1.0)
-sft.sft_loss = loss
-from kit.command import parse
-sys.exit(sft.train(parse(SftConfig)))
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("launch", ["cpu", "cpu_zero1", "cpu_zero2", "cpu_zero3"])
 def test_all_ranks_leave_it_out_together(launch, prepared, tmp_path):
     """One rank's loss is not finite; the parameters stay those of the step before."""
-    script = tmp_path / "poisoned.py"
-    script.write_text(SCRIPT)
     flags = [
         "--base_model=tiny", f"--data={prepared['train']}", "--report_to=none", "--lr=1e-3",
         "--batch_size=2", "--logging_steps=1", "--save_steps=0", "--warmup_ratio=0",
@@ -128,9 +114,9 @@ def test_all_ranks_leave_it_out_together(launch, prepared, tmp_path):
     ]  # fmt: skip
     for steps in (1, 2):
         folder = tmp_path / str(steps)
-        done = run(
-            [*launcher(launch), str(script), *flags, f"--steps={steps}", f"--output_dir={folder}"]
-        )
+        own = [f"--steps={steps}", f"--output_dir={folder}"]
+        command = [*launcher(launch), "launch/train_sft.py", *flags, *own]
+        done = run(command, hook=partial(poison, rank=1))
         assert done.returncode == 0, done.stderr
     (told,) = rows(tmp_path / "2", "skipped_steps.jsonl")
     assert len(told["records"]) == 2, "of rank 1"

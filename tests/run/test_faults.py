@@ -7,18 +7,16 @@ import os
 import pickle
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from faults import kill
-from helpers import adapter_of, flags_of, most_apart, rows, run, settings_of
+from helpers import adapter_of, flags_of, most_apart, rows, settings_of
+from ranks import launcher, run
 
 from kit.errors import UserError
 from kit.files import hold
 from kit.run import checkpoint
-from kit.train import sft
-from kit.train.config import SftConfig
 
 # ---------------------------------------------------------------------- torn checkpoints
 
@@ -49,11 +47,9 @@ FILES = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def finished(prepared, trained, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    sft.train(SftConfig(**settings_of("sft", prepared, trained, folder)))
-    return folder
+@pytest.fixture
+def finished(undisturbed, prepared, trained) -> Path:
+    return undisturbed("sft", settings_of("sft", prepared, trained, "-"))
 
 
 def test_a_checkpoint_holds_these_files(finished):
@@ -182,7 +178,7 @@ def test_a_full_disk_loses_nothing(prepared, trained, tmp_path):
     are smaller than the files of a checkpoint."""
     whole = tmp_path / "whole"
     settings = settings_of("sft", prepared, trained, whole, save_total_limit=9)
-    command = [sys.executable, "launch/train_sft.py"]
+    command = [*launcher(None), "launch/train_sft.py"]
     assert run([*command, *flags_of(settings)]).returncode == 0
     needed = sum(path.stat().st_size for path in whole.rglob("*") if path.is_file()) // 1024
     failed_after = set()
@@ -253,8 +249,9 @@ def test_no_code_in_an_adapter_is_run(trained, name, start, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_again_and_again_it_is_the_same_run(tmp_path):
+def test_killed_again_and_again_it_is_the_same_run(prepared, trained, tmp_path):
     """Ten times; ``python tests/faults/kill.py --kills 100`` for more."""
-    cases = kill.run_cases(kill.make_cases(tmp_path, *kill.make_data(tmp_path)), 10, seed=3)
+    cases = kill.make_cases(tmp_path, prepared["train"], trained["sft"], trained["data"])
+    kill.run_cases(cases, 10, seed=3)
     assert sum(case.kills for case in cases) == 10
     assert not [difference for case in cases for difference in case.differences]

@@ -1,14 +1,12 @@
 """The same training under every launch: one process, DDP, ZeRO-1, 2 and 3."""
 
-import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from helpers import ROOT, adapter_of, flags_of, launcher, most_apart, rows, run
+from helpers import ROOT, adapter_of, flags_of, most_apart, on_cpu, rows
 from peft import PeftModel, get_peft_model_state_dict
+from ranks import launcher, run
 from safetensors.torch import load_file
 
 from kit.command import parse
@@ -200,17 +198,6 @@ def test_every_way_of_training_under_zero(stage, way, trained, prepared, tmp_pat
         return
     bound = 2 * apart.pop("one process, float32") if way == "bf16" else 1e-5
     assert max(apart.values()) < bound
-
-
-def on_cpu(folder: Path, name: str, **changes) -> Path:
-    """A launch of two processes on a CPU with a file of ds_configs/, changed."""
-    settings = json.loads((ROOT / f"ds_configs/{name}.json").read_text())
-    settings["zero_optimization"] |= changes
-    (folder / "deepspeed.json").write_text(json.dumps(settings))
-    launch = yaml.safe_load((ROOT / "accelerate_configs/cpu_zero3.yaml").read_text())
-    launch["deepspeed_config"]["deepspeed_config_file"] = str(folder / "deepspeed.json")
-    (folder / "launch.yaml").write_text(yaml.safe_dump(launch))
-    return folder / "launch.yaml"
 
 
 @pytest.mark.slow

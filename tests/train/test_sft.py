@@ -2,14 +2,13 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
 import yaml
-from helpers import ROOT, adapter_of, launcher, most_apart, rows, run
+from helpers import adapter_of, most_apart, rows
+from ranks import Ranks, launcher, run
 from safetensors.torch import load_file
 
 from kit.errors import ConfigError, UserError
@@ -183,26 +182,16 @@ def test_two_processes_are_one(prepared, tmp_path):
 @pytest.mark.slow
 def test_sigterm_saves_and_the_resumed_run_is_the_same(prepared, tmp_path):
     flags = ["--steps", "12", "--batch_size", "8", "--save_steps", "0"]
-    whole = subprocess.run(
-        [sys.executable, *command(prepared, tmp_path / "whole", *flags)], cwd=ROOT, check=False
-    )
-    assert whole.returncode == 0
-    process = subprocess.Popen(
-        [sys.executable, *command(prepared, tmp_path / "parts", *flags)], cwd=ROOT
-    )
+    whole = run([*launcher(None), *command(prepared, tmp_path / "whole", *flags)])
+    assert whole.returncode == 0, whole.stderr
+    parts = [*launcher(None), *command(prepared, tmp_path / "parts", *flags)]
+    process = Ranks(parts)
     metrics = tmp_path / "parts" / "metrics.jsonl"
     while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 3):
         assert process.poll() is None
-        time.sleep(0.05)
+        time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     assert process.wait() == EXIT_STOPPED
-    resumed = subprocess.run(
-        [
-            sys.executable,
-            *command(prepared, tmp_path / "parts", *flags, "--resume_from_checkpoint", "latest"),
-        ],
-        cwd=ROOT,
-        check=False,
-    )
-    assert resumed.returncode == 0
+    resumed = run([*parts, "--resume_from_checkpoint", "latest"])
+    assert resumed.returncode == 0, resumed.stderr
     assert most_apart(adapter_of(tmp_path / "whole"), adapter_of(tmp_path / "parts")) == 0
