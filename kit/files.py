@@ -65,7 +65,7 @@ def require_folder(path: str | Path) -> None:
         raise UserError("no permission to write", where=path, fix="choose another output path")
 
 
-def hold(folder: str | Path, patience: float = 30.0) -> IO:
+def lock(folder: str | Path, patience: float = 30.0) -> IO:
     """Hold a folder for this process until what is returned is closed, or the process ends,
     however it does. One that is on its way out is waited for, ``patience`` seconds.
 

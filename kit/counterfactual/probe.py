@@ -40,7 +40,7 @@ class Effect:
     """Probability of an answer (geometric mean over its tokens, in 0..1) for the whole image,
     without the evidence, and without each random match."""
 
-    whole: float
+    original: float
     without_evidence: float
     without_random: tuple[float, ...]
 
@@ -51,7 +51,7 @@ class Effect:
         >>> Effect(0.75, 0.25, (0.75, 0.5)).delta_roi
         0.5
         """
-        return self.whole - self.without_evidence
+        return self.original - self.without_evidence
 
     @property
     def delta_rand(self) -> float | None:
@@ -62,7 +62,7 @@ class Effect:
         """
         if not self.without_random:
             return None
-        return self.whole - sum(self.without_random) / len(self.without_random)
+        return self.original - sum(self.without_random) / len(self.without_random)
 
 
 def probe(
@@ -90,11 +90,11 @@ def probe(
         [ask for asks in wanted for ask in asks],
         batch_size=batch_size,
     )
-    chances = iter(found)
+    probabilities = iter(found)
     effects = []
     for asks in wanted:
-        whole, without, *random = (next(chances) for _ in asks)
-        effects.append(Effect(whole, without, tuple(random)))
+        original, without, *random = (next(probabilities) for _ in asks)
+        effects.append(Effect(original, without, tuple(random)))
     return effects
 
 

@@ -15,7 +15,7 @@ from kit.errors import DataError, RecordError
 
 SPLITS = ("train", "validate", "test")
 
-Mended = dict[str, int]
+Fixed = dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def check_row(value: Any, where: str) -> dict:
     return value
 
 
-def text_field(row: dict, field: str, where: str, fixed: Mended, number_as_text=False) -> str:
+def text_field(row: dict, field: str, where: str, fixed: Fixed, number_as_text=False) -> str:
     """A text that is there and not empty, with its white space collapsed (counted in ``fixed``).
 
     Raises:

@@ -21,7 +21,7 @@ from kit.data.fields import check_box
 from kit.data.images import image_size
 from kit.data.questions import (
     SPLITS,
-    Mended,
+    Fixed,
     RawQuestion,
     Row,
     bad_field,
@@ -49,7 +49,7 @@ _FILES = {
 _UNPACKED_LIMIT = 8 * 1024**3
 
 
-def read_slake(root: str | Path, split: str, language: str = "en") -> tuple[list[Row], Mended]:
+def read_slake(root: str | Path, split: str, language: str = "en") -> tuple[list[Row], Fixed]:
     """The questions of one split in file order, broken rows as the errors that describe them.
 
     ``language`` is ``en``, ``zh`` or ``both``. The second value counts what was fixed in rows
@@ -64,7 +64,7 @@ def read_slake(root: str | Path, split: str, language: str = "en") -> tuple[list
     unpack_images(root)
     images = _Images(root / "imgs")
     rows: list[Row] = []
-    fixed: Mended = {}
+    fixed: Fixed = {}
     for index, value in enumerate(load_rows(path)):
         where = f"{path}[{index}]"
         try:
@@ -183,12 +183,12 @@ class _Images:
 
 
 def _question(
-    row: dict, where: str, split: str, language: str, images: _Images, fixed: Mended
+    row: dict, where: str, split: str, language: str, images: _Images, fixed: Fixed
 ) -> RawQuestion:
     qid = qid_field(row, where)
     if qid in KNOWN_EMPTY_ANSWERS and row.get("answer") == "":
         raise bad_field(where, "answer", f"is empty (qid {qid})", "known_empty_answer")
-    counted: Mended = {}
+    counted: Fixed = {}
     question = text_field(row, "question", where, counted)
     answer = text_field(row, "answer", where, counted, number_as_text=True)
     content_type = text_field(row, "content_type", where, {})

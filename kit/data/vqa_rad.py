@@ -16,7 +16,7 @@ from typing import Any
 
 from kit.data.images import image_size
 from kit.data.questions import (
-    Mended,
+    Fixed,
     RawQuestion,
     Row,
     bad_field,
@@ -41,7 +41,7 @@ _TYPOS = {"ATRIB": "ATTRIB", "PRSE": "PRES"}
 _EXTENSIONS = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png"}
 
 
-def read_vqa_rad(root: str | Path, split: str) -> tuple[list[Row], Mended]:
+def read_vqa_rad(root: str | Path, split: str) -> tuple[list[Row], Fixed]:
     """The questions of ``train`` or ``test`` in file order, broken rows as their errors.
 
     The second value counts what was fixed in the rows that are returned.
@@ -68,12 +68,12 @@ def read_vqa_rad(root: str | Path, split: str) -> tuple[list[Row], Mended]:
     raise DataError(what, where=root, fix="give the folder that holds it as --vqa_rad_root")
 
 
-def _read_original(root: Path, split: str) -> tuple[list[Row], Mended]:
+def _read_original(root: Path, split: str) -> tuple[list[Row], Fixed]:
     path = root / PUBLIC_FILE
     values = load_rows(path)
     _refuse_re_release(values, path)
     rows: list[Row] = []
-    fixed: Mended = {}
+    fixed: Fixed = {}
     sizes = _Sizes()
     for index, value in enumerate(values):
         where = f"{path}[{index}]"
@@ -125,9 +125,9 @@ class _Sizes:
 
 
 def _question(
-    row: dict, where: str, split: str, folder: Path, sizes: _Sizes, fixed: Mended
+    row: dict, where: str, split: str, folder: Path, sizes: _Sizes, fixed: Fixed
 ) -> RawQuestion:
-    counted: Mended = {}
+    counted: Fixed = {}
     image = image_field(row, "image_name", where, folder)
     found = RawQuestion(
         dataset=DATASET,
@@ -150,7 +150,7 @@ def _question(
     return found
 
 
-def _prose(row: dict, field: str, where: str, fixed: Mended) -> str:
+def _prose(row: dict, field: str, where: str, fixed: Fixed) -> str:
     """A question or an answer: tabs that stand for commas and lost characters are fixed."""
     value = row.get(field)
     if isinstance(value, str):
@@ -166,7 +166,7 @@ def _prose(row: dict, field: str, where: str, fixed: Mended) -> str:
     return text_field(row, field, where, fixed, number_as_text=field == "answer")
 
 
-def _content_type(row: dict, where: str, fixed: Mended) -> str:
+def _content_type(row: dict, where: str, fixed: Fixed) -> str:
     value = text_field(row, "question_type", where, {})
     parts = [part.strip().upper() for part in value.split(",")]
     known = [_TYPOS.get(part, part) for part in parts if part]
@@ -181,13 +181,13 @@ def _optional(row: dict, field: str) -> str:
     return "" if text.upper() == "NULL" else text
 
 
-def _count(fixed: Mended, name: str) -> None:
+def _count(fixed: Fixed, name: str) -> None:
     fixed[name] = fixed.get(name, 0) + 1
 
 
-def _read_mirror(root: Path, files: list[Path], split: str) -> tuple[list[Row], Mended]:
+def _read_mirror(root: Path, files: list[Path], split: str) -> tuple[list[Row], Fixed]:
     rows: list[Row] = []
-    fixed: Mended = {}
+    fixed: Fixed = {}
     sizes = _Sizes()
     for path in files:
         for index, value in enumerate(_parquet_rows(path)):
@@ -217,7 +217,7 @@ def _parquet_rows(path: Path) -> Iterator[dict]:
 
 
 def _mirror_question(
-    row: dict, where: str, split: str, number: int, root: Path, sizes: _Sizes, fixed: Mended
+    row: dict, where: str, split: str, number: int, root: Path, sizes: _Sizes, fixed: Fixed
 ) -> RawQuestion:
     question = _prose(row, "question", where, fixed)
     answer = _prose(row, "answer", where, fixed)

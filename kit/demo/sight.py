@@ -197,8 +197,8 @@ class Heads(nn.Module):
         """``shown`` (tokens, hidden_size) are image tokens as the vision tower gives them,
         ``placed`` the same after ``LAYERS`` layers; the rest is as :class:`Lesson` says."""
         binary = nn.functional.binary_cross_entropy_with_logits
-        told = self.places(placed).unflatten(-1, (6, BINS)).log_softmax(dim=-1)
-        missed = -(soft_bins(places.nan_to_num()) * told).sum(dim=-1)
+        logged = self.places(placed).unflatten(-1, (6, BINS)).log_softmax(dim=-1)
+        missed = -(soft_bins(places.nan_to_num()) * logged).sum(dim=-1)
         there = ~places.isnan()
         x, y = places[:, 0], places[:, 1]
         sides = torch.stack([x < 0.5, x > 0.5, y < 0.5, y > 0.5], dim=1).float()
@@ -228,7 +228,7 @@ def teach_sight(
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps, pct_start=0.1)
     losses: list[float] = []
-    told: dict[str, float] = {}
+    logged: dict[str, float] = {}
     batches = _batches(lessons, batch_size, seed)
     for step in trange(steps, desc="sight", disable=None):
         parts = lesson_losses(model, processor, heads, next(batches))
@@ -240,11 +240,11 @@ def teach_sight(
         schedule.step()
         losses.append(loss.item())
         for name, part in parts.items():
-            told[name] = told.get(name, 0.0) + part.item() / 100
+            logged[name] = logged.get(name, 0.0) + part.item() / 100
         if step % 100 == 99:
-            words = "  ".join(f"{name} {value:.4f}" for name, value in told.items())
+            words = "  ".join(f"{name} {value:.4f}" for name, value in logged.items())
             print(f"sight step {step + 1}/{steps}  {words}", flush=True)
-            told.clear()
+            logged.clear()
     return losses
 
 
@@ -266,7 +266,7 @@ def lesson_losses(
         output_hidden_states=True,
     )
     seen = output.hidden_states[LAYERS][batch.input_ids == model.config.image_token_id]
-    told = heads(
+    logged = heads(
         torch.cat(images["image"].pooler_output),
         seen,
         torch.cat([lesson.coverage for lesson in lessons]),
@@ -274,7 +274,7 @@ def lesson_losses(
     )
     logits = model.lm_head(output.last_hidden_state.flatten(0, 1)[batch.predictor_index])
     answers = nn.functional.cross_entropy(logits, batch.target_ids)
-    return {**told, "answers": answers}
+    return {**logged, "answers": answers}
 
 
 def _batches(lessons: list[Lesson], size: int, seed: int) -> Iterator[list[Lesson]]:

@@ -53,7 +53,7 @@ def evaluate(config: EvaluateConfig) -> int:
     batches = plan(records, modes, config.per_device_eval_batch_size)
     parts = Parts(output / "parts", config, batches)
     if parts.missing:
-        aids = Aids(
+        references = References(
             floor,
             other_images(records, config.seed) if config.counterfactual else {},
             consistency_of(config, modes, accelerator.device),
@@ -66,7 +66,7 @@ def evaluate(config: EvaluateConfig) -> int:
             predictor = Predictor(
                 model, image_cache, config.max_new_tokens, config.per_device_eval_batch_size
             )
-            rows = answer_batch(predictor, records, batch, aids, config)
+            rows = answer_batch(predictor, records, batch, references, config)
             return [{"index": index, **row} for index, row in rows]
 
         with StopRequest(output) as stop:
@@ -89,7 +89,7 @@ def evaluate(config: EvaluateConfig) -> int:
 
 
 @dataclass(frozen=True)
-class Aids:
+class References:
     """What answers are measured with: the ``floor`` of each record (None: not wanted), another
     image for each, and what compares captions with questions (None: not wanted)."""
 
@@ -110,7 +110,7 @@ def answer_batch(
     predictor: Predictor,
     records: Sequence[SftRecord],
     batch: Sequence[Request],
-    aids: Aids,
+    references: References,
     config: EvaluateConfig,
 ) -> list[tuple[int, dict]]:
     """The lines of one batch for ``predictions.jsonl``, each with the index of its record."""
@@ -119,18 +119,20 @@ def answer_batch(
     confidences = measure_confidences(
         predictor,
         answers,
-        consistency=aids.consistency,
+        consistency=references.consistency,
         num_samples=config.num_samples,
         temperature=config.temperature,
         seed=config.seed,
     )
     rows = []
     for (index, _, done), item, confidence in zip(asked, answers, confidences, strict=True):
-        row = prediction_row(item, done.truncated, aids.floor[index] if aids.floor else None)
+        row = prediction_row(
+            item, done.truncated, references.floor[index] if references.floor else None
+        )
         rows.append((index, row | {"confidences": confidence}))
     if config.counterfactual:
         flips = measure_flips(predictor, answers, draws=config.random_draws, seed=config.seed)
-        ablations = measure_ablations(predictor, answers, aids.partners)
+        ablations = measure_ablations(predictor, answers, references.partners)
         for (_, row), found, without in zip(rows, flips, ablations, strict=True):
             row |= {"inpainting": config.inpainting, "flips": found, "ablations": without}
     return rows

@@ -13,7 +13,7 @@ from kit.prompting.answers import as_set
 
 
 @dataclass(frozen=True)
-class Removal:
+class Intervention:
     """A region that is taken away, and the random ones that match it."""
 
     region: Boxes
@@ -33,9 +33,9 @@ def measure_flips(
     A region that nothing matches is left out: there is nothing to compare it with.
     """
     owned = [
-        (item, source, removal)
+        (item, source, intervention)
         for item in answers
-        for source, removal in removals_of(item, draws, seed).items()
+        for source, intervention in interventions_of(item, draws, seed).items()
     ]
     wanted = [
         (
@@ -43,8 +43,8 @@ def measure_flips(
             item.record.question,
             item.mode,
         )
-        for item, _, removal in owned
-        for without in (removal.region, *removal.random)
+        for item, _, intervention in owned
+        for without in (intervention.region, *intervention.random)
     ]
     said = iter(predictor.answers(wanted))
     cases = [
@@ -52,31 +52,31 @@ def measure_flips(
             item.record.image,
             item.record.question,
             item.parsed.answer,
-            removal.region,
-            removal.random,
+            intervention.region,
+            intervention.random,
         )
-        for item, _, removal in owned
+        for item, _, intervention in owned
     ]
     effects = probe(predictor.model, predictor.image_cache, cases, batch_size=predictor.batch_size)
     flips: dict[int, dict[str, dict]] = {id(item): {} for item in answers}
-    for (item, source, removal), effect in zip(owned, effects, strict=True):
+    for (item, source, intervention), effect in zip(owned, effects, strict=True):
         without = next(said)
-        random = [next(said) for _ in removal.random]
+        random = [next(said) for _ in intervention.random]
         before = as_set(item.parsed.answer)
         flips[id(item)][source] = {
             "roi": float(as_set(without) != before),
             "random": sum(as_set(one) != before for one in random) / len(random),
             "drop_roi": round(effect.delta_roi, DECIMALS),
             "drop_random": round(effect.delta_rand, DECIMALS),
-            "region": [list(box) for box in removal.region],
-            "random_regions": [[list(box) for box in region] for region in removal.random],
+            "region": [list(box) for box in intervention.region],
+            "random_regions": [[list(box) for box in region] for region in intervention.random],
             "answer": without,
             "random_answers": random,
         }
     return [flips[id(item)] for item in answers]
 
 
-def removals_of(item: Answer, draws: int, seed: int) -> dict[str, Removal]:
+def interventions_of(item: Answer, draws: int, seed: int) -> dict[str, Intervention]:
     """The regions of an answer, by whose they are; ``both`` where there are gold and claimed
     ones."""
     record = item.record
@@ -90,5 +90,5 @@ def removals_of(item: Answer, draws: int, seed: int) -> dict[str, Removal]:
         names = (seed, record.dataset, record.qid, record.question)
         random = random_matches(region, record.image_size, draws=draws, seed=names)
         if random:
-            found[source] = Removal(region, random)
+            found[source] = Intervention(region, random)
     return found

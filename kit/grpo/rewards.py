@@ -53,7 +53,7 @@ class Rewards:
 
     @property
     def spreads(self) -> list[str]:
-        """The metrics of which the standard deviation is told too."""
+        """The metrics of which the standard deviation is logged too."""
         return [f"rewards/{name}/mean" for name in self.all_weights]
 
     def __call__(

@@ -23,7 +23,7 @@ from accelerate.utils import (
 
 from kit.command import source_of
 from kit.errors import ConfigError
-from kit.run import zero
+from kit.run import extensions, zero
 from kit.run.config import RunConfig
 
 PACKAGES = (
@@ -75,8 +75,11 @@ def join(**options) -> Accelerator:
     by itself while they count as several.
     """
     launched = int(os.environ.get("WORLD_SIZE", 1))
+    with_deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+    if with_deepspeed:
+        extensions.await_builds()
     if "LOCAL_RANK" in os.environ and not torch.cuda.is_available():
-        if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        if with_deepspeed:
             options["kwargs_handlers"] = [InitProcessGroupKwargs(backend="gloo")]
         else:
             options["cpu"] = True
@@ -126,20 +129,20 @@ def _trackers(names: list[str]) -> list[str] | None:
 
 def _precision(config: RunConfig) -> str | None:
     bf16 = config.bf16
-    told = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if told not in ("no", "bf16"):
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launched not in ("no", "bf16"):
         raise ConfigError(
-            f"mixed precision {told!r} is not supported",
+            f"mixed precision {launched!r} is not supported",
             where="mixed_precision of the accelerate config",
             fix="use bf16 or no",
         )
     if bf16 is None:
         on_gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-        return told if told != "no" else ("bf16" if on_gpu else "no")
+        return launched if launched != "no" else ("bf16" if on_gpu else "no")
     wanted = "bf16" if bf16 else "no"
-    if told not in ("no", wanted):
+    if launched not in ("no", wanted):
         raise ConfigError(
-            f"accelerate asks for mixed precision {told!r}, the kit for {wanted!r}",
+            f"accelerate asks for mixed precision {launched!r}, the kit for {wanted!r}",
             where=f"mixed_precision of the accelerate config and bf16 of {source_of(config)}",
             fix="make them agree, or leave bf16 out of the kit's config",
         )

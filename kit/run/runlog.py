@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from kit.command import to_yaml
 from kit.errors import UserError
-from kit.files import atomic_write, explain_os_error, hold, write_json
+from kit.files import atomic_write, explain_os_error, lock, write_json
 from kit.run.process import environment, peak_memory_bytes
 
 
@@ -39,7 +39,7 @@ class RunLog:
         self.started = time.monotonic()
         if self.active:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = hold(self.folder)
+            self._lock = lock(self.folder)
             with atomic_write(self.folder / "config.yaml") as stream:
                 stream.write(to_yaml(config))
             facts = environment(accelerator) | {"total_steps": total_steps}

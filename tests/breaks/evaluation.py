@@ -87,8 +87,8 @@ BREAKS = (
     Break(
         "the drop of a probability has the other sign",
         PROBE,
-        "return self.whole - self.without_evidence",
-        "return self.without_evidence - self.whole",
+        "return self.original - self.without_evidence",
+        "return self.without_evidence - self.original",
         ("tests/counterfactual/test_probe.py", "kit/counterfactual/probe.py"),
     ),
     Break(

@@ -54,7 +54,7 @@ def test_equals_one_image_at_a_time(base_model, processor, cases):
             image = image_cache.prepared(case.image, without)
             return alone(base_model, processor, image, case.question, case.answer)
 
-        assert effect.whole == pytest.approx(chance(()), abs=1e-5)
+        assert effect.original == pytest.approx(chance(()), abs=1e-5)
         assert effect.without_evidence == pytest.approx(chance(case.evidence), abs=1e-5)
         assert effect.without_random == pytest.approx([chance(r) for r in case.random], abs=1e-5)
     assert effects[-2].delta_rand is None

@@ -9,7 +9,7 @@ from kit.data.records import read_sft_records
 from kit.evaluate.answering import Answer, Predictor
 from kit.evaluate.config import EvaluateConfig
 from kit.evaluate.evaluation import evaluate
-from kit.evaluate.flips import measure_flips, removals_of
+from kit.evaluate.flips import interventions_of, measure_flips
 from kit.prompting.answers import parse_answer
 
 MODE = "caption_reason_answer"
@@ -32,12 +32,12 @@ def predictor(base_model, processor):
 
 
 def test_regions_of_an_answer(answers):
-    found = [removals_of(item, 2, 0) for item in answers]
+    found = [interventions_of(item, 2, 0) for item in answers]
     assert ["claimed" in own for own in found] == [True, False, False, True]
     for own in found:
-        for removal in own.values():
-            assert len(removal.random) == 2
-            assert removal.region not in removal.random
+        for intervention in own.values():
+            assert len(intervention.random) == 2
+            assert intervention.region not in intervention.random
         if "both" in own:
             assert {*own["both"].region} == {*own["gold"].region, *own["claimed"].region}
     assert any("both" in own for own in found)
@@ -46,7 +46,9 @@ def test_regions_of_an_answer(answers):
 
 def test_flips_are_what_changes_the_answer(answers, predictor, monkeypatch):
     """A stub answers No wherever the gold region is gone, and yes elsewhere."""
-    gold = {own["gold"].region for own in (removals_of(a, 2, 0) for a in answers) if "gold" in own}
+    gold = {
+        own["gold"].region for own in (interventions_of(a, 2, 0) for a in answers) if "gold" in own
+    }
 
     def stub(self, asks):
         return [
@@ -57,14 +59,14 @@ def test_flips_are_what_changes_the_answer(answers, predictor, monkeypatch):
     monkeypatch.setattr(Predictor, "answers", stub)
     found = measure_flips(predictor, answers, draws=2, seed=0)
     for item, own in zip(answers, found, strict=True):
-        removals = removals_of(item, 2, 0)
+        removals = interventions_of(item, 2, 0)
         assert own.keys() == removals.keys()
         for source, flips in own.items():
-            removal = removals[source]
+            intervention = removals[source]
             gone = source == "gold"
             assert (flips["roi"], flips["random"]) == (float(gone), 0.0)
             assert flips["answer"] == ("No" if gone else "yes.")
-            assert flips["region"] == [list(box) for box in removal.region]
+            assert flips["region"] == [list(box) for box in intervention.region]
             assert len(flips["random_answers"]) == len(flips["random_regions"]) == 2
 
 
@@ -72,9 +74,11 @@ def test_drops_are_those_of_the_probe(answers, predictor):
     """Of the answer that was given, one record at a time."""
     found = measure_flips(predictor, answers, draws=2, seed=0)
     for item, own in zip(answers, found, strict=True):
-        for source, removal in removals_of(item, 2, 0).items():
+        for source, intervention in interventions_of(item, 2, 0).items():
             record = item.record
-            case = Case(record.image, record.question, "Yes", removal.region, removal.random)
+            case = Case(
+                record.image, record.question, "Yes", intervention.region, intervention.random
+            )
             (effect,) = probe(predictor.model, predictor.image_cache, [case])
             assert own[source]["drop_roi"] == pytest.approx(effect.delta_roi, abs=1e-5)
             assert own[source]["drop_random"] == pytest.approx(effect.delta_rand, abs=1e-5)

@@ -1,4 +1,4 @@
-"""What one rank of a job does, without a cluster: when it goes on, when it is requeued, when not."""
+"""What one rank of a job does, without a cluster: when it goes on and when it is requeued."""
 
 import os
 from types import SimpleNamespace
