@@ -124,8 +124,7 @@ BREAKS = (
     Break(
         "results that were changed since count as done",
         "slurm/records.py",
-        "return all(Path(p).is_file() and _sha256(Path(p)) == x for p, x in "
-        'done["made"].items())',
+        'return all(Path(p).is_file() and _sha256(Path(p)) == x for p, x in done["made"].items())',
         'return all(Path(p).exists() for p in done["made"])',
         ("tests/slurm",),
     ),
