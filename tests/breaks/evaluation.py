@@ -80,8 +80,8 @@ BREAKS = (
     Break(
         "long answers are less likely than short ones",
         PROBE,
-        "return sums / torch.bincount(batch.branch_index, minlength=batch.n_branches)",
-        "return sums",
+        "return sums_N / torch.bincount(batch.branch_index, minlength=batch.n_branches)",
+        "return sums_N",
         ("tests/counterfactual/test_probe.py",),
     ),
     Break(

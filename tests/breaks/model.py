@@ -11,15 +11,15 @@ BREAKS = (
     Break(
         "branches see those before them",
         SHARING,
-        "((key == 0) | (key == query))",
-        "(key <= query)",
+        "((key_B1S == 0) | (key_B1S == query_BS1))",
+        "(key_B1S <= query_BS1)",
         ("tests/model/test_sharing.py",),
     ),
     Break(
         "padding is seen while prompts are read",
         SAMPLER,
-        "attention_mask=seen.to(device)",
-        "attention_mask=torch.ones_like(seen).to(device)",
+        "attention_mask=trunk_mask_PT.to(device)",
+        "attention_mask=torch.ones_like(trunk_mask_PT).to(device)",
         ("tests/model/test_sampler.py",),
     ),
     Break(
@@ -60,8 +60,8 @@ BREAKS = (
     Break(
         "entropy without its normaliser",
         LOGPROBS,
-        "spread = total - (logits",
-        "spread = -(logits",
+        "entropy_K = total_K - (logits",
+        "entropy_K = -(logits",
         ("tests/model", "tests/grpo"),
     ),
     Break(
@@ -81,22 +81,22 @@ BREAKS = (
     Break(
         "tokens are drawn from what top-k and top-p have cut off too",
         SAMPLER,
-        "self.cut(None, scores).softmax",
-        "scores.softmax",
+        "self.cut(None, scores_RV).softmax",
+        "scores_RV.softmax",
         ("tests/model/test_sampler.py",),
     ),
     Break(
         "log-probabilities of samples leave the temperature out",
         SAMPLER,
-        "logprobs = scores.log_softmax(dim=-1)",
-        "logprobs = logits.float().log_softmax(dim=-1)",
+        "logprobs_RV = scores_RV.log_softmax(dim=-1)",
+        "logprobs_RV = logits_RV.float().log_softmax(dim=-1)",
         ("tests/model/test_sampler.py",),
     ),
     Break(
         "rows that go on take the noise of those that ended",
         SAMPLER,
-        "noise[row_of, step]",
-        "noise[: len(row_of), step]",
+        "noise[row_of_R, step]",
+        "noise[: len(row_of_R), step]",
         ("tests/model/test_sampler.py",),
     ),
     Break(

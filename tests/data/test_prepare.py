@@ -459,3 +459,29 @@ def test_every_image_is_decoded_once(data, monkeypatch):
     monkeypatch.setattr(stage, "open_image", lambda path: opened.append(path) or original(path))
     prepare(PrepareConfig(output="o.json"))
     assert len(opened) == len(set(opened)) == 4
+
+
+def test_rows_are_duplicates_that_say_the_same_in_every_letter_but_its_case(data):
+    rows = [
+        SLAKE_ROW,
+        SLAKE_ROW | {"qid": 8, "question": "IS THE LUNG HEALTHY?", "answer": "no"},
+        SLAKE_ROW | {"qid": 9, "answer": "Not sure", "answer_type": "OPEN"},
+        SLAKE_ROW | {"qid": 10, "question": "Is the left lung healthy?"},
+    ]
+    write_slake(data, rows)
+    report = prepare(PrepareConfig(output="data/o.json", dataset="SLAKE"))
+    assert report["dropped"] == {"duplicate": 1}
+    assert [r.qid for r in read_sft_records("data/o.json")[0]] == ["7", "9", "10"]
+
+
+def test_images_of_the_test_split_are_left_out_when_asked(data):
+    shared = RAD_ROW | {"qid": 7, "image_name": "b.jpg", "qid_linked_id": "ccc"}
+    write_rad(data, [RAD_ROW, shared, RAD_TEST_ROW])
+    kept = {}
+    for disjoint in (False, True):
+        report = prepare(
+            PrepareConfig(output="data/o.json", dataset="VQA_RAD", image_disjoint=disjoint)
+        )
+        kept[disjoint] = [r.qid for r in read_sft_records("data/o.json")[0]]
+        assert report["vqa_rad_images_shared_with_test"]["rows"] == 1
+    assert kept == {False: ["5", "7"], True: ["5"]}

@@ -76,3 +76,11 @@ def test_a_blank_image_has_the_size_of_the_image(records, processor):
     for record in records[:4]:
         shown = predictor.image_cache.prepared(record.image)
         assert np.array_equal(blank(predictor, record.image).image_grid_thw, shown.image_grid_thw)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_no_image_is_exchanged_for_itself_however_many_there_are(count, records):
+    few = [dataclasses.replace(records[0], image=f"{number}.png") for number in range(count)]
+    partners = other_images(few, 0)
+    assert sorted(partners) == sorted(partners.values()) == sorted(r.image for r in few)
+    assert all(own != other for own, other in partners.items())

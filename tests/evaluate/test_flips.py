@@ -99,3 +99,17 @@ def test_evaluation_reports_rates_and_gaps(prepared, tmp_path):
     assert not any(name.startswith("think_answer/claimed") for name in metrics)
     for ablation in ("blank", "shuffled", "question_only"):
         assert f"{MODE}/exact/{ablation}" in metrics
+
+
+def test_a_random_flip_counts_by_its_share(answers, predictor, monkeypatch):
+    """A stub answers No without the first of the two random regions, and yes elsewhere."""
+    first = {o["gold"].random[0] for o in (removals_of(a, 2, 0) for a in answers) if "gold" in o}
+    assert first
+
+    def stub(self, asks):
+        return ["No" if any(str(r) in i.key for r in first) else "YES" for i, _, _ in asks]
+
+    monkeypatch.setattr(Predictor, "answers", stub)
+    for own in measure_flips(predictor, answers, draws=2, seed=0):
+        if "gold" in own:
+            assert (own["gold"]["roi"], own["gold"]["random"]) == (0.0, 0.5)

@@ -3,16 +3,19 @@
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from kit.errors import ConfigError, UserError
 from kit.evaluate import cf_proxy as proxy_module
 from kit.evaluate import evaluation as evaluation_module
+from kit.evaluate.answering import Request
 from kit.evaluate.cf_proxy import cf_proxy
 from kit.evaluate.config import CfProxyConfig, EvaluateConfig
 from kit.evaluate.evaluation import evaluate
-from kit.run.stop import EXIT_REQUEUE, EXIT_STOPPED
+from kit.evaluate.parts import Parts
+from kit.run.stop import EXIT_REQUEUE, EXIT_STOPPED, StopRequest
 
 SHARDS = 3
 STAGES = {
@@ -103,3 +106,27 @@ def test_shards_of_other_weights_are_not_merged(stage, prepared, trained, tmp_pa
 def test_there_is_no_such_shard(index, count, prepared, tmp_path):
     with pytest.raises(ConfigError, match="there is no shard"):
         config_of("evaluate", prepared, tmp_path, num_shards=count, shard_index=index)
+
+
+def test_only_batches_that_are_missing_are_asked(prepared, tmp_path):
+    alone = SimpleNamespace(
+        is_main_process=True, process_index=0, num_processes=1, device="cpu", print=print,
+        wait_for_everyone=lambda: None, reduce=lambda own, reduction: own,
+    )  # fmt: skip
+    batches = [[Request("a.png", "think_answer", (number,))] for number in range(3)]
+    settings = CfProxyConfig(data=str(prepared["test"]), output="x", base_model="tiny")
+    asked = []
+
+    def ask(batch):
+        asked.append(batch)
+        return [{"index": batch[0].records[0]}]
+
+    for _ in range(2):
+        parts = Parts(tmp_path, settings, batches)
+        assert parts.fill(alone, ask, StopRequest(tmp_path), "x") == 0
+        assert asked == batches, "all at first, and none again"
+    (tmp_path / "000001.jsonl").unlink()
+    parts = Parts(tmp_path, settings, batches)
+    parts.fill(alone, ask, StopRequest(tmp_path), "x")
+    assert asked == [*batches, batches[1]]
+    assert [row["index"] for row in parts.rows()] == [0, 1, 2]

@@ -215,3 +215,22 @@ def test_a_function_that_fails_names_itself_and_the_record(name, message):
 def test_functions_that_are_not_there(name):
     with pytest.raises(ConfigError, match="reward_funcs"):
         load_function(name)
+
+
+def test_the_probe_is_asked_of_what_the_completion_itself_says(monkeypatch):
+    asked = []
+
+    def probe(model, image_cache, cases, **options):
+        asked.extend(cases)
+        return Oracle()(model, image_cache, cases)
+
+    monkeypatch.setattr(rewards, "probe", probe)
+    group = group_of([answer("Cyst"), answer(""), answer("Abscess")])
+    image_cache = SimpleNamespace(size=lambda path: SIZE)
+    scores = rewards.online_scores(None, image_cache, [group], draws=2, seed=0)
+    assert [(case.question, case.answer) for case in asked] == [
+        (QUESTION, "Cyst"), (QUESTION, "Abscess"),
+    ]  # fmt: skip
+    assert all(case.evidence == (LESION,) and len(case.random) == 2 for case in asked)
+    assert scores[0] == scores[2] > 0
+    assert scores[1] == 0

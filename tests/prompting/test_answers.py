@@ -282,3 +282,7 @@ def test_lists_have_no_order(items, random):
 )  # fmt: skip
 def test_yes_no(text, said):
     assert yes_no(text) == said
+
+
+def test_words_that_hold_an_and_are_not_parted():
+    assert as_set("the band, a gland and the hand") == {"band", "gland", "hand"}

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from kit.errors import ConfigError
 from kit.prompting.answers import parse_answer
 from kit.scoring.faithfulness import (
+    answer_score,
     combine,
     counterfactual_score,
     faithfulness_reward,
@@ -83,3 +84,8 @@ def test_a_grade_below_exact_is_earned_only_where_it_is_asked_for():
             for values in plain
         ]
         assert tuple(reward.parts["answer"] for reward in found) == pytest.approx(expected)
+
+
+def test_saying_yes_and_no_is_no_grade_of_either():
+    assert answer_score("yes or no", "No", "f1") == 0
+    assert answer_score("lung or liver", "lung", "f1") > 0

@@ -11,7 +11,7 @@ from kit.data.records import read_sft_records
 from kit.errors import DataError
 from kit.model.logprobs import token_logprobs
 from kit.prompting.messages import MODES, target_text
-from kit.train.data import EpochOrder, RecordStream, pack_records
+from kit.train.data import EpochOrder, RecordStream, SftBatches, pack_records
 
 
 @pytest.fixture
@@ -113,3 +113,21 @@ def test_too_long_a_record_is_named(records, processor):
 
 def test_targets_are_json_with_the_modes_keys(records):
     assert list(json.loads(target_text(records[0], "think_answer"))) == ["reasoning", "answer"]
+
+
+def batches_of(records, processor, rank, world, micro_batch_size):
+    return SftBatches(
+        records, processor, RecordStream(EpochOrder(tuple(r.image for r in records), seed=3)),
+        modes=("think_answer",), micro_batch_size=micro_batch_size, rank=rank, world_size=world,
+        merge_size=2, max_length=4096, share=True, direct=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("world", "micro_batch_size"), [(1, 4), (2, 2), (4, 1), (2, 1)])
+def test_ranks_share_the_records_of_a_step(world, micro_batch_size, records, processor):
+    ranks = [batches_of(records, processor, r, world, micro_batch_size) for r in range(world)]
+    n = 16 // (world * micro_batch_size)
+    taken = [record.qid for m in range(n) for rank in ranks for record in rank.records_of(m)]
+    alone = batches_of(records, processor, 0, 1, 16)
+    assert taken == [record.qid for record in alone.records_of(0)]
+    assert len(set(taken)) == 16

@@ -1,0 +1,68 @@
+"""Single pieces of the SFT loop: its loader, its evaluation, whose image's pass is shared."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from kit.data.records import read_sft_records
+from kit.model.logprobs import LogprobModel
+from kit.run import process
+from kit.train.config import SftConfig
+from kit.train.sft import evaluate_loss, loader, training_batches
+
+
+def config_with(**changes) -> SftConfig:
+    return SftConfig(base_model="tiny", data="x", per_device_train_batch_size=3, **changes)
+
+
+class Numbers(torch.utils.data.Dataset):
+    """Micro-batches that are their own numbers."""
+
+    def __getitem__(self, number: int) -> int:
+        return number
+
+
+@pytest.mark.parametrize(("accumulation", "left"), [(1, [3, 4]), (3, [9, 10, 11, 12, 13, 14])])
+def test_a_resumed_run_goes_on_with_the_next_micro_batch(accumulation, left):
+    config = config_with(gradient_accumulation_steps=accumulation)
+    before = torch.get_rng_state()
+    assert list(loader(Numbers(), 3, 5, config)) == left
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("dropout", "rows"), [(0.0, 1), (0.1, 3)])
+def test_questions_share_their_image_s_pass_unless_dropout_is_drawn_in_it(
+    dropout, rows, prepared, processor
+):
+    first = read_sft_records(prepared["train"])[0][0].image
+    records = [r for r in read_sft_records(prepared["train"])[0] if r.image == first][:3]
+    alone = SimpleNamespace(process_index=0, num_processes=1)
+    batches = training_batches(config_with(lora_dropout=dropout), records, processor, alone, 3)
+    assert len(batches[0].input_ids) == rows
+
+
+@pytest.fixture
+def held_out(prepared):
+    return read_sft_records(prepared["test"])[0][:7]
+
+
+def test_evaluation_leaves_training_as_it_was(fresh_model, processor, held_out):
+    model = LogprobModel(fresh_model).train()
+    evaluate_loss(process.join(), model, held_out[:2], processor, config_with())
+    assert model.training
+
+
+def test_two_ranks_count_every_held_out_record_once(base_model, processor, held_out):
+    """Three batches: the second rank has one less, and yet makes as many forwards."""
+    model, config = LogprobModel(base_model), config_with()
+    alone = evaluate_loss(process.join(), model, held_out, processor, config)
+    given = []
+    for rank in (0, 1):
+        one = SimpleNamespace(
+            process_index=rank, num_processes=2, device=torch.device("cpu"),
+            reduce=lambda own, reduction: given.append(own) or sum(given),
+        )  # fmt: skip
+        together = evaluate_loss(one, model, held_out, processor, config)
+    base_model.eval()
+    assert together == pytest.approx(alone, rel=1e-6)
