@@ -1,9 +1,13 @@
 """Evidence regions and their random matches, on random boxes."""
 
+import itertools
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from kit.counterfactual.images import random_matches
 from kit.counterfactual.regions import (
@@ -54,16 +58,58 @@ def test_overlapping_boxes_keep_their_arrangement():
         assert (lesion[0] - organ[0], lesion[1] - organ[1]) == (2, 2)
 
 
-def test_every_place_is_found_and_equally_likely():
-    """A 2x1 box in a strip of 8 with the evidence at its left end: places 3 to 6."""
-    counts = {}
-    for seed in range(2000):
-        ((box,),) = matched_regions(
-            [(0, 0, 2, 1)], (8, 1), draws=1, rng=np.random.default_rng(seed)
+def touches(first, second) -> bool:
+    """Whether two boxes share a pixel, or two of their pixels are neighbours, corners too."""
+    across = first[0] <= second[2] and second[0] <= first[2]
+    return across and first[1] <= second[3] and second[1] <= first[3]
+
+
+def places_of(box, taken, size) -> set:
+    """Every place of a box in an image where it touches nothing of what is taken, one by one."""
+    width, height = box[2] - box[0], box[3] - box[1]
+    places = itertools.product(range(size[0] - width + 1), range(size[1] - height + 1))
+    moved = {(x, y, x + width, y + height) for x, y in places}
+    return {place for place in moved if not any(touches(place, other) for other in taken)}
+
+
+@pytest.mark.parametrize(
+    ("evidence", "size"),
+    [
+        ((8, 5, 13, 9), (22, 16)),  # in the middle: places all around it
+        ((0, 0, 3, 6), (12, 9)),  # in a corner
+        ((0, 2, 14, 4), (14, 9)),  # right across: above it there is none
+        ((3, 0, 5, 1), (8, 1)),  # of a single row
+    ],
+)
+def test_every_free_place_is_hit_and_equally_often(evidence, size):
+    free = places_of(evidence, [evidence], size)
+    rng = np.random.default_rng(3)
+    draws = 40 * len(free)
+    found = matched_regions([evidence], size, draws=draws, rng=rng)
+    counts = Counter(region for (region,) in found)
+    assert counts.keys() == free
+    assert stats.chisquare(list(counts.values())).pvalue > 0.001
+
+
+def test_every_arrangement_of_two_boxes_is_hit():
+    """They touch neither the evidence nor each other; one may lie where the other had a place."""
+    evidence, size = [(0, 0, 2, 1), (3, 0, 4, 1)], (13, 2)
+    wide, small = (places_of(box, evidence, size) for box in evidence)
+    free = {pair for pair in itertools.product(wide, small) if not touches(*pair)}
+    assert len(free) > 100
+    found = matched_regions(evidence, size, draws=5000, rng=np.random.default_rng(5))
+    assert {tuple(sorted(region, key=lambda b: b[0] - b[2])) for region in found} == free
+
+
+def test_each_draw_is_another_one():
+    """The matches of one claim are drawn apart: of 200 pairs few are equal."""
+    equal = 0
+    for seed in range(200):
+        first, second = matched_regions(
+            [(8, 5, 13, 9)], (22, 16), draws=2, rng=np.random.default_rng(seed)
         )
-        counts[box[0]] = counts.get(box[0], 0) + 1
-    assert sorted(counts) == [3, 4, 5, 6]
-    assert all(abs(count - 500) < 5 * 500**0.5 for count in counts.values())
+        equal += first == second
+    assert equal < 12  # of 120 places
 
 
 def test_what_covers_most_of_the_image_has_no_match():

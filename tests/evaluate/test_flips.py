@@ -1,37 +1,234 @@
-"""Flips of answers: counted by hand on answers that a stub gives."""
+"""Flips of answers: counted by hand on answers of a stub that looks at pixels."""
 
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
 import pytest
 from helpers import metrics_of
+from PIL import Image
 
 from kit.counterfactual.images import ImageCache
 from kit.counterfactual.probe import Case, probe
-from kit.data.records import read_sft_records
+from kit.data.records import Region, SftRecord, read_sft_records, write_records
+from kit.evaluate import evaluation
 from kit.evaluate.answering import Answer, Predictor
 from kit.evaluate.config import EvaluateConfig
 from kit.evaluate.evaluation import evaluate
 from kit.evaluate.flips import interventions_of, measure_flips
+from kit.model.processor import Processor
+from kit.model.sampler import Completion
 from kit.prompting.answers import parse_answer
 
-MODE = "caption_reason_answer"
+THINK, MODE = "think_answer", "caption_reason_answer"
+WIDTH, HEIGHT = 60, 40
+GOLD, CLAIMED = (8, 8, 20, 18), (30, 20, 45, 30)  # pixels; the second is of the grid box below
+GRID = [500, 500, 750, 750]
+
+
+def answer_text(boxes=(), said="Yes") -> str:
+    return json.dumps({"caption": "", "reasoning": [], "boxes": list(boxes), "answer": said})
+
+
+# ------------------------------------------------------------------------ a stub with eyes
+def inside(box) -> np.ndarray:
+    """(HEIGHT, WIDTH) bool."""
+    x1, y1, x2, y2 = box
+    mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
+    mask[y1:y2, x1:x2] = True
+    return mask
+
+
+WATCHED = {
+    "evidence": inside(GOLD),
+    "rest": ~inside(GOLD),
+    "both": inside((0, 0, WIDTH, HEIGHT)),
+    "neither": inside((0, 0, 0, 0)),
+    "top": inside((0, 0, WIDTH, HEIGHT // 2)),
+}
+
+
+class Eyes:
+    """What a stub of the model sees of each prepared image: its pixels. The images are noise of
+    two levels, between which every removal lies, so that what is removed is changed, all of it."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.originals, self.seen = folder, {}, {}
+
+    def draw(self, name: str) -> str:
+        rng = np.random.default_rng(len(self.originals))
+        pixels = rng.choice(np.array([20, 220], dtype=np.uint8), size=(HEIGHT, WIDTH))
+        path = self.folder / f"{name}.png"
+        Image.fromarray(pixels).convert("RGB").save(path)
+        self.originals[name] = pixels
+        return str(path)
+
+    def changed(self, question: str, image) -> np.ndarray:
+        """Where an image differs from the one that the question is about, (HEIGHT, WIDTH) bool;
+        the first word of a question names its image."""
+        return self.seen[image.key][..., 0] != self.originals[question.split()[0]]
+
+    def answers(self, requests) -> list[str]:
+        """No, if anything that the question's second word says to watch has changed."""
+        return [
+            "No"
+            if image is not None
+            and (self.changed(question, image) & WATCHED[question.split()[1]]).any()
+            else "yes."
+            for image, question, _ in requests
+        ]
+
+    def probabilities(self, _model, _processor, requests, **_) -> list[float]:
+        """0.9, less 0.5 for evidence of which all is gone, less 0.2 for anything else, both times
+        the weight that the question's last word is."""
+        found = []
+        for image, question, _ in requests:
+            changed, weight = self.changed(question, image), float(question.split()[-1])
+            lost = 0.5 * changed[inside(GOLD)].mean() + 0.2 * changed[~inside(GOLD)].any()
+            found.append(0.9 - weight * lost)
+        return found
 
 
 @pytest.fixture
+def eyes(tmp_path, monkeypatch):
+    eyes, prepare = Eyes(tmp_path), Processor.prepare_image
+
+    def look(self, image, key):
+        eyes.seen[key] = np.asarray(image)
+        return prepare(self, image, key=key)
+
+    monkeypatch.setattr(Processor, "prepare_image", look)
+    monkeypatch.setattr(Predictor, "answers", lambda _, requests: eyes.answers(requests))
+    for module in ("kit.counterfactual.probe", "kit.evaluate.confidence"):
+        monkeypatch.setattr(f"{module}.answer_probabilities", eyes.probabilities)
+    return eyes
+
+
+def record_of(eyes, name: str, watched: str, weight: float) -> SftRecord:
+    return SftRecord(
+        instruction="i", input="", output=answer_text(), image=eyes.draw(name),
+        question=f"{name} {watched} {weight}", answer="Yes", dataset="noise", qid=name,
+        answer_type="CLOSED", regions=(Region("Liver", GOLD),), image_size=(WIDTH, HEIGHT),
+    )  # fmt: skip
+
+
+def test_what_is_removed_is_the_region_and_its_match_and_nothing_else(eyes, processor):
+    """By the pixels that the model is shown, for twenty images of which it watches the top half."""
+    cache = ImageCache(processor, "mean")
+    predictor = Predictor(None, cache, max_new_tokens=8, batch_size=16)
+    items = [
+        Answer(record_of(eyes, f"r{n}", "top", 1.0), MODE, parse_answer(answer_text([GRID])))
+        for n in range(20)
+    ]
+    regions = {"gold": [GOLD], "claimed": [CLAIMED], "both": [GOLD, CLAIMED]}
+    found = measure_flips(predictor, items, draws=3, seed=0)
+    shares = []
+    for item, own in zip(items, found, strict=True):
+        name, image = item.record.qid, item.record.image
+        assert list(own) == list(regions)
+        for source, boxes in regions.items():
+            wanted = np.logical_or.reduce([inside(box) for box in boxes])
+            flips = own[source]
+            shown = [flips["region"], *flips["random_regions"]]
+            assert sorted(map(tuple, shown[0])) == sorted(boxes)
+            masks = []
+            for region in shown:
+                key = cache.prepared(image, tuple(map(tuple, region))).key
+                changed = eyes.seen[key][..., 0] != eyes.originals[name]
+                assert np.array_equal(
+                    changed, np.logical_or.reduce([inside(box) for box in region])
+                )
+                masks.append(changed)
+            assert np.array_equal(masks[0], wanted)
+            assert len(masks) == 4
+            assert all(mask.sum() == wanted.sum() for mask in masks)
+            assert not any((mask & wanted).any() for mask in masks[1:])
+            seen = [bool((mask & WATCHED["top"]).any()) for mask in masks]
+            assert flips["answer"] == ("No" if seen[0] else "yes.")
+            assert flips["random_answers"] == ["No" if one else "yes." for one in seen[1:]]
+            assert flips["roi"] == seen[0]
+            assert flips["random"] == pytest.approx(sum(seen[1:]) / 3)
+            shares.append(flips["random"])
+    assert len(set(shares)) == 4, "of three random regions none, one, two or all are watched"
+
+
+# Whose answer flips is known: only without the evidence (three), only without anything else (two),
+# without either (one), never (two). What the model claims, in one of the two modes: CLAIMED, or
+# nothing.
+EIGHT = [
+    ("evidence", 1.0, True), ("evidence", 1.0, False), ("evidence", 1.0, False),
+    ("rest", 1.0, True), ("rest", 0.5, False), ("both", 0.5, True), ("neither", 0.5, True),
+    ("neither", 0.5, False),
+]  # fmt: skip
+BY_HAND = {
+    # 3 + 1 of 8 without the evidence, 2 + 1 of 8 without a random region
+    "roi_flip_rate": 4 / 8, "random_flip_rate": 3 / 8, "flip_gap": 1 / 8, "flip_gap/n": 8,
+    # weights add up to 6 of 8
+    "roi_drop": 0.375, "random_drop": 0.15, "drop_gap": 0.225,
+    # a blank image and another one change what six watch; with none all say yes
+    "exact/all": 1, "exact/blank": 2 / 8, "exact/shuffled": 2 / 8, "exact/question_only": 1,
+    "changed/blank": 6 / 8, "changed/shuffled": 6 / 8, "changed/question_only": 0,
+    "image_sensitivity": 6 / 8, "exact/all/n": 8,
+}  # fmt: skip
+BY_HAND_CLAIMED = {
+    # of evidence, rest, both, neither: those that watch more than the evidence
+    "claimed_roi_flip_rate": 2 / 4, "claimed_flip_gap/n": 4, "claimed_roi_drop": 0.2 * 0.75,
+    # and those that watch anything
+    "both_roi_flip_rate": 3 / 4, "both_flip_gap/n": 4, "both_roi_drop": 0.7 * 0.75,
+    "box_rate": 4 / 8,
+}  # fmt: skip
+
+
+def test_evaluation_reports_what_was_counted_by_hand(eyes, processor, tmp_path, monkeypatch):
+    """A whole evaluation of eight questions; nothing of it but the stub's answers is stubbed."""
+    records = [
+        record_of(eyes, f"r{n}", watched, weight) for n, (watched, weight, _) in enumerate(EIGHT)
+    ]
+    claims = {r.question: claim for r, (*_, claim) in zip(records, EIGHT, strict=True)}
+
+    def answer(_, given, batch):
+        done = []
+        for request in batch:
+            for index in request.records:
+                says = claims[given[index].question] and request.mode == MODE
+                ids = processor.encode(answer_text([GRID] if says else []))
+                ids = (*ids, processor.end_of_turn_id)
+                done.append((index, request.mode, Completion(ids, (0.0,) * len(ids), False)))
+        return done
+
+    monkeypatch.setattr(evaluation, "answer", answer)
+    monkeypatch.setattr(evaluation, "load_model", lambda *_: (None, processor))
+    monkeypatch.setattr(evaluation, "require_room", lambda *_: None)
+    write_records(tmp_path / "data.json", records)
+    config = EvaluateConfig(
+        data=str(tmp_path / "data.json"), output=str(tmp_path / "out"), base_model="none",
+        counterfactual=True, consistency=False, inpainting="mean", random_draws=2,
+    )  # fmt: skip
+    assert evaluate(config) == 0
+    metrics = metrics_of(tmp_path / "out")
+    for mode in (THINK, MODE):
+        for name, value in BY_HAND.items():
+            assert metrics[f"{mode}/{name}"] == pytest.approx(value), f"{mode}/{name}"
+    for name, value in BY_HAND_CLAIMED.items():
+        assert metrics[f"{MODE}/{name}"] == pytest.approx(value), name
+    assert not [n for n in metrics if n.startswith((f"{THINK}/claimed", f"{THINK}/both"))]
+
+
+# ------------------------------------------------------------------------- the embedded model
+@pytest.fixture
 def answers(prepared):
     records = [r for r in read_sft_records(prepared["test"])[0] if r.regions][:4]
-    text = '{{"caption": "", "reasoning": [], "boxes": {}, "answer": "Yes"}}'
-    boxes = ("[[0, 0, 200, 200]]", "[]", "[[0, 0, 1000, 1000]]", "[[100, 100, 300, 300]]")
+    boxes = ([0, 0, 200, 200], None, [0, 0, 1000, 1000], [100, 100, 300, 300])
     return [
-        Answer(record, MODE, parse_answer(text.format(box)))
+        Answer(record, MODE, parse_answer(answer_text([box] if box else [])))
         for record, box in zip(records, boxes, strict=True)
     ]
 
 
-@pytest.fixture
-def predictor(base_model, processor):
-    return Predictor(base_model, ImageCache(processor), max_new_tokens=60, batch_size=4)
-
-
 def test_regions_of_an_answer(answers):
+    """Claimed ones where there are any and something matches them (nothing matches the whole
+    image), and both together."""
     found = [interventions_of(item, 2, 0) for item in answers]
     assert ["claimed" in own for own in found] == [True, False, False, True]
     for own in found:
@@ -42,36 +239,13 @@ def test_regions_of_an_answer(answers):
             assert {*own["both"].region} == {*own["gold"].region, *own["claimed"].region}
     assert any("both" in own for own in found)
     assert not any("both" in own and "claimed" not in own for own in found)
+    unknown = dataclasses.replace(answers[0].record, image_size=None)
+    assert interventions_of(dataclasses.replace(answers[0], record=unknown), 2, 0) == {}
 
 
-def test_flips_are_what_changes_the_answer(answers, predictor, monkeypatch):
-    """A stub answers No wherever the gold region is gone, and yes elsewhere."""
-    gold = {
-        own["gold"].region for own in (interventions_of(a, 2, 0) for a in answers) if "gold" in own
-    }
-
-    def stub(self, asks):
-        return [
-            "No" if any(str(region) in image.key for region in gold) else "yes."
-            for image, _, _ in asks
-        ]
-
-    monkeypatch.setattr(Predictor, "answers", stub)
-    found = measure_flips(predictor, answers, draws=2, seed=0)
-    for item, own in zip(answers, found, strict=True):
-        removals = interventions_of(item, 2, 0)
-        assert own.keys() == removals.keys()
-        for source, flips in own.items():
-            intervention = removals[source]
-            gone = source == "gold"
-            assert (flips["roi"], flips["random"]) == (float(gone), 0.0)
-            assert flips["answer"] == ("No" if gone else "yes.")
-            assert flips["region"] == [list(box) for box in intervention.region]
-            assert len(flips["random_answers"]) == len(flips["random_regions"]) == 2
-
-
-def test_drops_are_those_of_the_probe(answers, predictor):
+def test_drops_are_those_of_the_probe(answers, base_model, processor):
     """Of the answer that was given, one record at a time."""
+    predictor = Predictor(base_model, ImageCache(processor), max_new_tokens=8, batch_size=4)
     found = measure_flips(predictor, answers, draws=2, seed=0)
     for item, own in zip(answers, found, strict=True):
         for source, intervention in interventions_of(item, 2, 0).items():
@@ -82,34 +256,3 @@ def test_drops_are_those_of_the_probe(answers, predictor):
             (effect,) = probe(predictor.model, predictor.image_cache, [case])
             assert own[source]["drop_roi"] == pytest.approx(effect.delta_roi, abs=1e-5)
             assert own[source]["drop_random"] == pytest.approx(effect.delta_rand, abs=1e-5)
-
-
-def test_evaluation_reports_rates_and_gaps(prepared, tmp_path):
-    evaluate(
-        EvaluateConfig(
-            data=str(prepared["test"]), output=str(tmp_path), base_model="tiny", max_records=8,
-            max_new_tokens=80, counterfactual=True, random_draws=1,
-        )
-    )  # fmt: skip
-    metrics = metrics_of(tmp_path)
-    for mode in ("think_answer", MODE):
-        roi, random = metrics[f"{mode}/roi_flip_rate"], metrics[f"{mode}/random_flip_rate"]
-        assert metrics[f"{mode}/flip_gap"] == pytest.approx(roi - random)
-        assert metrics[f"{mode}/flip_gap/low"] <= metrics[f"{mode}/flip_gap"]
-    assert not any(name.startswith("think_answer/claimed") for name in metrics)
-    for ablation in ("blank", "shuffled", "question_only"):
-        assert f"{MODE}/exact/{ablation}" in metrics
-
-
-def test_a_random_flip_counts_by_its_share(answers, predictor, monkeypatch):
-    """A stub answers No without the first of the two random regions, and yes elsewhere."""
-    first = {o["gold"].random[0] for o in (removals_of(a, 2, 0) for a in answers) if "gold" in o}
-    assert first
-
-    def stub(self, asks):
-        return ["No" if any(str(r) in i.key for r in first) else "YES" for i, _, _ in asks]
-
-    monkeypatch.setattr(Predictor, "answers", stub)
-    for own in measure_flips(predictor, answers, draws=2, seed=0):
-        if "gold" in own:
-            assert (own["gold"]["roi"], own["gold"]["random"]) == (0.0, 0.5)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from kit.report.metrics import strata_of, summarise, summarise_mode, values_of
-from kit.report.statistics import bootstrap_interval
 from kit.scoring.accuracy import KEYS, score_answer
 
 ANSWERS = ["yes", "no", "Normal", "Lung", "Lung, Heart", "left lung", "", "10", "not seen."]
@@ -73,14 +72,82 @@ def test_each_metric_is_the_mean_over_the_rows_that_it_applies_to():
         assert metrics[f"{name}/high"] >= metrics[name] - 1e-12
 
 
-def test_bounds_are_those_of_the_bootstrap_over_images():
-    rows = random_rows(200, seed=3)
-    metrics = summarise_mode(rows, seed=5)
-    closed = [row for row in rows if row["answer_type"] == "CLOSED"]
-    expected = bootstrap_interval(
-        [row["scores"]["exact"] for row in closed], [row["image"] for row in closed], seed=5
-    )
-    assert (metrics["exact/closed/low"], metrics["exact/closed/high"]) == expected
+def scored(image: int, question: int, exact: float) -> dict:
+    return {
+        "answer_type": "OPEN", "image": f"image {image}", "qid": question, "boxes": [],
+        "scores": {"exact": exact}, "confidences": {"answer_probability": 0.2 + 0.6 * exact},
+        "grounding": {"iou": 0.4, "acc@0.5": 0.0, "box_iou": 0.4, "pointing": 1.0},
+        "floor": {"answer": "", "exact": 0.0},
+    }  # fmt: skip
+
+
+def images_alike(count: int, seed: int) -> list[dict]:
+    """Five questions an image, of which nearly all are right or nearly all wrong."""
+    rng = np.random.default_rng(seed)
+    easy = np.repeat(rng.integers(0, 2, count), 5)
+    right = np.where(rng.random(5 * count) < 0.9, easy, 1 - easy)
+    return [scored(n // 5, n, float(exact)) for n, exact in enumerate(right)]
+
+
+def width_of(metrics: dict, name: str) -> float:
+    return metrics[f"{name}/high"] - metrics[f"{name}/low"]
+
+
+def test_every_metric_has_bounds_around_it_and_the_number_of_rows_that_it_is_over():
+    rows = images_alike(30, seed=1)
+    for row in rows[:40]:
+        del row["grounding"]
+    metrics = summarise_mode(rows)
+    names = {name for name in metrics if not name.endswith(ENDS)}
+    assert {"exact/all", "exact/open", "iou/mean", "aurc", "ece", "above_floor"} <= names
+    assert metrics.keys() == {f"{name}{end}" for name in names for end in ("", *ENDS)}
+    for name in names - {"aurc", "excess_aurc", "ece"}:  # of which resamples are biased
+        low, high = metrics[f"{name}/low"], metrics[f"{name}/high"]
+        assert low - 1e-12 <= metrics[name] <= high + 1e-12, name
+        assert metrics[f"{name}/n"] == (110 if name.startswith(("iou", "pointing")) else 150), name
+
+
+def test_bounds_are_percentiles_over_images_that_are_drawn_whole():
+    """Against a plain loop; drawing questions instead would give half the width."""
+    rows, draw = images_alike(40, seed=2), random.Random(0)
+    metrics = summarise_mode(rows)
+    by_image = defaultdict(list)
+    for row in rows:
+        by_image[row["image"]].append(row["scores"]["exact"])
+    members = list(by_image.values())
+    found = [
+        np.mean([v for values in draw.choices(members, k=len(members)) for v in values])
+        for _ in range(4000)
+    ]
+    expected = np.quantile(found, [0.025, 0.975])
+    bounds = [metrics[f"exact/all/{side}"] for side in ("low", "high")]
+    assert bounds == pytest.approx(list(expected), abs=0.02)
+    assert width_of(metrics, "exact/all") > 0.2
+
+
+def test_what_is_the_same_for_every_row_is_certain():
+    metrics = summarise_mode(images_alike(30, seed=3))
+    bounds = [metrics[f"iou/mean{end}"] for end in ("", "/low", "/high")]
+    assert bounds == pytest.approx([0.4, 0.4, 0.4])
+
+
+def test_bounds_narrow_with_more_images_and_not_with_more_questions_about_them():
+    rows = images_alike(40, seed=4)
+    again = [row | {"qid": -row["qid"]} for row in rows]  # of the same images
+    others = [
+        row | {"image": f"{row['image']} of {n}"} for n in range(4) for row in rows
+    ]  # of four times as many
+    narrow, same, wide = (summarise_mode(part) for part in (others, rows + again, rows))
+    for name in ("exact/all", "aurc", "ece"):
+        assert width_of(same, name) == pytest.approx(width_of(wide, name), rel=0.03), name
+    for name in ("exact/all", "above_floor"):
+        assert width_of(narrow, name) / width_of(wide, name) == pytest.approx(0.5, abs=0.06), name
+
+
+def test_bounds_follow_from_the_seed():
+    rows = images_alike(20, seed=5)
+    assert summarise_mode(rows, seed=5) == summarise_mode(rows, seed=5)
+    assert summarise_mode(rows, seed=5) != summarise_mode(rows, seed=6)
 
 
 def test_metrics_that_apply_to_nothing_are_absent():

@@ -119,23 +119,22 @@ def test_asking_the_same_of_an_image_thrice_adds_no_certainty():
     assert thrice == pytest.approx(once)
 
 
-def test_interval_holds_the_truth_as_often_as_it_says():
-    """Over many data sets of 60 images of 1 to 6 questions that share their image's level: about
-    95 in 100 with images drawn, far fewer with questions drawn."""
+@pytest.mark.parametrize(("n_images", "least"), [(12, 0.87), (20, 0.89), (60, 0.91)])
+def test_interval_holds_the_truth_about_as_often_as_it_says(n_images, least):
+    """Over many data sets of images of 1 to 6 questions that share their image's level: at 60
+    images in about 95 of 100, at few somewhat less often (percentiles of few groups are narrow),
+    far less often with questions drawn instead of images."""
     rng = np.random.default_rng(11)
-    trials, hits = 300, {"images": 0, "questions": 0}
-    for trial in range(trials):
-        groups = np.repeat(np.arange(60), rng.integers(1, 7, 60))
-        values = rng.normal(size=60)[groups] + 0.3 * rng.normal(size=len(groups))
+    hits = {"images": [], "questions": []}
+    for trial in range(500):
+        groups = np.repeat(np.arange(n_images), rng.integers(1, 7, n_images))
+        values = rng.normal(size=n_images)[groups] + 0.3 * rng.normal(size=len(groups))
         for name, drawn in (("images", groups), ("questions", np.arange(len(groups)))):
-            low, high = bootstrap_interval(values, drawn, n_resamples=400, seed=trial)
-            hits[name] += low <= 0 <= high
-    assert 0.90 <= hits["images"] / trials <= 0.98
-    assert hits["questions"] / trials < 0.8
-
-
-def test_one_group_knows_nothing_of_others():
-    assert bootstrap_interval([0.0, 1.0, 1.0], ["a", "a", "a"]) == pytest.approx((2 / 3, 2 / 3))
+            if name == "images" or trial < 100:
+                low, high = bootstrap_interval(values, drawn, n_resamples=300, seed=trial)
+                hits[name].append(low <= 0 <= high)
+    assert least <= np.mean(hits["images"]) <= 0.98
+    assert np.mean(hits["questions"]) < 0.8
 
 
 @given(
