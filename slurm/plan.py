@@ -291,10 +291,7 @@ def _digest(path: Path, outputs: set[str]) -> list | None:
 
 
 def require_known(content: dict, known: Sequence[str], where: object) -> None:
-    """
-    Raises:
-        ConfigError: a key that is none of the known ones.
-    """
+    """Raise ConfigError for a key that is none of the known ones."""
     for key in content:
         if key not in known:
             close = difflib.get_close_matches(str(key), known, n=1)

@@ -7,8 +7,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 import kit
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -113,7 +111,6 @@ def test_the_newcomer_s_page_names_each_room_once_in_the_order_of_the_imports():
         assert f"``{name}``" in kit.__doc__
 
 
-@pytest.mark.xfail(strict=True, reason="kit.prompting.answers has 309")
 def test_modules_stay_short():
     lines = {module_name(path): len(path.read_text("utf-8").splitlines()) for path in MODULES}
     assert not {name: count for name, count in lines.items() if count > 300}
@@ -131,7 +128,6 @@ def test_data_room_needs_no_torch():
             assert "torch" not in {name.split(".")[0] for name in names}, module
 
 
-@pytest.mark.xfail(strict=True, reason="they still import torch; remove the mark when they do not")
 def test_configuration_needs_no_torch():
     """A typing mistake or ``--help`` costs no import of it, in no way."""
     code = f"import sys, {', '.join(CONFIGURATION)}\nprint('torch' in sys.modules)"

@@ -25,7 +25,6 @@ from kit.report.verdict import best_model, verdict
 
 Rows = Sequence[Mapping]
 NEEDED = {"mode", "dataset", "image", "qid", "question", "scores", "evidence", "confidences"}
-NEEDED = {"mode", "dataset", "image", "qid", "question", "scores", "evidence", "confidences"}
 
 
 def report(config: ReportConfig) -> int:

@@ -3,6 +3,7 @@
 from breaks.kind import Break
 
 ANSWERS = "kit/prompting/answers.py"
+WRITTEN = "kit/prompting/written_json.py"
 BOXES = "kit/data/boxes.py"
 EVIDENCE = "kit/data/evidence.py"
 TARGETS = "kit/data/targets.py"
@@ -12,7 +13,7 @@ PREPARE = "kit/data/prepare.py"
 BREAKS = (
     Break(
         "repeated keys are valid JSON",
-        ANSWERS,
+        WRITTEN,
         'return value, "a repeated key" if repeated else None',
         "return value, None",
         ("tests/prompting/test_answers.py",),

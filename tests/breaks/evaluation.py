@@ -122,8 +122,8 @@ BREAKS = (
     Break(
         "the floor is that of the record before",
         "kit/evaluate/evaluation.py",
-        "aids.floor[index] if aids.floor else None",
-        "aids.floor[index - 1] if aids.floor else None",
+        "references.floor[index] if references.floor else None",
+        "references.floor[index - 1] if references.floor else None",
         ("tests/evaluate/test_evaluation.py",),
     ),
     Break(
