@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from kit.plan import accelerate_internals, torch_internals
-from kit.run import deepspeed_internals
+from kit.run import deepspeed_internals, extensions
 
 LEANS_ON = (
     *deepspeed_internals.LEANS_ON,
     *accelerate_internals.LEANS_ON,
     *torch_internals.LEANS_ON,
+    *extensions.LEANS_ON,
 )
 
 

@@ -256,7 +256,7 @@ def lesson_losses(
         [Tree(processor.encode_trunk(lesson.image, MODE), lesson.branches) for lesson in lessons],
         merge_size=processor.image_processor.merge_size,
     )
-    images = encode_images(model, batch)
+    images = encode_images(model, batch.pixel_values, batch.image_grid_thw, batch.image_index)
     output = model.model(
         input_ids=batch.input_ids,
         position_ids=batch.position_ids,

@@ -29,11 +29,14 @@ def qwen2vl_of(model: nn.Module) -> nn.Module:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def encode_images(model: nn.Module, batch: PackedBatch) -> dict:
-    """Run the vision tower once a distinct image; returns what ``mm_encoder_outputs`` takes."""
+def encode_images(
+    model: nn.Module, pixel_values: Tensor, grids_I3: Tensor, image_index: Tensor
+) -> dict:
+    """Run the vision tower once a distinct image (``kit.model.sharing.distinct_images``); returns
+    what ``mm_encoder_outputs`` takes, an image a row of ``image_index``."""
     inner = qwen2vl_of(model).model
-    output = inner.get_image_features(batch.pixel_values, batch.image_grid_thw, return_dict=True)
-    output.pooler_output = tuple(output.pooler_output[i] for i in batch.image_index.tolist())
+    output = inner.get_image_features(pixel_values, grids_I3, return_dict=True)
+    output.pooler_output = tuple(output.pooler_output[i] for i in image_index.tolist())
     return {"image": output}
 
 
@@ -50,7 +53,9 @@ def token_logprobs(
         input_ids=batch.input_ids,
         position_ids=batch.position_ids,
         attention_mask=batch.attention_mask,
-        mm_encoder_outputs=encode_images(model, batch),
+        mm_encoder_outputs=encode_images(
+            model, batch.pixel_values, batch.image_grid_thw, batch.image_index
+        ),
         use_cache=False,
     ).last_hidden_state
     logits_KV = causal_lm.lm_head(hidden_BSH.flatten(0, 1)[batch.predictor_index])

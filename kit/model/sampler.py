@@ -18,7 +18,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from kit.model.logprobs import qwen2vl_of
+from kit.model.logprobs import encode_images, qwen2vl_of
 from kit.model.processor import PreparedImage, Processor
 from kit.model.sharing import Trunk, distinct_images, trunk_positions
 
@@ -169,6 +169,10 @@ def _prefill(model: nn.Module, prompts: Sequence[Prompt]) -> _State:
     trunks = [prompt.trunk for prompt in prompts]
     positions = [trunk_positions(trunk, merge_size)[0] for trunk in trunks]
 
+    images = None
+    if seeing := [trunk for trunk in trunks if trunk.pixel_values is not None]:
+        pixel_values, grids_I3, image_index = distinct_images(seeing)
+        images = encode_images(causal_lm, pixel_values.to(device), grids_I3.to(device), image_index)
     cache = DynamicCache(config=causal_lm.config.get_text_config())
     ids_PT, trunk_mask_PT = _left_pad([trunk.input_ids[:-1] for trunk in trunks])
     positions_P3T, _ = _left_pad([p[:, :-1] for p in positions])
@@ -176,7 +180,7 @@ def _prefill(model: nn.Module, prompts: Sequence[Prompt]) -> _State:
         input_ids=ids_PT.to(device),
         attention_mask=trunk_mask_PT.to(device),
         position_ids=positions_P3T.transpose(0, 1).contiguous().to(device),
-        mm_encoder_outputs=_encode_images(causal_lm, trunks, device),
+        mm_encoder_outputs=images,
         past_key_values=cache,
         use_cache=True,
     )
@@ -204,20 +208,6 @@ def _prefill(model: nn.Module, prompts: Sequence[Prompt]) -> _State:
     ).last_hidden_state[:, -1]
     next_R = steps_RL[:, -1].to(device) + 1
     return _State(cache, attention_mask_RC, next_R, causal_lm.lm_head(hidden_RH))
-
-
-def _encode_images(causal_lm: nn.Module, trunks: Sequence[Trunk], device) -> dict | None:
-    """The images of trunks as ``mm_encoder_outputs`` takes them, equal ones encoded once; None
-    where no trunk has one."""
-    seeing = [trunk for trunk in trunks if trunk.pixel_values is not None]
-    if not seeing:
-        return None
-    pixel_values, grids_I3, image_index = distinct_images(seeing)
-    images = causal_lm.model.get_image_features(
-        pixel_values.to(device), grids_I3.to(device), return_dict=True
-    )
-    images.pooler_output = tuple(images.pooler_output[i] for i in image_index.tolist())
-    return {"image": images}
 
 
 def _decode(

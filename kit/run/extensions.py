@@ -15,6 +15,16 @@ from torch.utils import cpp_extension
 
 from kit.errors import UserError
 
+# module, the names that it must have, what they are for
+LEANS_ON = (
+    (
+        "torch.utils.cpp_extension",
+        ("get_default_build_root", "TORCH_EXTENSIONS_DIR", "'lock'"),
+        "finding the lock of a killed build",
+    ),
+    ("torch.utils.file_baton", ("lock_file_path", "O_EXCL"), "telling a killed build"),
+)
+
 BUILT_WITHIN = 180.0  # seconds; the slowest compiler between two files that it writes
 LOOKS_EVERY = 1.0
 

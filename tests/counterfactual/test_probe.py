@@ -65,9 +65,9 @@ def test_no_image_passes_the_vision_tower_twice(base_model, processor, cases, mo
     seen = []
     encode = logprobs.encode_images
 
-    def counted(model, batch):
-        seen.append(len(batch.image_grid_thw))
-        return encode(model, batch)
+    def counted(model, pixel_values, grids_I3, image_index):
+        seen.append(len(grids_I3))
+        return encode(model, pixel_values, grids_I3, image_index)
 
     monkeypatch.setattr(logprobs, "encode_images", counted)
     probe(base_model, ImageCache(processor), cases, batch_size=4)
