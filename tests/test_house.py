@@ -22,8 +22,8 @@ ROOMS = (
 MODULES = sorted((ROOT / "kit").rglob("*.py"))
 # What a command's configuration is made of: none of it may cost what importing torch costs.
 CONFIGURATION = (
-    "kit.train.config", "kit.evaluate.config", "kit.data.prepare", "kit.report.report",
-    "kit.report.curves",
+    "kit.train.config", "kit.evaluate.config", "kit.data.prepare", "kit.report.config",
+    "kit.plan.config", "kit.share.config", "kit.demo.config",
 )  # fmt: skip
 
 
@@ -114,6 +114,13 @@ def test_the_newcomer_s_page_names_each_room_once_in_the_order_of_the_imports():
 def test_modules_stay_short():
     lines = {module_name(path): len(path.read_text("utf-8").splitlines()) for path in MODULES}
     assert not {name: count for name, count in lines.items() if count > 300}
+
+
+def test_the_loops_can_be_seen_at_once():
+    for file in ("train/sft.py", "grpo/grpo.py"):
+        body = ast.parse((ROOT / "kit" / file).read_text(encoding="utf-8")).body
+        (loop,) = (n for n in body if isinstance(n, ast.FunctionDef) and n.name == "run")
+        assert loop.end_lineno - loop.lineno < 120, file
 
 
 def test_the_kit_knows_nothing_of_what_starts_it_nor_of_test_doubles():
