@@ -30,11 +30,11 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded, and for what tests start
-sys.dont_write_bytecode = True  # a broken module's would outlive the break
-
 import pytest
 from breaks import BREAKS, Break
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded, and for what tests start
+sys.dont_write_bytecode = True  # a broken module's would outlive the break
 
 ROOT = Path(__file__).resolve().parent.parent
 HANGS_AFTER = 300.0  # seconds

@@ -1,4 +1,4 @@
-"""What one rank of a job does, without a cluster: when it goes on and when it is requeued."""
+"""What one rank of a job does, without a cluster: when it goes on, and when it is requeued."""
 
 import os
 from types import SimpleNamespace
