@@ -1,6 +1,7 @@
 """The GRPO loop on the embedded model: artefacts, splits of the batch, resume, killing."""
 
 import json
+import shutil
 import signal
 import time
 
@@ -134,6 +135,7 @@ def test_resume_is_the_same_run(trained, tmp_path):
     train(config(trained, tmp_path / "whole", **changes))
     train(config(trained, tmp_path / "parts", save_steps=3, **changes))
     (tmp_path / "parts" / "adapter_model.safetensors").unlink()
+    shutil.rmtree(tmp_path / "parts" / "checkpoint-4")  # from which there is nothing left to do
     train(
         config(
             trained, tmp_path / "parts", save_steps=3, resume_from_checkpoint="latest", **changes
