@@ -86,7 +86,9 @@ BREAKS = (
         MICROBATCHES,
         "token_logprobs(by, part.batch, temperature=config.temperature)",
         "token_logprobs(by, part.batch)",
-        ("tests/grpo/test_microbatches.py::test_policy_and_reference_are_scored_as_the_samples_were",),
+        (
+            "tests/grpo/test_microbatches.py::test_policy_and_reference_are_scored_as_the_samples_were",
+        ),
     ),
     Break(
         "groups of equal rewards are always left out",
@@ -100,7 +102,9 @@ BREAKS = (
         "kit/grpo/grpo.py",
         "scored.logprobs.detach() if part.old is None else part.old",
         "scored.logprobs.detach()",
-        ("tests/grpo/test_microbatches.py::test_an_update_is_measured_against_the_policy_that_sampled",),
+        (
+            "tests/grpo/test_microbatches.py::test_an_update_is_measured_against_the_policy_that_sampled",
+        ),
     ),
     Break(
         "rewards of each rank are scaled by its own spread",

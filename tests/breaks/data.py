@@ -51,7 +51,9 @@ BREAKS = (
         ANSWERS,
         'return body if outside == body else ""',
         "return body",
-        ("tests/prompting/test_answers.py::test_what_is_recovered_of_a_truncated_object_is_what_was_said",),
+        (
+            "tests/prompting/test_answers.py::test_what_is_recovered_of_a_truncated_object_is_what_was_said",
+        ),
     ),
     Break(
         "grid of the other axis",
@@ -136,14 +138,18 @@ BREAKS = (
         PREPARE,
         "row.question.casefold(), row.answer.casefold()",
         "row.question.casefold()",
-        ("tests/data/test_prepare.py::test_rows_are_duplicates_that_say_the_same_in_every_letter_but_its_case",),
+        (
+            "tests/data/test_prepare.py::test_rows_are_duplicates_that_say_the_same_in_every_letter_but_its_case",
+        ),
     ),
     Break(
         "the floor knows the exact wording only",
         AUDIT,
         "questions.get(normalize_question(r.question), types",
         "questions.get(r.question, types",
-        ("tests/data/test_audit.py::test_floor_prefers_the_very_question_then_the_type_then_everything",),
+        (
+            "tests/data/test_audit.py::test_floor_prefers_the_very_question_then_the_type_then_everything",
+        ),
     ),
     Break(
         "what was mended is not counted",

@@ -76,7 +76,9 @@ BREAKS = (
         "kit/model/processor.py",
         "return sorted(special - {self.end_of_turn_id})",
         "return [self.image_token_id]",
-        ("tests/model/test_sampler.py::test_of_the_special_tokens_the_end_of_the_turn_alone_may_be_chosen",),
+        (
+            "tests/model/test_sampler.py::test_of_the_special_tokens_the_end_of_the_turn_alone_may_be_chosen",
+        ),
     ),
     Break(
         "tokens are drawn from what top-k and top-p have cut off too",

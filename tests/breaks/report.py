@@ -27,7 +27,9 @@ BREAKS = (
         STATISTICS,
         "max(2 * tail, 1 / len(draws))",
         "max(tail, 1 / len(draws))",
-        ("tests/report/test_statistics.py::test_the_p_value_against_all_resamples_of_a_few_groups",),
+        (
+            "tests/report/test_statistics.py::test_the_p_value_against_all_resamples_of_a_few_groups",
+        ),
     ),
     Break(
         "intervals of 90 percent",
@@ -41,28 +43,36 @@ BREAKS = (
         STATISTICS,
         "apart = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)",
         "apart = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)",
-        ("tests/report/test_statistics.py::test_a_paired_difference_of_single_members_against_scipy",),
+        (
+            "tests/report/test_statistics.py::test_a_paired_difference_of_single_members_against_scipy",
+        ),
     ),
     Break(
         "the least sure answers come first",
         RISK,
         'np.argsort(-confidence, kind="stable")\n    falling',
         'np.argsort(confidence, kind="stable")\n    falling',
-        ("tests/report/test_risk_coverage.py::test_distinct_confidences_against_the_naive_definition",),
+        (
+            "tests/report/test_risk_coverage.py::test_distinct_confidences_against_the_naive_definition",
+        ),
     ),
     Break(
         "equally sure answers are in the order of the file",
         RISK,
         "falling = np.flatnonzero(np.diff(confidence[order]) != 0) + 1",
         "falling = np.arange(1, len(order))",
-        ("tests/report/test_risk_coverage.py::test_equal_confidences_against_the_mean_over_all_orders",),
+        (
+            "tests/report/test_risk_coverage.py::test_equal_confidences_against_the_mean_over_all_orders",
+        ),
     ),
     Break(
         "every bin weighs the same in the calibration error",
         RISK,
         "sum(b.n * abs(b.accuracy - b.confidence) for b in bins) / sum(b.n for b in bins)",
         "sum(abs(b.accuracy - b.confidence) for b in bins) / len(bins)",
-        ("tests/report/test_risk_coverage.py::test_resampled_calibration_error_against_repeated_records_of_the_same_bins",),
+        (
+            "tests/report/test_risk_coverage.py::test_resampled_calibration_error_against_repeated_records_of_the_same_bins",
+        ),
     ),
     Break(
         "answers just as sure as the threshold are left out",
@@ -91,7 +101,9 @@ BREAKS = (
         'if flips := row.get("flips", {}).get(source):\n            values |= {',
         'if flips := row.get("flips", {}).get(source, {"roi": 0.0, "random": 0.0}):\n'
         "            values |= {",
-        ("tests/report/test_metrics.py::test_each_metric_is_the_mean_over_the_rows_that_it_applies_to",),
+        (
+            "tests/report/test_metrics.py::test_each_metric_is_the_mean_over_the_rows_that_it_applies_to",
+        ),
     ),
     Break(
         "modes are mixed in the metrics",
@@ -105,7 +117,9 @@ BREAKS = (
         "kit/report/comparison.py",
         '(row["mode"], *(row[name] for name in ("dataset", "image", "qid", "question")))',
         '(row["mode"],)',
-        ("tests/report/test_comparison.py::test_questions_are_paired_by_what_they_are_not_by_their_place",),
+        (
+            "tests/report/test_comparison.py::test_questions_are_paired_by_what_they_are_not_by_their_place",
+        ),
     ),
     Break(
         "a chance difference is a victory",

@@ -25,7 +25,9 @@ BREAKS = (
         CHECKPOINT,
         "os.rename(folder, old)",
         "shutil.rmtree(folder)",
-        ("tests/run/test_checkpoint.py::test_killed_while_it_is_replaced_a_folder_can_be_put_back",),
+        (
+            "tests/run/test_checkpoint.py::test_killed_while_it_is_replaced_a_folder_can_be_put_back",
+        ),
     ),
     Break(
         "files are not on the disk when the folder gets its name",
@@ -67,35 +69,45 @@ BREAKS = (
         STATE,
         '    torch.set_rng_state(random_states[f"{rank}.cpu"])\n',
         "",
-        ("tests/run/test_state.py::test_the_next_updates_are_those_of_the_run_that_was_not_cut_off",),
+        (
+            "tests/run/test_state.py::test_the_next_updates_are_those_of_the_run_that_was_not_cut_off",
+        ),
     ),
     Break(
         "the schedule begins anew",
         STATE,
         '    scheduler.load_state_dict(facts["scheduler"])\n',
         "",
-        ("tests/run/test_state.py::test_the_next_updates_are_those_of_the_run_that_was_not_cut_off",),
+        (
+            "tests/run/test_state.py::test_the_next_updates_are_those_of_the_run_that_was_not_cut_off",
+        ),
     ),
     Break(
         "the first update after a resume has the first learning rate",
         STATE,
         'group["lr"] = rate',
         'group["lr"] = group["lr"]',
-        ("tests/run/test_state.py::test_the_next_updates_are_those_of_the_run_that_was_not_cut_off",),
+        (
+            "tests/run/test_state.py::test_the_next_updates_are_those_of_the_run_that_was_not_cut_off",
+        ),
     ),
     Break(
         "of the progress only the step is restored",
         STATE,
         'return Progress(**facts["progress"])',
         'return Progress(step=facts["progress"]["step"])',
-        ("tests/run/test_state.py::test_the_next_updates_are_those_of_the_run_that_was_not_cut_off",),
+        (
+            "tests/run/test_state.py::test_the_next_updates_are_those_of_the_run_that_was_not_cut_off",
+        ),
     ),
     Break(
         "Adam's bias correction begins anew",
         ZERO,
         '{"step": states[f"{name}:step"].clone()}',
         '{"step": torch.zeros(())}',
-        ("tests/run/test_state.py::test_the_next_updates_are_those_of_the_run_that_was_not_cut_off",),
+        (
+            "tests/run/test_state.py::test_the_next_updates_are_those_of_the_run_that_was_not_cut_off",
+        ),
     ),
     Break(
         "another number of processes is not noticed",
@@ -138,14 +150,14 @@ BREAKS = (
         STATE,
         "loss >= self.best_loss",
         "loss <= self.best_loss",
-        ("tests/train/test_sft.py::test_best_weights_are_kept_and_used",),
+        ("tests/run/test_state.py::test_the_best_weights_are_those_of_the_lowest_loss",),
     ),
     Break(
         "every epoch has the same order",
         DATA,
         'random.Random(f"{self.seed}:{number}")',
         "random.Random(self.seed)",
-        ("tests/train/test_data.py",),
+        ("tests/train/test_data.py::test_every_epoch_holds_every_record_once",),
     ),
     Break(
         "after an accumulated step the wrong records follow",
@@ -244,7 +256,7 @@ BREAKS = (
         SFT,
         "undo_means = config.gradient_accumulation_steps * accelerator.num_processes",
         "undo_means = accelerator.num_processes",
-        ("tests/train/test_sft.py::test_gradient_does_not_depend_on_the_split",),
+        ("tests/train/test_sft_parts.py::test_an_update_does_not_depend_on_how_it_is_accumulated",),
     ),
     Break(
         "gradients of ranks are divided once more",
@@ -258,7 +270,9 @@ BREAKS = (
         SFT,
         "share=config.lora_dropout == 0",
         "share=True",
-        ("tests/train/test_sft_parts.py::test_questions_share_their_image_s_pass_unless_dropout_is_drawn_in_it",),
+        (
+            "tests/train/test_sft_parts.py::test_questions_share_their_image_s_pass_unless_dropout_is_drawn_in_it",
+        ),
     ),
     Break(
         "after the first evaluation dropout is off",
@@ -293,13 +307,13 @@ BREAKS = (
         "kit/files.py",
         "                os.unlink(temporary)",
         "                os.stat(temporary)",
-        ("tests/test_files.py",),
+        ("tests/test_files.py::test_nothing_is_left_of_what_was_broken_off",),
     ),
     Break(
         "a used-up quota is no full disk",
         "kit/files.py",
         "DISK_FULL = (errno.ENOSPC, errno.EDQUOT)",
         "DISK_FULL = (errno.ENOSPC,)",
-        ("tests/test_files.py",),
+        ("tests/test_files.py::test_refusals_of_the_operating_system",),
     ),
 )

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from dataclasses import replace
 
 import pytest
 import torch.distributed.run
@@ -11,6 +12,7 @@ from helpers import ROOT, launcher, run
 
 from kit.errors import ConfigError
 from kit.plan.accelerate_internals import environment_of
+from kit.plan.launches import Plan, read_launch
 
 FILES = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
 SHOW = """
@@ -82,3 +84,28 @@ def test_what_accelerate_refuses_is_a_clear_error(tmp_path):
     path.write_text("distributed_type: DEEPSPEED\nmixed_precision: half\n")
     with pytest.raises(ConfigError):
         environment_of(str(path), processes=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "plan"),
+    [
+        ("single_gpu", Plan(0, 1)),
+        ("zero1", Plan(1, 4)),
+        ("zero2", Plan(2, 4)),
+        ("zero2_offload", Plan(2, 4, offload_optimizer=True)),
+        ("zero3", Plan(3, 4)),
+        ("zero3_offload", Plan(3, 4, offload_optimizer=True, offload_weights=True)),
+    ],
+)
+def test_plans_are_those_that_the_files_are_named_after(name, plan, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    path = f"accelerate_configs/{name}.yaml"
+    assert read_launch(path, None).plan == plan
+    assert read_launch(path, 6).plan == replace(plan, processes=6), "what is asked for wins"
+
+
+def test_a_deepspeed_file_that_is_silent_has_deepspeed_s_own_buffers(tmp_path):
+    settings, path = tmp_path / "ds.json", tmp_path / "launch.yaml"
+    settings.write_text('{"zero_optimization": {"stage": 2}}')
+    path.write_text(f"deepspeed_config: {{deepspeed_config_file: {settings}}}\nnum_processes: 2\n")
+    assert read_launch(str(path), None).plan == Plan(2, 2, bucket=500_000_000)

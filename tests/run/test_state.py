@@ -75,3 +75,17 @@ def test_every_rank_gets_its_own_random_state_back(config, monkeypatch):
     second = SimpleNamespace(process_index=1, print=print, device=torch.device("cpu"))
     state.resume(config, folder, second, *training.parts)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_the_best_weights_are_those_of_the_lowest_loss(config, tmp_path):
+    training, progress = Training(), state.Progress()
+    seen = {}
+    for step, loss in enumerate((2.0, 1.0, 1.5, 1.0), start=1):
+        training.update()
+        progress.step = step
+        progress.keep_best(loss, training.accelerator, training.model, tmp_path)
+        seen[step] = training.weights()
+    assert (progress.best_loss, progress.best_step) == (1.0, 2)
+    kept = state.best_weights(tmp_path)
+    names = [name for name, _ in training.model.named_parameters()]
+    assert torch.cat([kept[name].flatten() for name in names]).tolist() == seen[2]

@@ -9,8 +9,9 @@ from kit.command import to_yaml
 from kit.errors import UserError
 from kit.run.stop import EXIT_REQUEUE, EXIT_STOPPED
 from kit.train.config import SftConfig
-from slurm import jobs
+from slurm import jobs, submission
 from slurm.jobs import MAX_STARTS_WITHOUT_PROGRESS, StageJob, requeue
+from slurm.plan import Job
 from slurm.records import Record
 from slurm.stages import Stage
 
@@ -135,3 +136,30 @@ def test_one_that_gets_further_is_started_as_often_as_it_takes(record, started):
         saved(record, step)
         started()
     assert len(started()) == 3 * MAX_STARTS_WITHOUT_PROGRESS
+
+
+# ------------------------------------------------------------------------ what is done
+def test_work_is_done_while_what_it_made_stands_as_it_left_it(record):
+    output = record.stage.output_of(record.config)
+    output.mkdir()
+    for name in ("summary.json", "adapter_model.safetensors"):
+        (output / name).write_text("made")
+    record.write_done()
+    assert record.is_done("f")
+    assert not record.is_done("another configuration, launch or data")
+    weights = output / "adapter_model.safetensors"
+    weights.write_text("else")
+    assert not record.is_done("f")
+    weights.write_text("made")
+    assert record.is_done("f")
+    weights.unlink()
+    assert not record.is_done("f")
+
+
+@pytest.mark.parametrize(("after_any", "waits"), [(False, "afterok:12"), (True, "afterany:12")])
+def test_a_job_waits_for_the_success_of_those_before_it(after_any, waits, tmp_path, monkeypatch):
+    """But for the table of a sweep, which tells of failures too."""
+    monkeypatch.setattr(submission.cluster, "executor", lambda *_, after, **__: after)
+    job = Job("grpo", (), None, after=("sft", "done before"), after_any=after_any)
+    assert submission.executor_of(tmp_path, job, tmp_path, {"sft": ["12_0", "12_1"]}) == waits
+    assert submission.executor_of(tmp_path, job, tmp_path, {}) is None

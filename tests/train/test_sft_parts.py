@@ -9,7 +9,8 @@ from kit.data.records import read_sft_records
 from kit.model.logprobs import LogprobModel
 from kit.run import process
 from kit.train.config import SftConfig
-from kit.train.sft import evaluate_loss, loader, training_batches
+from kit.train.data import pack_records
+from kit.train.sft import evaluate_loss, loader, training_batches, update
 
 
 def config_with(**changes) -> SftConfig:
@@ -66,3 +67,31 @@ def test_two_ranks_count_every_held_out_record_once(base_model, processor, held_
         together = evaluate_loss(one, model, held_out, processor, config)
     base_model.eval()
     assert together == pytest.approx(alone, rel=1e-6)
+
+
+@pytest.mark.parametrize("size", [2, 1])
+def test_an_update_does_not_depend_on_how_it_is_accumulated(size, fresh_model, processor, held_out):
+    """The mean over all supervised tokens, however many each part has of them."""
+
+    def gradients(model, size):
+        parts = [
+            pack_records(
+                held_out[i : i + size], processor, modes=("think_answer",), merge_size=2,
+                max_length=4096,
+            )
+            for i in range(0, 4, size)
+        ]  # fmt: skip
+        accelerator = process.join(gradient_accumulation_steps=len(parts))
+        head = model.lm_head.weight
+        before = head.detach().clone()
+        optimizer = accelerator.prepare(torch.optim.SGD([head], lr=1.0))
+        config = config_with(gradient_accumulation_steps=len(parts), max_grad_norm=0.0)
+        metrics, _ = update(accelerator, LogprobModel(model), optimizer, parts, config)
+        return metrics["loss"], before - head.detach()
+
+    state = {name: value.clone() for name, value in fresh_model.state_dict().items()}
+    whole = gradients(fresh_model, 4)
+    fresh_model.load_state_dict(state)
+    loss, gradient = gradients(fresh_model, size)
+    assert loss == pytest.approx(whole[0], rel=1e-5)
+    torch.testing.assert_close(gradient, whole[1], rtol=1e-3, atol=1e-6)
