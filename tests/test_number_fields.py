@@ -6,12 +6,11 @@ from typing import get_args, get_origin, get_type_hints
 import pytest
 
 from kit.command import parse
-from kit.demo.quickstart import QuickstartConfig
+from kit.demo.config import QuickstartConfig
 from kit.errors import ConfigError
 from kit.evaluate.config import CfProxyConfig, EvaluateConfig
-from kit.plan.preflight import PreflightConfig
-from kit.report.curves import CurvesConfig
-from kit.report.report import ReportConfig
+from kit.plan.config import PreflightConfig
+from kit.report.config import CurvesConfig, ReportConfig
 from kit.train.config import GrpoConfig, SftConfig
 
 COUNT = ("0", "1")  # at least one

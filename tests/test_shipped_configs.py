@@ -2,9 +2,6 @@
 
 import copy
 import dataclasses
-import os
-import subprocess
-import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -15,7 +12,7 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 
 from kit.command import parse
 from kit.data.prepare import PrepareConfig
-from kit.errors import ConfigError
+from kit.errors import ConfigError, UserError
 from kit.evaluate.config import EvaluateConfig
 from kit.plan.launches import read_launch
 from kit.run.process import start
@@ -40,17 +37,6 @@ ACCELERATE_FILES = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
 def read(path: Path):
     config_class, flags = STAGES[path.stem.split("_")[0]]
     return parse(config_class, ["--cfg", str(path), *flags])
-
-
-def test_there_are_some():
-    assert {path.stem for path in STAGE_FILES} >= {
-        "sft", "sft_full", "sft_qlora", "sft_tiny", "grpo", "grpo_qlora", "grpo_tiny",
-    }  # fmt: skip
-    assert {path.stem for path in ACCELERATE_FILES} == {
-        "cpu", "single_gpu", "multi_gpu", "zero1", "zero2", "zero2_offload", "zero3",
-        "zero3_offload", "multi_node_zero3", "cpu_zero1", "cpu_zero2", "cpu_zero3",
-    }  # fmt: skip
-    assert not [p for p in (ROOT / "launch" / "configs").iterdir() if p not in STAGE_FILES]
 
 
 @pytest.mark.parametrize("path", STAGE_FILES, ids=lambda path: path.stem)
@@ -168,16 +154,28 @@ def test_accelerate_refuses_unknown_keys(key, tmp_path):
         load_config_from_file(str(path))
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("path", STAGE_FILES, ids=lambda path: path.stem)
+def test_stage_configs_mean_the_same_in_any_folder(path, tmp_path, monkeypatch):
+    here = read(path)
+    monkeypatch.chdir(tmp_path)
+    assert read(path) == here
+    with pytest.raises(ConfigError, match="no such config file") as caught:
+        read(path.relative_to(ROOT))
+    assert str(caught.value.where) == str(path.relative_to(ROOT))
+
+
 @pytest.mark.parametrize("path", ACCELERATE_FILES, ids=lambda path: path.stem)
-def test_launcher_accepts_them(path):
-    """``accelerate launch --config_file`` up to the script's own help, in one process."""
-    done = subprocess.run(
-        [
-            sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(path),
-            "--num_processes", "1", "launch/train_sft.py", "--help",
-        ],
-        cwd=ROOT, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "--per_device_train_batch_size" in done.stdout
+def test_accelerate_configs_mean_the_same_in_any_folder_or_are_refused(path, tmp_path, monkeypatch):
+    """The path of the DeepSpeed file in them is taken from where one is."""
+    monkeypatch.chdir(ROOT)
+    here = read_launch(str(path), None)
+    monkeypatch.chdir(tmp_path)
+    refused = None
+    try:
+        assert read_launch(str(path), None) == here
+    except UserError as error:
+        refused = error
+    if refused:
+        assert here.settings is not None, "it points to no other file"
+        assert str(refused.where).startswith("ds_configs/")
+        assert refused.fix
