@@ -46,9 +46,12 @@ PLAIN = {
 }
 
 
+def settings(trained, **changes) -> dict[str, object]:
+    return PLAIN | {"sft_ckpt": str(trained["sft"]), "data": str(trained["data"])} | changes
+
+
 def config(trained, folder, **changes) -> GrpoConfig:
-    given = {"sft_ckpt": str(trained["sft"]), "data": str(trained["data"])}
-    return GrpoConfig(output_dir=str(folder), **given | PLAIN | changes)
+    return GrpoConfig(output_dir=str(folder), **settings(trained, **changes))
 
 
 def test_a_run_leaves_what_was_promised(trained, prepared, tmp_path, capsys):
@@ -97,28 +100,26 @@ def test_a_run_leaves_what_was_promised(trained, prepared, tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("split", [(1, 8), (2, 4), (4, 2)])
 @pytest.mark.parametrize("loss_type", ["grpo", "dapo"])
-def test_parameters_do_not_depend_on_the_split(trained, tmp_path, split, loss_type):
+def test_parameters_do_not_depend_on_the_split(undisturbed, trained, tmp_path, split, loss_type):
     # Adam's step is a learning rate long however small a gradient is, so that rounding shows in
     # the sign of gradients that are nearly 0: by a part of 3e-4 here
     changes = {"loss_type": loss_type, "num_generations": 2, "learning_rate": 1e-4}
-    train(config(trained, tmp_path / "whole", per_device_train_batch_size=8, **changes))
+    whole = undisturbed("grpo", settings(trained, per_device_train_batch_size=8, **changes))
     size, accumulation = split
     changes |= {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation}
     train(config(trained, tmp_path / "split", **changes))
-    assert most_apart(adapter_of(tmp_path / "whole"), adapter_of(tmp_path / "split")) < 1e-5
-    texts = [
-        [r["text"] for r in rows(tmp_path / n, "completions.jsonl")] for n in ("whole", "split")
-    ]
+    assert most_apart(adapter_of(whole), adapter_of(tmp_path / "split")) < 1e-5
+    texts = [[r["text"] for r in rows(f, "completions.jsonl")] for f in (whole, tmp_path / "split")]
     assert texts[0] == texts[1]
 
 
 @pytest.mark.slow
-def test_two_processes_are_one(trained, tmp_path):
-    train(config(trained, tmp_path / "one", counterfactual="offline"))
+def test_two_processes_are_one(undisturbed, trained, tmp_path):
+    whole = undisturbed("grpo", settings(trained, counterfactual="offline"))
     done = run([*launcher("cpu"), *command(trained, tmp_path / "two", "--batch_size", "2")])
     assert done.returncode == 0, done.stderr
-    assert most_apart(adapter_of(tmp_path / "one"), adapter_of(tmp_path / "two")) < 1e-5
-    one, two = (rows(tmp_path / name, "completions.jsonl") for name in ("one", "two"))
+    assert most_apart(adapter_of(whole), adapter_of(tmp_path / "two")) < 1e-5
+    one, two = (rows(folder, "completions.jsonl") for folder in (whole, tmp_path / "two"))
     assert [r["text"] for r in one] == [r["text"] for r in two]
 
 
@@ -149,10 +150,10 @@ def test_resume_is_the_same_run(trained, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGKILL])
-def test_killed_and_resumed_it_is_the_same_run(trained, tmp_path, signal_number):
+def test_killed_and_resumed_it_is_the_same_run(undisturbed, trained, tmp_path, signal_number):
     flags = ["--steps", "10", "--save_steps", "2"]
-    whole = run([*launcher(None), *command(trained, tmp_path / "whole", *flags)])
-    assert whole.returncode == 0, whole.stderr
+    changes = {"counterfactual": "offline", "max_steps": 10, "save_steps": 2}
+    whole = undisturbed("grpo", settings(trained, **changes))
     parts = [*launcher(None), *command(trained, tmp_path / "parts", *flags)]
     process = Ranks(parts)
     metrics = tmp_path / "parts" / "metrics.jsonl"
@@ -164,8 +165,8 @@ def test_killed_and_resumed_it_is_the_same_run(trained, tmp_path, signal_number)
     assert process.wait() == expected
     resumed = run([*parts, "--resume_from_checkpoint", "latest"])
     assert resumed.returncode == 0, resumed.stderr
-    assert most_apart(adapter_of(tmp_path / "whole"), adapter_of(tmp_path / "parts")) == 0
-    assert lasting(tmp_path / "whole") == lasting(tmp_path / "parts")
+    assert most_apart(adapter_of(whole), adapter_of(tmp_path / "parts")) == 0
+    assert lasting(whole) == lasting(tmp_path / "parts")
 
 
 @torch.no_grad()
@@ -243,8 +244,8 @@ def test_what_is_left_out_weighs_nothing(trained, base_model, processor, loss_ty
                 "mask_zero_advantage_groups": mask_flat,
                 "loss_type": loss_type,
             }
-            settings = config(trained, "unused", **flags)
-            (part,) = micro_batches(groups, advantages, processor, settings, Accelerator(cpu=True))
+            settled = config(trained, "unused", **flags)
+            (part,) = micro_batches(groups, advantages, processor, settled, Accelerator(cpu=True))
             left_out = (truncated & mask_truncated) | ((advantages == 0) & mask_flat)
             shares = torch.zeros(12).index_add(0, part.batch.branch_index, part.weights)
             assert torch.equal(shares == 0, left_out.flatten())

@@ -172,17 +172,21 @@ def small_disk(folder: Path, kilobytes: int):
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+def kilobytes_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) // 1024
+
+
 @pytest.mark.slow
-def test_a_full_disk_loses_nothing(prepared, trained, tmp_path):
-    """At each write of a run: disks from too small for anything to large enough, in steps that
-    are smaller than the files of a checkpoint."""
-    whole = tmp_path / "whole"
-    settings = settings_of("sft", prepared, trained, whole, save_total_limit=9)
+def test_a_full_disk_loses_nothing(undisturbed, prepared, trained, tmp_path):
+    """At the writes of a run: disks from too small for anything to large enough, in steps that
+    are smaller than a checkpoint."""
+    settings = settings_of("sft", prepared, trained, "-", save_total_limit=9)
+    whole = undisturbed("sft", settings)
     command = [*launcher(None), "launch/train_sft.py"]
-    assert run([*command, *flags_of(settings)]).returncode == 0
-    needed = sum(path.stat().st_size for path in whole.rglob("*") if path.is_file()) // 1024
+    needed, step = kilobytes_of(whole), kilobytes_of(whole) // 8
+    assert step < kilobytes_of(whole / "checkpoint-1")
     failed_after = set()
-    for number, size in enumerate(range(40, needed + 400, max(1, needed // 16))):
+    for number, size in enumerate(range(40, needed + 400, step)):
         disk = tmp_path / f"disk{number}"
         with small_disk(disk, size):
             done = run([*command, *flags_of(settings | {"output_dir": str(disk / "run")})])

@@ -33,8 +33,12 @@ PLAIN = {
 }
 
 
+def settings(prepared, **changes) -> dict[str, object]:
+    return PLAIN | {"data": str(prepared["train"])} | changes
+
+
 def config(prepared, folder, **changes) -> SftConfig:
-    return SftConfig(data=str(prepared["train"]), output_dir=str(folder), **PLAIN | changes)
+    return SftConfig(output_dir=str(folder), **settings(prepared, **changes))
 
 
 def test_a_run_leaves_what_was_promised(prepared, tmp_path):
@@ -71,9 +75,9 @@ def test_a_run_leaves_what_was_promised(prepared, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("split", [(1, 8), (2, 4), (4, 2)])
-def test_gradient_does_not_depend_on_the_split(prepared, tmp_path, split):
+def test_gradient_does_not_depend_on_the_split(undisturbed, prepared, tmp_path, split):
     """Answers differ in length, so means of means would show."""
-    train(config(prepared, tmp_path / "whole", questions_per_image=1))
+    whole = undisturbed("sft", settings(prepared, questions_per_image=1))
     size, accumulation = split
     train(
         config(
@@ -84,10 +88,10 @@ def test_gradient_does_not_depend_on_the_split(prepared, tmp_path, split):
             gradient_accumulation_steps=accumulation,
         )
     )
-    assert most_apart(adapter_of(tmp_path / "whole"), adapter_of(tmp_path / "split")) < 1e-4
-    for whole, part in zip(rows(tmp_path / "whole"), rows(tmp_path / "split"), strict=True):
-        assert part["loss"] == pytest.approx(whole["loss"], abs=1e-5)
-        assert part["grad_norm"] == pytest.approx(whole["grad_norm"], rel=1e-4)
+    assert most_apart(adapter_of(whole), adapter_of(tmp_path / "split")) < 1e-4
+    for one, other in zip(rows(whole), rows(tmp_path / "split"), strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], abs=1e-5)
+        assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
 
 
 @pytest.mark.slow
@@ -168,17 +172,18 @@ def command(prepared, folder, *flags) -> list[str]:
     return [
         "launch/train_sft.py", "--base_model", "tiny", "--data", str(prepared["train"]),
         "--output_dir", str(folder), "--report_to", "none", "--freeze_vision_tower", "false",
-        "--questions_per_image", "1", "--lr", "1e-3", "--logging_steps", "1", *flags,
+        "--questions_per_image", "1", "--lr", "1e-3", "--logging_steps", "1",
+        "--warmup_ratio", "0", *flags,
     ]  # fmt: skip
 
 
 @pytest.mark.slow
-def test_two_processes_are_one(prepared, tmp_path):
-    train(config(prepared, tmp_path / "one", questions_per_image=1, warmup_ratio=0.03))
+def test_two_processes_are_one(undisturbed, prepared, tmp_path):
+    one = undisturbed("sft", settings(prepared, questions_per_image=1))
     flags = ["--steps", "3", "--batch_size", "4"]
     done = run([*launcher("cpu"), *command(prepared, tmp_path / "two", *flags)])
     assert done.returncode == 0, done.stderr
-    assert most_apart(adapter_of(tmp_path / "one"), adapter_of(tmp_path / "two")) < 1e-5
+    assert most_apart(adapter_of(one), adapter_of(tmp_path / "two")) < 1e-5
 
 
 @pytest.mark.slow
