@@ -40,14 +40,15 @@ def most_apart(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 
 
 def launcher(accelerate_config: str | Path | None) -> list[str]:
-    """The beginning of a command that starts a script, with a config of accelerate_configs/ or
-    another file; plain Python without one."""
+    """The beginning of a command that really starts a script, with a config of accelerate_configs/
+    or another file and a free port; plain Python without one. ``ranks.launcher`` is cheaper."""
     if accelerate_config is None:
         return [sys.executable]
     file = accelerate_config
     if isinstance(file, str):
         file = f"accelerate_configs/{file}.yaml"
-    return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file)]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file)]
+    return [*launch, "--main_process_port", "0"]
 
 
 def run(command: list[str], **environment: str) -> subprocess.CompletedProcess:

@@ -11,7 +11,7 @@ import pytest
 import ranks
 from helpers import ROOT, flags_of, lasting, on_cpu, settings_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("launcher")]  # they share a port
+pytestmark = pytest.mark.slow
 
 
 def what_it_left(folder) -> tuple[str, list[dict]]:
