@@ -131,6 +131,7 @@ def test_a_watched_run_is_drawn_again_until_it_ends(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("browser")
 @pytest.mark.skipif(not chromium, reason="no browser: apt-get install chromium")
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_the_page_in_a_browser(width, scheme, tmp_path):

@@ -18,7 +18,12 @@ from kit.report.verdict import verdict
 
 MODE = "caption_reason_answer"
 chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-in_browser = pytest.mark.skipif(not chromium, reason="no browser: apt-get install chromium")
+
+
+def in_browser(test):
+    """One at a time: a browser wants a core of its own."""
+    skip = pytest.mark.skipif(not chromium, reason="no browser: apt-get install chromium")
+    return pytest.mark.xdist_group("browser")(skip(test))
 
 
 def config_of(evaluations, output, **changes) -> ReportConfig:
