@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -19,6 +20,15 @@ CLOCKS = ("time/", "tokens_per_second")
 
 def rows(folder: Path, name: str = "metrics.jsonl") -> list[dict]:
     return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+def wait_for_rows(number: int, folder: Path, process) -> int:
+    """Until a run that goes on has logged so many; how many it has."""
+    file = folder / "metrics.jsonl"
+    while not (file.exists() and (logged := file.read_text().count("\n")) >= number):
+        assert process.poll() is None
+        time.sleep(0.02)
+    return logged
 
 
 def metrics_of(evaluation: Path) -> dict[str, float]:

@@ -38,6 +38,7 @@ LOOKS_EVERY = 0.1  # seconds, as torch's launcher
 PRELOADED = (
     "torch", "transformers", "peft", "accelerate", "deepspeed", "sentence_transformers", "pytest",
     "kit.train.sft", "kit.grpo.grpo", "kit.evaluate.evaluation", "kit.evaluate.cf_proxy",
+    "ranks", "hooks",
 )  # fmt: skip
 RANKED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 

@@ -3,12 +3,11 @@
 import json
 import shutil
 import signal
-import time
 
 import pytest
 import torch
 from accelerate import Accelerator
-from helpers import adapter_of, flags_of, lasting, most_apart, rows
+from helpers import adapter_of, flags_of, lasting, most_apart, rows, wait_for_rows
 from peft import PeftModel
 from ranks import Ranks, launcher, run
 from safetensors.torch import load_file
@@ -156,10 +155,7 @@ def test_killed_and_resumed_it_is_the_same_run(undisturbed, trained, tmp_path, s
     whole = undisturbed("grpo", settings(trained, **changes))
     parts = [*launcher(None), *command(trained, tmp_path / "parts", *flags)]
     process = Ranks(parts)
-    metrics = tmp_path / "parts" / "metrics.jsonl"
-    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 5):
-        assert process.poll() is None
-        time.sleep(0.02)
+    wait_for_rows(5, tmp_path / "parts", process)
     process.send_signal(signal_number)
     expected = EXIT_STOPPED if signal_number == signal.SIGTERM else -signal.SIGKILL
     assert process.wait() == expected

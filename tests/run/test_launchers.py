@@ -4,12 +4,11 @@ import hashlib
 import os
 import signal
 import subprocess
-import time
 
 import helpers
 import pytest
 import ranks
-from helpers import ROOT, flags_of, lasting, on_cpu, settings_of
+from helpers import ROOT, flags_of, lasting, on_cpu, settings_of, wait_for_rows
 
 pytestmark = pytest.mark.slow
 
@@ -42,10 +41,7 @@ def test_a_launcher_hands_on_what_it_is_asked(undisturbed, prepared, trained, tm
         [*helpers.launcher("cpu_zero3"), *command],
         cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    metrics = tmp_path / "parts" / "metrics.jsonl"
-    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 2):
-        assert process.poll() is None
-        time.sleep(0.02)
+    wait_for_rows(2, tmp_path / "parts", process)
     process.send_signal(signal.SIGTERM)
     assert process.wait(120) != 0
     assert len(helpers.rows(tmp_path / "parts")) < 12

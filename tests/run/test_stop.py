@@ -2,11 +2,10 @@
 
 import os
 import signal
-import time
 from functools import partial
 
 import pytest
-from helpers import adapter_of, flags_of, lasting, most_apart, settings_of
+from helpers import adapter_of, flags_of, lasting, most_apart, settings_of, wait_for_rows
 from hooks import ask_to_stop
 from ranks import Ranks, launcher, run
 
@@ -80,18 +79,15 @@ def test_all_ranks_leave_together(launch, whom, undisturbed, prepared, trained, 
     whole = undisturbed("grpo", settings, launch)
     command = [*launcher(launch), "launch/train_grpo.py", *flags_of(settings)]
     ranks = Ranks(command)
-    metrics = tmp_path / "parts" / "metrics.jsonl"
-    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 2):
-        assert ranks.poll() is None
-        time.sleep(0.02)
     assert len(ranks.pids) == 2
+    wait_for_rows(2, tmp_path / "parts", ranks)
     if whom == "one rank":
         os.kill(ranks.pids[1], signal.SIGTERM)
     elif whom == "all":
         ranks.send_signal(signal.SIGTERM)
     else:
         (tmp_path / "parts" / "stop").touch()
-    seen = len(metrics.read_text().splitlines())
+    seen = wait_for_rows(2, tmp_path / "parts", ranks)
     assert ranks.wait(120) == EXIT_STOPPED
     assert seen <= last_step(tmp_path / "parts") <= seen + 2, "within a step or the next"
     assert len(checkpoint.checkpoints(tmp_path / "parts")) == 1

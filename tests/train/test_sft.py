@@ -3,12 +3,11 @@
 import json
 import shutil
 import signal
-import time
 
 import pytest
 import torch
 import yaml
-from helpers import adapter_of, most_apart, rows
+from helpers import adapter_of, most_apart, rows, wait_for_rows
 from ranks import Ranks, launcher, run
 from safetensors.torch import load_file
 
@@ -193,10 +192,7 @@ def test_sigterm_saves_and_the_resumed_run_is_the_same(prepared, tmp_path):
     assert whole.returncode == 0, whole.stderr
     parts = [*launcher(None), *command(prepared, tmp_path / "parts", *flags)]
     process = Ranks(parts)
-    metrics = tmp_path / "parts" / "metrics.jsonl"
-    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 3):
-        assert process.poll() is None
-        time.sleep(0.02)
+    wait_for_rows(3, tmp_path / "parts", process)
     process.send_signal(signal.SIGTERM)
     assert process.wait() == EXIT_STOPPED
     resumed = run([*parts, "--resume_from_checkpoint", "latest"])
