@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +31,11 @@ def before_call(module: str, name: str, number: int, act: Callable[[], None]) ->
         return real(*args, **kwargs)
 
     setattr(place, name, counted)
+
+
+def fall_asleep(rank: int) -> None:
+    if is_rank(rank):
+        time.sleep(1000)
 
 
 def ask_to_stop(module: str, name: str, rank: int) -> None:
