@@ -6,6 +6,7 @@ of bounds stand in ``tests/test_number_fields.py``.
 """
 
 import errno
+import functools
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ranks
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -860,13 +862,14 @@ def test_in_its_own_process(work):
 def test_full_disk_in_its_own_process(kilobytes, disk, work):
     """TensorBoard writes in a thread of its own, up to the process's last breath."""
     folder = disk(kilobytes)
-    process = start(
-        "train", work, *TRAIN_AND_SAVE, "--out_dir", "disk", "--report_to", "tensorboard"
+    flags = [*GOOD_FLAGS["train"].split(), *TRAIN_AND_SAVE, "--out_dir", "disk"]
+    done = ranks.run(
+        [str(ROOT / "launch" / SCRIPTS["train"]), *flags, "--report_to", "tensorboard"],
+        hook=functools.partial(os.chdir, work),
     )
-    _, err = process.communicate()
-    assert process.returncode == 2
-    assert err.startswith("error: the disk is full")
-    assert "Traceback" not in err
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: the disk is full")
+    assert "Traceback" not in done.stderr
     require_whole(folder)
 
 

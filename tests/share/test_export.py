@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from helpers import ROOT, run
 from huggingface_hub import EvalResult, ModelCard
 from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from PIL import Image
+from ranks import launcher, run
 from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig, PreTrainedModel, Qwen2VLForConditionalGeneration
 
@@ -660,7 +660,7 @@ def test_a_trained_adapter_from_the_command_line(trained, prepared, tmp_path):
     own = evaluated(tmp_path / "own", metrics_of(0.5))
     done = run(
         [
-            "python", str(ROOT / "launch" / "export.py"), "--adapter", str(trained["sft"]),
+            *launcher(None), "launch/export.py", "--adapter", str(trained["sft"]),
             "--output", str(tmp_path / "m"), "--evaluations", own, "--dtype", "fp32",
             "--data", str(prepared["train"]), str(trained["data"]),
         ]
