@@ -203,6 +203,7 @@ def test_no_penalty_runs_no_reference(trained, tmp_path, monkeypatch):
     assert "kl" not in rows(tmp_path)[0]
 
 
+@pytest.mark.slow
 def test_zero_spread_groups_are_told_skipped_and_sampled_again(trained, tmp_path):
     """With the format alone rewarded and eight tokens, no completion is ever valid."""
     flat = {"weights": "1,0,0,0", "max_completion_length": 8, "max_steps": 1, "beta": 0.5}
@@ -252,6 +253,7 @@ def test_what_is_left_out_weighs_nothing(trained, base_model, processor, loss_ty
                 torch.testing.assert_close(kept, torch.full_like(kept, 1 / 12))
 
 
+@pytest.mark.slow
 def test_qlora_trains(trained, tmp_path):
     """Rollouts (evaluation mode) between updates leave every gradient where it is."""
     train(config(trained, tmp_path, quantization="nf4", max_steps=2))
@@ -259,6 +261,7 @@ def test_qlora_trains(trained, tmp_path):
     assert all(not torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.slow
 def test_full_fine_tuning_keeps_the_model_it_started_from(trained, tmp_path):
     """Its reference is a second model: the KL is 0 at first and grows as the first one moves."""
     changes = {"base_model": "tiny", "finetuning": "full", "sft_ckpt": None, "logging_steps": 1}

@@ -83,6 +83,7 @@ def test_several_in_a_row_end_the_run(prepared, tmp_path, monkeypatch):
     assert [row["step"] for row in rows(tmp_path, "skipped_steps.jsonl")] == [1, 3, 4]
 
 
+@pytest.mark.slow
 def test_grpo_too(trained, tmp_path, monkeypatch):
     real = grpo.grpo_loss
 

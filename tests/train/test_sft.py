@@ -130,6 +130,7 @@ def test_resume_refuses_another_configuration(prepared, tmp_path):
         train(config(prepared, tmp_path))
 
 
+@pytest.mark.slow
 def test_full_fine_tuning_moves_everything_but_a_frozen_tower(prepared, tmp_path):
     train(config(prepared, tmp_path, finetuning="full", freeze_vision_tower=True))
     before = load_file(base_folder() / "model.safetensors")
@@ -140,6 +141,7 @@ def test_full_fine_tuning_moves_everything_but_a_frozen_tower(prepared, tmp_path
     assert load_base(str(tmp_path)) is not None
 
 
+@pytest.mark.slow
 def test_qlora_trains(prepared, tmp_path):
     changes = {"quantization": "nf4", "max_steps": 6, "eval_steps": 3}
     train(config(prepared, tmp_path, eval_data=str(prepared["train"]), **changes))
