@@ -25,7 +25,7 @@ submitit.JobEnvironment.USR_SIG = SIGNAL  # whatever SUBMITIT_PREEMPT_SIGNAL say
 
 
 # ------------------------------------------------------------------------ submitting
-def executor(
+def executor_for(
     folder: Path,
     code: Path,
     name: str,
@@ -41,8 +41,8 @@ def executor(
     # a task that is signalled before Python can listen would die of it
     listening = shlex.join(["bash", "-c", f"trap '' {SIGNAL}; exec \"$@\"", "--"])
     python = f"{listening} {shlex.quote(sys.executable)}"
-    made = submitit.SlurmExecutor(folder=folder, python=python)
-    asked = {
+    executor = submitit.SlurmExecutor(folder=folder, python=python)
+    parameters = {
         "job_name": name,
         "time": resources.minutes,
         "nodes": resources.nodes,
@@ -70,39 +70,41 @@ def executor(
         | {key: getattr(resources, key) for key in OTHERS if getattr(resources, key)},
     }
     for key in ("partition", "account", "qos", "constraint", "nodelist", "exclude"):
-        asked[key] = getattr(resources, key)
-    made.update_parameters(**{key: value for key, value in asked.items() if value is not None})
-    return made
+        parameters[key] = getattr(resources, key)
+    executor.update_parameters(
+        **{key: value for key, value in parameters.items() if value is not None}
+    )
+    return executor
 
 
-def submit(made: submitit.SlurmExecutor, functions: Sequence[object]) -> list[str]:
+def submit(executor: submitit.SlurmExecutor, functions: Sequence[object]) -> list[str]:
     """Submit one job, or several as an array; returns the id of each.
 
     Raises:
         UserError: SLURM refuses.
     """
-    place = {k: v for k, v in os.environ.items() if k == "SLURM_CONF"}
+    kept = {k: v for k, v in os.environ.items() if k == "SLURM_CONF"}
     try:
         with clean_env():
-            os.environ.update(place)  # the one that is not a job's
+            os.environ.update(kept)  # the one that is not a job's
             if len(functions) == 1:
-                return [made.submit(functions[0]).job_id]
-            with made.batch():
-                jobs = [made.submit(function) for function in functions]
+                return [executor.submit(functions[0]).job_id]
+            with executor.batch():
+                jobs = [executor.submit(function) for function in functions]
             return [job.job_id for job in jobs]
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
         raise UserError(
             f"SLURM refuses the job: {_last_line(str(error))}",
-            where=made.folder,
+            where=executor.folder,
             fix="change what is asked for in cluster.yaml or by flags",
         ) from error
 
 
-def header(made: submitit.SlurmExecutor, count: int) -> str:
+def header(executor: submitit.SlurmExecutor, count: int) -> str:
     """The sbatch file of a job, or of an array of ``count``."""
     if count > 1:
-        made.parameters["map_count"] = count
-    return made._make_submission_file_text(made._submitit_command_str, "dry-run")
+        executor.parameters["map_count"] = count
+    return executor._make_submission_file_text(executor._submitit_command_str, "dry-run")
 
 
 # ------------------------------------------------------------------------ asking SLURM
@@ -162,9 +164,9 @@ def require(resources: Resources, name: str) -> None:
             fix=f"its nodes have {'; '.join(shown)}",
         )
     with tempfile.TemporaryDirectory() as folder:
-        made = executor(Path(folder), Path(folder), name, resources)
+        executor = executor_for(Path(folder), Path(folder), name, resources)
         script = Path(folder) / "test.sh"
-        script.write_text(header(made, 1))
+        script.write_text(header(executor, 1))
         tested = subprocess.run(
             ["sbatch", "--test-only", str(script)], capture_output=True, text=True
         )
@@ -180,11 +182,11 @@ class _Node:
     memory_mb: int
     gpus: int
 
-    def holds(self, asked: Resources) -> bool:
+    def holds(self, resources: Resources) -> bool:
         return (
-            self.cpus >= asked.per_node * asked.cpus_per_task
-            and self.gpus >= asked.gpus_per_node
-            and self.memory_mb >= (asked.mem_gb or 0) * 1024
+            self.cpus >= resources.per_node * resources.cpus_per_task
+            and self.gpus >= resources.gpus_per_node
+            and self.memory_mb >= (resources.mem_gb or 0) * 1024
         )
 
     def __str__(self) -> str:
@@ -203,11 +205,11 @@ def _nodes(partition: str) -> list[_Node]:
     return found
 
 
-def _wanted(asked: Resources) -> str:
-    words = [f"{asked.gpus_per_node} GPUs"] if asked.gpus_per_node else []
-    words.append(f"{asked.per_node * asked.cpus_per_task} cores")
-    if asked.mem_gb:
-        words.append(f"{asked.mem_gb} GB")
+def _wanted(resources: Resources) -> str:
+    words = [f"{resources.gpus_per_node} GPUs"] if resources.gpus_per_node else []
+    words.append(f"{resources.per_node * resources.cpus_per_task} cores")
+    if resources.mem_gb:
+        words.append(f"{resources.mem_gb} GB")
     return ", ".join(words)
 
 

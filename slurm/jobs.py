@@ -54,7 +54,7 @@ class StageJob:
             code = exit_code_of(lambda: self.run_stage(record, job))
         finally:
             if main:
-                record.note("end", job_id=job.job_id, code=code)
+                record.append_event("end", job_id=job.job_id, code=code)
         if code == EXIT_REQUEUE:
             return exit_code_of(lambda: requeue(job.job_id)) if main else 0
         if code == 0 and main:
@@ -74,7 +74,7 @@ class StageJob:
                     fix="save more often (save_steps), ask for more time, or see the logs there",
                 )
             restarts = int(os.environ.get("SLURM_RESTART_COUNT", 0))
-            record.note(
+            record.append_event(
                 "start", job_id=job.job_id, restarts=restarts, done=done, nodes=list(job.hostnames)
             )
         if stage.trains:
@@ -89,7 +89,7 @@ class StageJob:
 
 
 def exit_code_of(function) -> int:
-    """Run as a command line does: a user's mistake is told and becomes code 2."""
+    """Run as a command line does: a user's mistake is printed and becomes code 2."""
     try:
         command.run(function)
     except SystemExit as end:

@@ -68,17 +68,17 @@ def read_cluster(path: str | Path, kind: str) -> dict:
     return merged
 
 
-def resources_of(stage: Stage, cluster: str | Path, launch: Path | None, told: dict) -> dict:
-    """The keys of :class:`Resources` for a job: what it was told, over cluster.yaml, over what its
+def resources_of(stage: Stage, cluster: str | Path, launch: Path | None, overrides: dict) -> dict:
+    """The keys of :class:`Resources` for a job: ``overrides``, over cluster.yaml, over what its
     accelerate configuration says."""
     found: dict = {}
     if launch:
         written = read_yaml(launch)
         found["nodes"] = int(written.get("num_machines", 1))
-    return found | read_cluster(cluster, stage.kind) | told
+    return found | read_cluster(cluster, stage.kind) | overrides
 
 
-def settled(resources: Resources, launch: Path | None) -> Resources:
+def with_process_count(resources: Resources, launch: Path | None) -> Resources:
     """With the number of processes a node as the accelerate configuration has it, where neither
     that nor GPUs were asked for."""
     if launch is None or resources.tasks_per_node or resources.gpus_per_node:
@@ -115,7 +115,7 @@ def job_of(
 ) -> list[Job]:
     """The jobs of one run of a stage: itself, or its shards and the merging of them."""
     stage = STAGES[stage_name]
-    resources = settled(resources, launch)
+    resources = with_process_count(resources, launch)
     require_launch(launch, resources, name)
     work = Work(name, stage, config)
     if shards == 1:
@@ -152,9 +152,9 @@ def read_pipeline(path: str | Path, cluster: str | Path, run: str | None) -> tup
         stage = stage_named(entry.get("stage", name), where)
         config = parse_mapping(stage.config_class, filled(entry.get("config") or {}, folder), where)
         launch = Path(entry["accelerate_config"]) if entry.get("accelerate_config") else None
-        told = entry.get("resources") or {}
-        require_known(told, [f.name for f in dataclasses.fields(Resources)], where)
-        resources = Resources(**resources_of(stage, cluster, launch, told))
+        overrides = entry.get("resources") or {}
+        require_known(overrides, [f.name for f in dataclasses.fields(Resources)], where)
+        resources = Resources(**resources_of(stage, cluster, launch, overrides))
         jobs += job_of(
             name, entry.get("stage", name), config, resources, launch,
             int(entry.get("shards", 1)), cluster,
@@ -188,11 +188,11 @@ def in_order(jobs: Sequence[Job], where: object) -> list[Job]:
         if job.shards_of:
             continue
         for work in job.works:
-            place = os.path.abspath(work.output)
-            if place in made:
-                what = f"{job.name} and {made[place]} both write {work.output}"
+            path = os.path.abspath(work.output)
+            if path in made:
+                what = f"{job.name} and {made[path]} both write {work.output}"
                 raise ConfigError(what, where=where, fix="give each its own output")
-            made[place] = job.name
+            made[path] = job.name
     waiting = {job.name: _after(job, made) for job in jobs}
     by_name = {job.name: job for job in jobs}
     ordered: list[Job] = []
@@ -211,8 +211,8 @@ def _after(job: Job, made: dict[str, str]) -> set[str]:
     found = set(job.after)
     for work in job.works:
         for path in inputs_of(work):
-            for place in (path, *path.parents):
-                found.add(made.get(str(place), job.name))
+            for folder in (path, *path.parents):
+                found.add(made.get(str(folder), job.name))
     return found - {job.name, job.shards_of}
 
 

@@ -45,8 +45,8 @@ class Record:
         """Empty before it was ever submitted."""
         return read_json(self.folder / "request.json")
 
-    def write_request(self, **facts) -> None:
-        write_json(self.folder / "request.json", facts)
+    def write_request(self, **fields) -> None:
+        write_json(self.folder / "request.json", fields)
 
     @property
     def stage(self) -> Stage:
@@ -64,8 +64,8 @@ class Record:
             return []
         return [json.loads(line) for line in lines if line.endswith("}")]
 
-    def note(self, event: str, **facts) -> None:
-        row = {"event": event, "time": round(time.time(), 1), **facts}
+    def append_event(self, event: str, **fields) -> None:
+        row = {"event": event, "time": round(time.time(), 1), **fields}
         with (self.folder / "attempts.jsonl").open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row) + "\n")
 

@@ -31,7 +31,7 @@ class Resources:
     time: str = option("04:00:00", help="limit, as [days-]hours:minutes:seconds or minutes")
     signal_delay_s: int = option(
         120,
-        help="seconds ahead of the limit at which a run is told to save; more than a step",
+        help="seconds ahead of the limit at which a run gets the signal to save; more than a step",
     )
     setup: list[str] = option(
         help="shell commands ahead of the job, as module load or source", default_factory=list
@@ -48,7 +48,8 @@ class Resources:
                 raise ConfigError(what, where=name, fix="fix the value")
         if self.minutes * 60 <= self.signal_delay_s:
             raise ConfigError(
-                f"told to save {self.signal_delay_s} s ahead of a limit of {self.minutes} minutes",
+                f"the signal to save comes {self.signal_delay_s} s ahead of a time limit of "
+                f"{self.minutes} minutes",
                 where=f"time: {self.time}, signal_delay_s: {self.signal_delay_s}",
                 fix="ask for more time, or a shorter delay",
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,9 +32,14 @@ class Stage:
     def config_class(self) -> type:
         return _load(self.config)
 
+    @property
+    def entry_point(self) -> Callable[[object], object]:
+        """The function that runs it."""
+        return _load(self.function)
+
     def run(self, config: object) -> int:
         """Run it in this process; returns its exit code."""
-        code = _load(self.function)(config)
+        code = self.entry_point(config)
         return code if isinstance(code, int) else 0  # prepare returns its report
 
     @property

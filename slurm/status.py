@@ -78,7 +78,7 @@ def _status(name: str, record: Record) -> Status:
 
 
 def state_of(record: Record, attempts: Sequence[dict], known: JobState | None) -> tuple[str, str]:
-    """The state of a piece of work, in SLURM's words, and what else there is to say.
+    """The state of a piece of work, by SLURM's name, and what else there is to say.
 
     What it wrote down counts where SLURM has forgotten it.
     """
@@ -89,7 +89,7 @@ def state_of(record: Record, attempts: Sequence[dict], known: JobState | None) -
     ends = [a for a in attempts if a["event"] == "end"]
     failed = bool(attempts) and attempts[-1]["event"] == "end" and ends[-1]["code"] != 0
     if failed and not (known and (known.alive or known.state == "CANCELLED")):
-        return "FAILED", f"exit code {ends[-1]['code']}{last_words(record, attempts[-1])}"
+        return "FAILED", f"exit code {ends[-1]['code']}{last_error(record, attempts[-1])}"
     if known and (known.alive or known.state != "COMPLETED"):
         why = known.reason
         if known.state == "PENDING" and known.restarts:
@@ -102,7 +102,7 @@ def state_of(record: Record, attempts: Sequence[dict], known: JobState | None) -
     return "FAILED", "it ended without a word: cancelled or killed"
 
 
-def last_words(record: Record, attempt: dict) -> str:
+def last_error(record: Record, attempt: dict) -> str:
     """What rank 0 said last of an error, ahead of where and how to fix it."""
     path = Path(record.request["logs"]) / f"{attempt['job_id']}_0_log.err"
     try:

@@ -35,9 +35,9 @@ def submit_all(run: Path, jobs: Sequence[Job], *, dry_run: bool) -> int:
             was submitted by then is cancelled).
     """
     run = Path(os.path.abspath(run))
-    require_quiet(run)
+    require_no_active_jobs(run)
     prints = fingerprints(jobs)
-    left = {job.name: works_left(run, job, prints) for job in jobs}
+    left = {job.name: remaining_works(run, job, prints) for job in jobs}
     for job in jobs:
         if job.shards_of and not left[job.shards_of]:  # shards are there to be merged
             left[job.name] = []
@@ -47,7 +47,7 @@ def submit_all(run: Path, jobs: Sequence[Job], *, dry_run: bool) -> int:
         if left[job.name]:
             cluster.require(job.resources, job.name)
             for work in left[job.name]:
-                require_own(run, work, prints[work.name])
+                require_own_output(run, work, prints[work.name])
         else:
             print(f"{job.name}: done and unchanged")
     code = run / "slurm" / f"code-{fingerprint_of_code()}"
@@ -63,12 +63,12 @@ def submit_all(run: Path, jobs: Sequence[Job], *, dry_run: bool) -> int:
         for order, job in enumerate(jobs):
             if left[job.name]:
                 ids[job.name] = submit_one(run, job, left[job.name], code, ids, prints, order)
-                said = (
+                shown = (
                     ", ".join(ids[job.name])
                     if len(ids[job.name]) < 4
                     else (f"{ids[job.name][0]} to {ids[job.name][-1]}")
                 )
-                print(f"{job.name}: job {said}{_behind(job, ids)}")
+                print(f"{job.name}: job {shown}{_dependencies(job, ids)}")
     except UserError:
         submitted = [x for found in ids.values() for x in found]
         if submitted:
@@ -78,7 +78,7 @@ def submit_all(run: Path, jobs: Sequence[Job], *, dry_run: bool) -> int:
     return 0
 
 
-def require_quiet(run: Path) -> None:
+def require_no_active_jobs(run: Path) -> None:
     """
     Raises:
         UserError: jobs of this run folder wait or run.
@@ -92,7 +92,7 @@ def require_quiet(run: Path) -> None:
         )
 
 
-def works_left(run: Path, job: Job, prints: dict[str, str]) -> list[Work]:
+def remaining_works(run: Path, job: Job, prints: dict[str, str]) -> list[Work]:
     """The pieces of work of a job that are not done, or were done otherwise."""
     left = [w for w in job.works if not record_of(run, w).is_done(prints[w.name])]
     if job.shards_of and not all(parts_of(w.stage, w.config).exists() for w in job.works):
@@ -104,7 +104,7 @@ def record_of(run: Path, work: Work) -> Record:
     return Record(run / "slurm" / work.name)
 
 
-def require_own(run: Path, work: Work, fingerprint: str) -> None:
+def require_own_output(run: Path, work: Work, fingerprint: str) -> None:
     """
     Raises:
         UserError: in the output folder stands a training run that was not submitted from here, or
@@ -137,7 +137,7 @@ def submit_one(
     order: int,
 ) -> list[str]:
     """Write the records of a job's works and submit it; returns a job id a work."""
-    made = executor_of(run, job, code, ids)
+    executor = executor_of(run, job, code, ids)
     records = [record_of(run, work) for work in works]
 
     def write(job_ids: Sequence[str]) -> None:
@@ -148,13 +148,13 @@ def submit_one(
                 job_id=job_id,
                 order=order,
                 code=str(code),
-                logs=str(made.folder),
+                logs=str(executor.folder),
             )
 
     for record, work in zip(records, works, strict=True):
         prepare_record(record, work, job, prints[work.name])
     write([""] * len(works))  # it may start before its number is known
-    job_ids = cluster.submit(made, [StageJob(str(record.folder)) for record in records])
+    job_ids = cluster.submit(executor, [StageJob(str(record.folder)) for record in records])
     write(job_ids)
     return job_ids
 
@@ -163,7 +163,7 @@ def executor_of(run: Path, job: Job, code: Path, ids: dict[str, list[str]]):
     """submitit's executor for a job that waits for those of ``ids`` that it comes after."""
     waits = [re.sub(r"_\d+$", "", ids[name][0]) for name in job.after if name in ids]
     kind = "afterany" if job.after_any else "afterok"
-    return cluster.executor(
+    return cluster.executor_for(
         run / "slurm" / job.name / "logs",
         code,
         job.name,
@@ -204,7 +204,7 @@ def move_aside(path: Path) -> None:
     while (aside := path.with_name(f"{path.name}.old-{number}")).exists():
         number += 1
     path.rename(aside)
-    print(f"{os.path.relpath(path)} was made otherwise: moved to {aside.name}")
+    print(f"{os.path.relpath(path)} has another configuration: moved to {aside.name}")
 
 
 # ------------------------------------------------------------------------ the code that runs
@@ -240,9 +240,9 @@ def _code_files() -> list[Path]:
 # ------------------------------------------------------------------------ telling
 def show(run: Path, job: Job, works: Sequence[Work], code: Path) -> None:
     """Print what would be submitted."""
-    made = executor_of(run, job, code, {name: [f"<{name}>"] for name in job.after})
+    executor = executor_of(run, job, code, {name: [f"<{name}>"] for name in job.after})
     print(f"\n==== {job.name}: {len(works)} x {job.resources.tasks} processes")
-    print(cluster.header(made, len(works)).rstrip())
+    print(cluster.header(executor, len(works)).rstrip())
     for work in works:
         print(f"\n# {work.name}: launch/{work.stage_name}.py")
         if job.launch:
@@ -250,6 +250,6 @@ def show(run: Path, job: Job, works: Sequence[Work], code: Path) -> None:
         print(to_yaml(work.config).rstrip())
 
 
-def _behind(job: Job, ids: dict[str, list[str]]) -> str:
+def _dependencies(job: Job, ids: dict[str, list[str]]) -> str:
     waits = [name for name in job.after if name in ids]
     return f", after {', '.join(waits)}" if waits else ""

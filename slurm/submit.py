@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -36,7 +37,8 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(message, where="command line", fix="python slurm/submit.py --help")
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; ``argv``: in place of the command line. Returns the exit code."""
     parser = _Parser(
         prog="python slurm/submit.py",
         description=__doc__,
@@ -62,44 +64,46 @@ def main() -> int:
         one = commands.add_parser(name, allow_abbrev=False)
         one.add_argument("run", type=Path)
         one.add_argument("--json", action="store_true", help="for programs")
-    told, rest = parser.parse_known_args()
-    if told.command == "stage":
-        return submit_stage(told, rest)
+    options, rest = parser.parse_known_args(argv)
+    if options.command == "stage":
+        return submit_stage(options, rest)
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if told.command == "pipeline":
-        folder, jobs = read_pipeline(told.cfg, told.cluster, told.run_dir)
-        return submit_all(folder, jobs, dry_run=told.dry_run)
-    if told.command == "sweep":
-        folder, jobs = read_sweep(told.cfg, told.cluster, told.run_dir)
-        return submit_all(folder, jobs, dry_run=told.dry_run)
-    if told.command == "cancel":
-        ended = cancel(told.run)
+    if options.command == "pipeline":
+        folder, jobs = read_pipeline(options.cfg, options.cluster, options.run_dir)
+        return submit_all(folder, jobs, dry_run=options.dry_run)
+    if options.command == "sweep":
+        folder, jobs = read_sweep(options.cfg, options.cluster, options.run_dir)
+        return submit_all(folder, jobs, dry_run=options.dry_run)
+    if options.command == "cancel":
+        ended = cancel(options.run)
         print(f"cancelled {', '.join(ended)}" if ended else "nothing of it waits or runs")
         return 0
-    statuses = status_of(told.run)
-    print(json.dumps(as_json(statuses), indent=2) if told.json else table_of(statuses))
+    statuses = status_of(options.run)
+    print(json.dumps(as_json(statuses), indent=2) if options.json else table_of(statuses))
     return 0
 
 
-def submit_stage(told: argparse.Namespace, rest: list[str]) -> int:
+def submit_stage(options: argparse.Namespace, rest: list[str]) -> int:
     """One stage, with the flags that its script takes and those of the cluster mixed."""
-    if told.name is None or told.name in ("--help", "-h"):
+    if options.name is None or options.name in ("--help", "-h"):
         print(__doc__)
         print(f"Stages: {', '.join(STAGES)}")
         return 0
-    stage = stage_named(told.name, "command line")
-    launch = Path(told.accelerate_config) if told.accelerate_config else None
-    defaults = resources_of(stage, told.cluster, launch, {})
+    stage = stage_named(options.name, "command line")
+    launch = Path(options.accelerate_config) if options.accelerate_config else None
+    defaults = resources_of(stage, options.cluster, launch, {})
     if "--help" in rest or "-h" in rest:
         print("Besides the flags of the stage, below, those of the job:\n")
         print(flags_help(Resources))
     resources, rest = parse_known(Resources, rest, defaults)
     config = parse(stage.config_class, rest, also=Resources)
-    jobs = job_of(told.name, told.name, config, resources, launch, told.shards, told.cluster)
+    jobs = job_of(
+        options.name, options.name, config, resources, launch, options.shards, options.cluster
+    )
     output = stage.output_of(config)
-    folder = told.run_dir or (output if stage.made[0] != "{}" else f"{output}.run")
-    return submit_all(Path(folder), in_order(jobs, "command line"), dry_run=told.dry_run)
+    folder = options.run_dir or (output if stage.made[0] != "{}" else f"{output}.run")
+    return submit_all(Path(folder), in_order(jobs, "command line"), dry_run=options.dry_run)
 
 
 if __name__ == "__main__":

@@ -48,9 +48,9 @@ def read_sweep(path: str | Path, cluster: str | Path, run: str | None) -> tuple[
     if not stage.trains:
         raise ConfigError("only training can be swept", where=path, fix="train_sft or train_grpo")
     launch = Path(content["accelerate_config"]) if content.get("accelerate_config") else None
-    told = content.get("resources") or {}
-    require_known(told, [f.name for f in dataclasses.fields(Resources)], f"{path}, resources")
-    resources = Resources(**resources_of(stage, cluster, launch, told))
+    overrides = content.get("resources") or {}
+    require_known(overrides, [f.name for f in dataclasses.fields(Resources)], f"{path}, resources")
+    resources = Resources(**resources_of(stage, cluster, launch, overrides))
     fixed = filled(content.get("config") or {}, folder)
     grid = content.get("grid") or {}
     works = []

@@ -15,9 +15,9 @@ def main() -> None:
     parser.add_argument("what", choices=["start", "stop"])
     parser.add_argument("--folder", type=Path, default=FOLDER, help="its state and logs")
     parser.add_argument("--nodes", type=int, default=2, help="nodes of one core and one GPU")
-    told = parser.parse_args()
-    cluster = LocalCluster(folder=told.folder, nodes=told.nodes)
-    if told.what == "stop":
+    options = parser.parse_args()
+    cluster = LocalCluster(folder=options.folder, nodes=options.nodes)
+    if options.what == "stop":
         cluster.stop()
         return
     cluster.start()

@@ -159,7 +159,7 @@ def test_work_is_done_while_what_it_made_stands_as_it_left_it(record):
 @pytest.mark.parametrize(("after_any", "waits"), [(False, "afterok:12"), (True, "afterany:12")])
 def test_a_job_waits_for_the_success_of_those_before_it(after_any, waits, tmp_path, monkeypatch):
     """But for the table of a sweep, which tells of failures too."""
-    monkeypatch.setattr(submission.cluster, "executor", lambda *_, after, **__: after)
+    monkeypatch.setattr(submission.cluster, "executor_for", lambda *_, after, **__: after)
     job = Job("grpo", (), None, after=("sft", "done before"), after_any=after_any)
     assert submission.executor_of(tmp_path, job, tmp_path, {"sft": ["12_0", "12_1"]}) == waits
     assert submission.executor_of(tmp_path, job, tmp_path, {}) is None
