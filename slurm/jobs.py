@@ -45,8 +45,6 @@ class StageJob:
 
     def attempt(self, job: JobEnvironment) -> int:
         """Run the stage, from where it stands; returns the exit code of this rank."""
-        from kit.run.stop import EXIT_REQUEUE
-
         record = Record(Path(self.folder))
         main = job.global_rank == 0
         code = 1
@@ -55,10 +53,14 @@ class StageJob:
         finally:
             if main:
                 record.append_event("end", job_id=job.job_id, code=code)
+        if code == 0:
+            if main:
+                record.write_done()
+            return 0
+        from kit.run.stop import EXIT_REQUEUE  # loads torch, which not every stage needs
+
         if code == EXIT_REQUEUE:
             return exit_code_of(lambda: requeue(job.job_id)) if main else 0
-        if code == 0 and main:
-            record.write_done()
         return code
 
     def run_stage(self, record: Record, job: JobEnvironment) -> int:
@@ -120,14 +122,14 @@ def join_ranks(record: Record) -> None:
     """Set the environment variables of ``accelerate launch`` and of torch."""
     # all GPUs of the node stay visible: accelerate chooses by LOCAL_RANK
     ranks = TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-    world = ranks.world_size
-    file = str(record.accelerate_file) if record.accelerate_file.exists() else None
-    if file is None and world == 1:  # as started by plain Python
+    if record.accelerate_file.exists():
+        from kit.plan.accelerate_internals import environment_of
+
+        file = str(record.accelerate_file)
+        os.environ.update(environment_of(file, processes=ranks.world_size))
+    elif ranks.world_size == 1:  # as started by plain Python
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
             del os.environ[name]
-    from kit.plan.accelerate_internals import environment_of
-
-    os.environ.update(environment_of(file, processes=world))
 
 
 def requeue(job_id: str) -> int:
