@@ -44,7 +44,8 @@ class LocalCluster:
     """A cluster of ``nodes`` nodes n1, n2... in ``folder``.
 
     ``grace``: seconds that a preempted job has to save; ``requeue_delay``: seconds until a
-    requeued job may start again; ``node_timeout``: seconds until a silent node counts as down.
+    requeued job may start again; ``node_timeout``: seconds until a silent node counts as down;
+    ``kill_wait``: seconds from SIGTERM to SIGKILL for a job that is ended.
     """
 
     folder: Path = FOLDER
@@ -53,6 +54,7 @@ class LocalCluster:
     grace: int = 120
     requeue_delay: int = 5
     node_timeout: int = 15
+    kill_wait: int = 30
 
     @property
     def configuration(self) -> Path:
@@ -133,6 +135,7 @@ class LocalCluster:
             folder=self.folder,
             requeue_delay=self.requeue_delay,
             node_timeout=self.node_timeout,
+            kill_wait=self.kill_wait,
             memory_mb=8000,
             nodes="\n".join(lines),
             grace=self.grace,
