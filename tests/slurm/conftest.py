@@ -4,7 +4,7 @@ import os
 import subprocess
 
 import pytest
-from desk import Desk, wait_for
+from slurm_client import SlurmClient, wait_for
 
 from slurm.local_cluster import LocalCluster, missing
 
@@ -16,7 +16,9 @@ def cluster(tmp_path_factory):
     if problem:
         pytest.skip(problem)
     port = 20000 + os.getpid() % 3000 * 4  # several may be tested at once
-    made = LocalCluster(folder=tmp_path_factory.mktemp("slurm"), port=port, grace=60)
+    made = LocalCluster(
+        folder=tmp_path_factory.mktemp("slurm"), port=port, grace=60, node_timeout=10, kill_wait=10
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", str(made.configuration))
         with made:
@@ -24,9 +26,9 @@ def cluster(tmp_path_factory):
 
 
 @pytest.fixture
-def desk(cluster):
+def client(cluster):
     """What a user has: submit.py and SLURM's commands. Whatever still runs after a test ends."""
-    made = Desk()
+    made = SlurmClient()
     yield made
     subprocess.run(["scancel", "--user=root"], check=True)
     wait_for(lambda: not made.queue(), "an empty queue", 60)

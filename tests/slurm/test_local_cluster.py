@@ -11,6 +11,7 @@ from helpers import ROOT
 from slurm import local_cluster
 from slurm.local_cluster import HOSTS, LocalCluster, missing
 
+pytestmark = pytest.mark.xdist_group("slurm")
 needs_slurm = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
 

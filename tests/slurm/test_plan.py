@@ -1,15 +1,17 @@
 """Plans: what waits for what, what a job asks for, and what makes a result another one."""
 
 import dataclasses
+import inspect
 import re
+import typing
 from pathlib import Path
 
 import pytest
 import yaml
-from desk import CLUSTER_FILE
 from helpers import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
+from slurm_client import CLUSTER_FILE
 
 from kit.errors import ConfigError
 from slurm.plan import fingerprints, in_order, job_of, read_cluster, read_pipeline, resources_of
@@ -19,6 +21,9 @@ from slurm.sweep import points, read_sweep
 
 SLURM = ROOT / "slurm"
 ZERO2, ZERO3 = (ROOT / "accelerate_configs" / f"{name}.yaml" for name in ("cpu_zero2", "cpu_zero3"))
+
+
+pytestmark = pytest.mark.xdist_group("slurm")
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +42,13 @@ def pipeline(tmp_path, change=lambda content: None) -> dict:
 
 
 # ------------------------------------------------------------------------ shipped files
+@pytest.mark.parametrize("name", STAGES)
+def test_each_stage_names_a_function_that_takes_its_configuration(name):
+    stage = STAGES[name]
+    (parameter,) = inspect.signature(stage.entry_point).parameters.values()
+    assert typing.get_type_hints(stage.entry_point)[parameter.name] is stage.config_class
+
+
 @pytest.mark.parametrize("folder", [SLURM, SLURM / "local_cluster"], ids=["slurm", "local"])
 def test_shipped_pipelines(folder):
     _, jobs = read_pipeline(folder / "pipeline.yaml", folder / "cluster.yaml", None)
@@ -116,7 +128,10 @@ def test_two_stages_that_write_the_same(tmp_path):
         ),
         (lambda c: c["stages"]["sft"].update(resources={"time": "soon"}), "no duration"),
         (lambda c: c["stages"]["sft"].update(resources={"nodes": 0}), "nodes must be at least 1"),
-        (lambda c: c["stages"]["sft"].update(resources={"signal_delay_s": 9999}), "told to save"),
+        (
+            lambda c: c["stages"]["sft"].update(resources={"signal_delay_s": 9999}),
+            "the signal to save",
+        ),
     ],
 )
 def test_mistakes_in_a_pipeline_file(change, message, tmp_path):
@@ -136,7 +151,7 @@ def test_durations(days, hours, minutes, seconds):
     assert minutes_of(f"{minutes}:{seconds:02}") == minutes + (seconds > 0)
 
 
-def test_resources_of_a_job_are_told_over_cluster_over_accelerate(tmp_path):
+def test_resources_of_a_job_flags_over_cluster_over_accelerate(tmp_path):
     path = tmp_path / "cluster.yaml"
     path.write_text("account: us\ncpu: {partition: c}\ngpu: {gpus_per_node: 4, nodes: 3}\n")
     stage = STAGES["train_sft"]
@@ -148,13 +163,13 @@ def test_resources_of_a_job_are_told_over_cluster_over_accelerate(tmp_path):
     two = Resources(**resources_of(stage, path, machines, {}))
     assert (two.nodes, two.per_node, two.tasks) == (2, 4, 8)
     path.write_text("gpu: {}\n")
-    told = resources_of(stage, path, ZERO2, {})
+    chosen = resources_of(stage, path, ZERO2, {})
     config = dataclasses.make_dataclass("C", [("data", str, "a"), ("output_dir", str, "b")])()
     (job,) = job_of(
         "sft",
         "train_sft",
         config,
-        Resources(**told),
+        Resources(**chosen),
         ZERO2,
         1,
         path,
