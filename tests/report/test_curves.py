@@ -1,7 +1,6 @@
 """Training curves: what is drawn is what was logged, while it is logged and afterwards."""
 
 import json
-import shutil
 import signal
 import time
 from pathlib import Path
@@ -11,22 +10,6 @@ from ranks import Ranks, launcher
 
 from kit.errors import UserError
 from kit.report.curves import CurvesConfig, curves, read_log
-
-chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-
-
-def run_of(folder: Path, steps: int, finished: bool = True, **metrics) -> Path:
-    folder.mkdir(parents=True)
-    rows = [
-        {"step": step, "loss": 1 / step, **{k: v * step for k, v in metrics.items()}}
-        for step in range(1, steps + 1)
-    ]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "environment.json").write_text(json.dumps({"total_steps": steps}))
-    if finished:
-        (folder / "summary.json").write_text(json.dumps({"finished": True, "seconds": 12.0}))
-    return folder
-
 
 GRPO = {
     "reward": 0.1, "rewards/format/mean": 0.2, "rewards/answer/mean": 0.3, "kl": 0.01,
@@ -40,7 +23,7 @@ def figures_of(page: Path) -> dict:
     return json.loads(text[start : text.index("</script>", start)])
 
 
-def test_every_metric_of_every_run_is_drawn_as_it_was_logged(tmp_path):
+def test_every_metric_of_every_run_is_drawn_as_it_was_logged(run_of, tmp_path):
     folders = [run_of(tmp_path / "sft", 7), run_of(tmp_path / "grpo", 5, **GRPO)]
     page = tmp_path / "curves.html"
     assert curves(CurvesConfig(runs=[str(f) for f in folders], output=str(page))) == 0
@@ -60,7 +43,7 @@ def test_every_metric_of_every_run_is_drawn_as_it_was_logged(tmp_path):
     assert titles | {"completions/mean_length"} == set(figures)
 
 
-def test_runs_may_be_named(tmp_path):
+def test_runs_may_be_named(run_of, tmp_path):
     folders = [run_of(tmp_path / str(n) / "sft", 3) for n in range(2)]
     with pytest.raises(UserError, match="two runs have one name"):
         CurvesConfig(runs=[str(folder) for folder in folders])
@@ -128,36 +111,3 @@ def test_a_watched_run_is_drawn_again_until_it_ends(tmp_path):
         process.send_signal(signal.SIGKILL)
     assert drawn() == 3
     assert "loads itself again" not in page.read_text()
-
-
-@pytest.mark.slow
-@pytest.mark.xdist_group("browser")
-@pytest.mark.skipif(not chromium, reason="no browser: apt-get install chromium")
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
-def test_the_page_in_a_browser(width, scheme, tmp_path):
-    from playwright.sync_api import sync_playwright
-
-    folders = [run_of(tmp_path / "sft", 7), run_of(tmp_path / "grpo", 5, **GRPO)]
-    page_file = tmp_path / "curves.html"
-    curves(CurvesConfig(runs=[str(f) for f in folders], output=str(page_file)))
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_context(
-            viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True
-        ).new_page()
-        said = []
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.goto(f"file://{page_file}")
-        page.wait_for_selector(".js-plotly-plot .main-svg")
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        assert page.locator(".js-plotly-plot .main-svg .trace").count() >= 8
-        loss = "document.querySelector('[data-figure=loss]').data[0].y"
-        assert page.evaluate(loss) == [1 / n for n in range(1, 8)]
-        page.select_option("#smoothing", "0.8")
-        smooth, expected, mass = page.evaluate(loss), 0.0, 0.0
-        for value, n in zip(smooth, range(1, 8), strict=True):
-            expected, mass = 0.8 * expected + 0.2 / n, 0.8 * mass + 0.2
-            assert value == pytest.approx(expected / mass)
-        assert said == []
-        browser.close()
