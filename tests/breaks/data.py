@@ -67,7 +67,7 @@ BREAKS = (
         BOXES,
         "return x, y, x + width, y + height",
         "return x, y, width, height",
-        ("tests/data/test_slake.py::test_real_sample",),
+        ("kit/data/boxes.py",),
     ),
     Break(
         "thin boxes become empty",

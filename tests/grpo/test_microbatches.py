@@ -1,9 +1,12 @@
 """What the loss of a micro-batch takes, and the update that is made of it."""
 
+import contextlib
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 
 from kit.counterfactual.images import ImageCache
 from kit.data.grpo_records import read_grpo_records
@@ -68,3 +71,30 @@ def test_an_update_is_measured_against_the_policy_that_sampled(
     found = meters.reduce(accelerator)
     assert found["clip_ratio/high_mean"] == clipped
     assert (found["grad_norm"] == 0) == bool(clipped)
+
+
+def test_what_ddp_divides_by_its_ranks_is_multiplied_before(part, fresh_model, config):
+    """The loss is normalised over all ranks already."""
+
+    def rank_of(processes: int) -> SimpleNamespace:
+        return SimpleNamespace(
+            num_processes=processes, distributed_type=DistributedType.NO, device="cpu",
+            accumulate=lambda model: contextlib.nullcontext(),
+            backward=lambda loss: loss.backward(),
+            clip_grad_norm_=torch.nn.utils.clip_grad_norm_,
+        )  # fmt: skip
+
+    config = replace(config, beta=0.0)
+    head = fresh_model.lm_head.weight
+    start = head.detach().clone()
+    moved = {}
+    for processes in (1, 2):
+        fresh_model.zero_grad()
+        optimizer = torch.optim.SGD([head], lr=1.0)
+        model, accelerator = LogprobModel(fresh_model), rank_of(processes)
+        grpo.update(accelerator, model, optimizer, [part], config, Meters())
+        moved[processes] = head.detach() - start
+        with torch.no_grad():
+            head.copy_(start)
+    assert moved[1].abs().max() > 0
+    torch.testing.assert_close(moved[2], 2 * moved[1], rtol=1e-3, atol=1e-6)

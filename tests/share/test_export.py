@@ -431,8 +431,11 @@ def test_the_data_statement(card_of, tmp_path):
 
 
 def test_training_on_test_questions_is_told(card_of, tmp_path):
-    data = records_of(tmp_path / "a.jsonl", [{"dataset": "VQA_RAD", "split": "test"}])
-    assert "Test questions are among these" in card_of(data=[data])
+    """Also of one among many."""
+    rows = [{"dataset": "VQA_RAD", "split": split} for split in ("train", "train", "test")]
+    warning = "Test questions are among these"
+    assert warning in card_of(data=[records_of(tmp_path / "a.jsonl", rows)])
+    assert warning not in card_of(data=[records_of(tmp_path / "b.jsonl", rows[:2])])
 
 
 def test_neither_evaluations_nor_data(card_of):
