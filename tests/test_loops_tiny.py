@@ -134,7 +134,7 @@ def test_quickstart_in_small(tmp_path, capsys):
     assert not trained & {row["image"] for row in lines_of(data / "test.json")}
     assert len(trained) == 16
     assert len(lines_of(data / "grpo.jsonl")) == 16
-    assert [row["step"] for row in rows(folder / "grpo")] == [1, 2]
+    assert rows(folder / "grpo")[-1]["step"] == 2
     assert most_apart(adapter_of(folder / "sft"), adapter_of(folder / "grpo")) > 0
     assert Image.open(folder / "examples.png").width > 100
     assert (folder / "report" / "report.html").exists()
