@@ -10,7 +10,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 import torch
-from helpers import flags_of, settings_of
+from helpers import flags_of, rows, settings_of
 from ranks import launcher, run
 from transformers import Qwen2VLForConditionalGeneration
 
@@ -31,6 +31,19 @@ torch.set_num_threads(1)  # as each rank has, and one core for each worker of py
 hypothesis.settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     hypothesis.settings.load_profile("ci")
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """The tests on SLURM first: they are one long row, and wait for much of it."""
+    items.sort(key=lambda item: "slurm" not in item.path.parts)
+
+
+def pytest_collection_finish(session) -> None:
+    """A pytest that pytest-xdist cannot tell its groups would start one SLURM beside another."""
+    if getattr(session.config.option, "loadgroup", False):
+        for item in session.items:
+            if item.get_closest_marker("xdist_group") and "@" not in item.nodeid:
+                raise pytest.UsageError("pytest-xdist keeps no groups together under this pytest")
 
 
 @pytest.fixture(scope="session")
@@ -153,6 +166,7 @@ def undisturbed(once) -> Callable[..., Path]:
             flags = flags_of(settings | {"output_dir": folder})
             done = run([*launcher(launch), f"launch/train_{stage}.py", *flags])
             assert done.returncode == 0, done.stderr
+            assert any(row.get("grad_norm") for row in rows(folder)), "its steps move the weights"
 
         return once(f"{stage}_{launch or 'one'}_{digest[:12]}", make)
 

@@ -78,6 +78,11 @@ def run(command: list[str], **environment: str) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess(command, process.returncode, said, complained)
 
 
+def python_path() -> str:
+    """For processes that find the reward functions of tests/, as tests themselves do."""
+    return os.pathsep.join([str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 def flags_of(settings: dict[str, object]) -> list[str]:
     return [
         f"--{name}={value[0] if isinstance(value, list) else value}"
@@ -94,7 +99,7 @@ OF_STAGE = {
     "sft": {"base_model": "tiny", "lora_r": 4},
     "grpo": {
         "num_generations": 2, "max_completion_length": 16, "counterfactual": "off",
-        "log_completions": False,
+        "log_completions": False, "reward_funcs": ["text_reward:by_letters"],
     },
 }  # fmt: skip
 

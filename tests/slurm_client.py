@@ -94,11 +94,6 @@ class SlurmClient:
         assert urgent.returncode == 0, output
 
 
-def python_path() -> str:
-    """For jobs that find the reward function of tests/slurm_reward.py."""
-    return os.pathsep.join([str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])])
-
-
 def ask(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 

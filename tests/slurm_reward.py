@@ -5,6 +5,8 @@ import signal
 import time
 from pathlib import Path
 
+from text_reward import by_letters
+
 from slurm import jobs
 
 calls = 0
@@ -13,7 +15,7 @@ if "TRIES" in os.environ:  # to be requeued: so many, without the waits of up to
 
 
 def reward(completions, **_):
-    """Unlike texts earn unlike rewards, so that steps move the weights. While the file ``$HOLD``
+    """Rewards ``by_letters``. While the file ``$HOLD``
     is there, the second step of a process lasts until any rank has heard a signal; a file
     ``held-RANK`` beside it says that a rank has come to that."""
     global calls
@@ -25,4 +27,4 @@ def reward(completions, **_):
         if signal.getsignal(signal.SIGUSR2).__self__.asked:
             hold.unlink(missing_ok=True)
         time.sleep(0.01)
-    return [sum(map(ord, text)) % 11 / 11 for text in completions]
+    return by_letters(completions)

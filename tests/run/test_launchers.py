@@ -39,7 +39,8 @@ def test_a_launcher_hands_on_what_it_is_asked(undisturbed, prepared, trained, tm
     command = ["launch/train_grpo.py", *flags_of(settings)]
     process = subprocess.Popen(
         [*helpers.launcher("cpu_zero3"), *command],
-        cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": helpers.python_path()},
     )  # fmt: skip
     wait_for_rows(2, tmp_path / "parts", process)
     process.send_signal(signal.SIGTERM)

@@ -13,11 +13,12 @@ from helpers import (
     flags_of,
     lasting,
     most_apart,
+    python_path,
     rows,
     settings_of,
 )
 from ranks import launcher, run
-from slurm_client import has_steps, logs_of, pid_of, python_path, start_at, wait_for
+from slurm_client import has_steps, logs_of, pid_of, start_at, wait_for
 
 from slurm.jobs import MAX_STARTS_WITHOUT_PROGRESS
 from slurm.records import Record

@@ -14,6 +14,7 @@ from helpers import (
     lasting,
     metrics_of,
     most_apart,
+    python_path,
     settings_of,
 )
 from ranks import launcher, run
@@ -21,7 +22,6 @@ from slurm_client import (
     CLUSTER_FILE,
     ask,
     logs_of,
-    python_path,
     submit,
     wait_for,
     write_yaml,
