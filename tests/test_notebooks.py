@@ -51,7 +51,11 @@ def run(name: str, work: Path, changes: dict[str, str] | None = None) -> tuple[s
         client.execute()
     outputs = [out for cell in notebook.cells for out in cell.get("outputs", ())]
     plots = [out.get("data", {}).get("application/vnd.plotly.v1+json") for out in outputs]
-    said = (out.get("text") or out.get("data", {}).get("text/plain", "") for out in outputs)
+    said = (
+        out.get("text") or out.get("data", {}).get("text/plain", "")
+        for out in outputs
+        if out.get("name") != "stderr"
+    )
     return "".join(said), [plot for plot in plots if plot]
 
 
@@ -63,7 +67,7 @@ def tables_of(said: str) -> list[dict]:
         parts = re.split(r"\s{2,}", line.strip())
         if parts[0] in ("think_answer", MODE) and parts[-1] == "n":
             tables.append({"mode": parts[0], "models": parts[1:-1], "rows": {}})
-        elif tables and len(parts) == len(tables[-1]["models"]) + 2:
+        elif tables and len(parts) == len(tables[-1]["models"]) + 2 and parts[-1].isdigit():
             cells = [re.findall(r"-?\d+\.\d+", cell) for cell in parts[1:-1]]
             numbers = [[float(one) for one in cell] or None for cell in cells]
             tables[-1]["rows"].setdefault(parts[0], (numbers, int(parts[-1])))
