@@ -109,6 +109,12 @@ def flags_help(config_class: type) -> str:
     return formatter.format_help()
 
 
+def require(fine: bool, key: str, rule: str, value: object) -> None:
+    """Raise ConfigError for a value of ``key`` that breaks its ``rule``, unless it is ``fine``."""
+    if not fine:
+        raise ConfigError(f"{key} {rule}, not {value}", where=key, fix="fix the value")
+
+
 def source_of(config: object) -> str:
     """The file that a configuration was read from, for messages."""
     return getattr(config, "source", "the kit's config")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from kit.command import option
+from kit.command import option, require
 from kit.errors import UserError
 
 
@@ -22,6 +23,10 @@ class QuickstartConfig:
     seed: int = option(0, help="of phantoms and training")
 
     def __post_init__(self):
+        for name in ("train_images", "test_images", "grpo_records", "grpo_steps"):
+            require(getattr(self, name) >= 1, name, "must be at least 1", getattr(self, name))
+        require(0 < self.sft_epochs < math.inf, "sft_epochs", "must be above 0", self.sft_epochs)
+        require(self.seed >= 0, "seed", "must not be negative", self.seed)
         folder = Path(self.output_dir)
         if folder.exists() and any(folder.iterdir()):
             fix = f"remove it, or choose another: --output_dir {self.output_dir}2"

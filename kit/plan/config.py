@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
-from kit.command import option
+from kit.command import option, require
 from kit.errors import ConfigError
 
 
@@ -25,3 +26,7 @@ class PreflightConfig:
         if not self.config:
             fix = "set --config launch/configs/sft.yaml"
             raise ConfigError("no configuration given", where="config", fix=fix)
+        count, memory = self.num_processes, self.gpu_memory_gb
+        require(count is None or count >= 1, "num_processes", "must be at least 1", count)
+        fine = memory is None or 0 < memory < math.inf
+        require(fine, "gpu_memory_gb", "must be above 0", memory)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from kit.command import option
+from kit.command import option, require
 from kit.errors import ConfigError
 from kit.scoring.settings import DEFAULT_ENCODER, parse_weights
 
@@ -78,9 +78,9 @@ class TrainingConfig:
             "logging_steps", "save_total_limit", "min_pixels", "max_pixels", "max_skipped_steps",
         ):  # fmt: skip
             value = getattr(self, name)
-            _require(value is None or value >= 1, name, "must be at least 1", value)
+            require(value is None or value >= 1, name, "must be at least 1", value)
         for name in ("learning_rate", "num_train_epochs"):
-            _require(
+            require(
                 0 < getattr(self, name) < float("inf"), name, "must be above 0", getattr(self, name)
             )
         for name in (
@@ -88,16 +88,14 @@ class TrainingConfig:
             "dataloader_num_workers",
         ):  # fmt: skip
             value = getattr(self, name)
-            _require(0 <= value < float("inf"), name, "must not be negative", value)
+            require(0 <= value < float("inf"), name, "must not be negative", value)
         for name in ("lora_dropout", "adam_beta1", "adam_beta2"):
             value = getattr(self, name)
-            _require(0 <= value < 1, name, "must be in [0, 1)", value)
-        _require(
-            0 <= self.warmup_ratio <= 1, "warmup_ratio", "must be in [0, 1]", self.warmup_ratio
-        )
-        _require(0 <= self.seed < 2**32, "seed", "must be in [0, 2**32)", self.seed)
+            require(0 <= value < 1, name, "must be in [0, 1)", value)
+        require(0 <= self.warmup_ratio <= 1, "warmup_ratio", "must be in [0, 1]", self.warmup_ratio)
+        require(0 <= self.seed < 2**32, "seed", "must be in [0, 2**32)", self.seed)
         steps = self.max_steps
-        _require(steps >= 1 or steps == -1, "max_steps", "must be above 0, or -1 for epochs", steps)
+        require(steps >= 1 or steps == -1, "max_steps", "must be above 0, or -1 for epochs", steps)
         if self.resume_weights_only and not self.resume_from_checkpoint:
             raise ConfigError(
                 "no weights to start from", where="resume_weights_only: true",
@@ -142,7 +140,7 @@ class SftConfig(TrainingConfig):
                 "no training data given", where="data", fix="set --data data/train.json"
             )
         for name in ("questions_per_image", "max_length"):
-            _require(getattr(self, name) >= 1, name, "must be at least 1", getattr(self, name))
+            require(getattr(self, name) >= 1, name, "must be at least 1", getattr(self, name))
         if self.eval_steps and not self.eval_data:
             raise ConfigError(
                 "nothing to evaluate on", where=f"eval_steps: {self.eval_steps}",
@@ -247,19 +245,17 @@ class GrpoConfig(TrainingConfig):
             "num_completions_to_print",
         ):  # fmt: skip
             value = getattr(self, name)
-            _require(value is None or value >= 1, name, "must be at least 1", value)
-        _require(
+            require(value is None or value >= 1, name, "must be at least 1", value)
+        require(
             self.num_generations >= 2, "num_generations", "must be at least 2", self.num_generations
         )
-        _require(
+        require(
             0 < self.temperature < float("inf"), "temperature", "must be above 0", self.temperature
         )
-        _require(0 < self.top_p <= 1, "top_p", "must be in (0, 1]", self.top_p)
+        require(0 < self.top_p <= 1, "top_p", "must be in (0, 1]", self.top_p)
         for name in ("top_k", "beta", "epsilon", "epsilon_high"):
             value = getattr(self, name)
-            _require(
-                value is None or 0 <= value < float("inf"), name, "must not be negative", value
-            )
+            require(value is None or 0 <= value < float("inf"), name, "must not be negative", value)
         parse_weights(self.weights)
         if self.reward_weights and len(self.reward_weights) != len(self.reward_funcs):
             raise ConfigError(
@@ -278,8 +274,3 @@ class GrpoConfig(TrainingConfig):
                 where=f"finetuning: full, sft_ckpt: {self.sft_ckpt}",
                 fix="give the folder of a full SFT run as base_model, or use finetuning: lora",
             )
-
-
-def _require(fine: bool, key: str, rule: str, value: object) -> None:
-    if not fine:
-        raise ConfigError(f"{key} {rule}, not {value}", where=key, fix="fix the value")
