@@ -140,7 +140,7 @@ BREAKS = (
         "slurm/plan.py",
         "return [hashlib.sha256(path.read_bytes()).hexdigest()]",
         "return [path.name]",
-        ("tests/slurm/test_plan.py::test_what_is_read_counts_by_its_content",),
+        ("tests/slurm/test_plan.py::test_a_file_that_is_read_counts_by_its_content",),
     ),
     Break(
         "the exported model forgets the image size of training",
@@ -161,7 +161,7 @@ BREAKS = (
         EXPORT,
         "if private and not api.model_info(repository).private:",
         "if False:",
-        ("tests/share/test_export.py::test_pushing",),
+        ("tests/share/test_export.py::test_a_push_that_fails_leaves_the_folder",),
     ),
     Break(
         "training on test questions is not told",

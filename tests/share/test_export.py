@@ -244,6 +244,7 @@ def test_it_is_stored_in_bf16_by_default_and_in_shards(adapter, exported, tmp_pa
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
 
 
+@pytest.mark.usefixtures("quick_merge")
 def test_the_image_size_of_training_is_kept(adapter, tmp_path):
     shutil.copytree(adapter, tmp_path / "a")
     file = tmp_path / "a" / "preprocessor_config.json"
@@ -252,6 +253,9 @@ def test_the_image_size_of_training_is_kept(adapter, tmp_path):
     file.write_text(json.dumps(settings))
     found = load_processor("tiny", **module.trained_pixels(tmp_path / "a")).image_processor.size
     assert dict(found) == settings["size"]
+    assert export(ExportConfig(adapter=str(tmp_path / "a"), output=str(tmp_path / "m"))) == 0
+    exported = json.loads((tmp_path / "m" / "preprocessor_config.json").read_text())
+    assert exported["size"] == settings["size"]
     file.unlink()
     assert module.trained_pixels(tmp_path / "a") == {}
 

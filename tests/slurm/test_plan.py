@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import os
 import re
 import typing
 from pathlib import Path
@@ -232,6 +233,21 @@ def test_what_is_read_counts_by_its_content(tmp_path):
     changed = differing(before, prints(tmp_path, other_root))
     assert "prepare_test" in changed
     assert not changed & {"prepare_train", "sft", "cf_proxy", "grpo"}
+
+
+def test_a_file_that_is_read_counts_by_its_content(tmp_path):
+    """Not by its name, size or age."""
+    held_out = tmp_path / "held_out.json"
+    held_out.write_text("[0]")
+    age = held_out.stat().st_mtime_ns
+
+    def own(content):
+        content["stages"]["sft"]["config"]["eval_data"] = str(held_out)
+
+    before = prints(tmp_path, own)
+    held_out.write_text("[1]")
+    os.utime(held_out, ns=(age, age))
+    assert "sft" in differing(before, prints(tmp_path, own))
 
 
 def test_deepspeed_settings_count_by_their_content(tmp_path):
