@@ -179,6 +179,14 @@ class _Parser(HfArgumentParser):
     where = "command line"
     also: Sequence[str] = ()
 
+    def _get_values(self, action, arg_strings):
+        """As argparse's own, which before Python 3.13 takes a value that is ``--`` away."""
+        if action.option_strings and action.nargs is None and arg_strings == ["--"]:
+            value = self._get_value(action, "--")
+            self._check_value(action, value)
+            return value
+        return super()._get_values(action, arg_strings)
+
     def error(self, message: str):
         known = [o.lstrip("-") for a in self._actions for o in a.option_strings]
         known += self.also

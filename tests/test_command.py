@@ -11,7 +11,7 @@ from typing import Literal
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kit.command import EXIT_USER_ERROR, option, parse, run, to_yaml
@@ -190,6 +190,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
     half=st.none() | st.booleans(),
     tools=st.lists(st.text("abc xyz_.é1-", min_size=1).filter(lambda t: t[0] != "-"), min_size=1),
 )
+@example(name="--", learning_rate=1.0, limit=None, safe=False, half=None, tools=["1"])
 def test_resolved_config_can_be_read_again(tmp_path_factory, **values):
     config = Config(**values)
     path = tmp_path_factory.mktemp("cfg") / "config.yaml"
