@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from kit.counterfactual.probe import answer_probabilities
 from kit.evaluate.answering import DECIMALS, Answer, Predictor
 from kit.model.sampler import Sampling, generate, question_prompt, seeded_noise
-from kit.prompting.answers import as_set
+from kit.prompting.answers import same_answer
 from kit.prompting.messages import REQUIRED_KEYS
 from kit.scoring.consistency import Consistency
 
@@ -87,7 +87,7 @@ def _agreement(
         noise=seeded_noise(names, sampling.max_new_tokens),
     )
     return [
-        sum(as_set(predictor.parse(c, a.mode).answer) == as_set(a.parsed.answer) for c in group)
+        sum(same_answer(predictor.parse(c, a.mode).answer, a.parsed.answer) for c in group)
         / num_samples
         for a, group in zip(answers, drawn, strict=True)
     ]

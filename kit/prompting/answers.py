@@ -1,21 +1,27 @@
-"""From model text to a parsed answer: the only place that parses or normalises what a model says.
+"""From model text to a parsed answer, and whether two answers are the same: the only place that
+parses, normalises or compares what a model says.
 
-``parse_answer`` never raises and takes time linear in the text. ``normalise``, ``as_set`` and
-``yes_no`` are the kit's own rules for comparing answers; published scorers bring their own
-(``kit.scoring``).
+``parse_answer`` never raises and takes time linear in the text. ``same_answer`` is the kit's own
+rule for comparing answers; published scorers bring their own (``kit.scoring``).
 """
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from kit.data.boxes import GRID
-from kit.prompting.written_json import FIELDS, complete_members, inner_object, whole_object
+from kit.data.words import CHINESE, HAN, chinese_polarity, directions_in, is_direction, is_polar
+from kit.prompting.written_json import (
+    FIELDS,
+    as_list,
+    complete_members,
+    inner_object,
+    is_box,
+    text_of,
+    whole_object,
+    wrong_field,
+)
 
 Box = tuple[int, int, int, int]
 
@@ -77,11 +83,11 @@ def parse_answer(text: str, required: tuple[str, ...] = FIELDS) -> ParsedAnswer:
         found, outside = complete_members(body)
     elif not any(name in found for name in FIELDS):
         outside = body
-    caption = _text_of(found.get("caption"))
-    answer = _text_of(found["answer"]) if "answer" in found else _answer_beside(outside, body)
-    steps = [step for step in _as_list(found.get("reasoning")) if isinstance(step, str)]
-    boxes = [box for box in _as_list(found.get("boxes")) if is_box(box)]
-    problem = problem or _wrong_field(found, required)
+    caption = text_of(found.get("caption"))
+    answer = text_of(found["answer"]) if "answer" in found else _answer_beside(outside, body)
+    steps = [step for step in as_list(found.get("reasoning")) if isinstance(step, str)]
+    boxes = [box for box in as_list(found.get("boxes")) if is_box(box)]
+    problem = problem or wrong_field(found, required)
     if problem is None and any(_mend_surrogates(t) != t for t in (text, caption, answer, *steps)):
         problem = "a lone surrogate"
     return ParsedAnswer(
@@ -95,84 +101,148 @@ def parse_answer(text: str, required: tuple[str, ...] = FIELDS) -> ParsedAnswer:
     )
 
 
-def is_box(value: Any) -> bool:
-    """Whether a JSON value is a box of the grid: four integers in 0..1000, not inverted.
-
-    >>> is_box([0, 0, 10, 20]), is_box([10, 0, 0, 20]), is_box([0, 0, 10.0, 20])
-    (True, False, False)
-    """
-    if not isinstance(value, list) or len(value) != 4:
-        return False
-    if any(isinstance(v, bool) or not isinstance(v, int) or not 0 <= v <= GRID for v in value):
-        return False
-    return value[0] < value[2] and value[1] < value[3]
-
-
 _ARTICLES = frozenset(["a", "an", "the"])
+_ONE_SIGN = str.maketrans("\u2212\u2010\u2011\u2012\u2013\u2014\u2044≧≦⩾⩽≈", "------/≥≤≥≤~")
 _APOSTROPHES = re.compile(r"['’‘`]")
-_PUNCTUATION = re.compile(r"[^\w.]|_|\.(?!\d)")
-_SEPARATORS = re.compile(r"[,;、&\t\r\n]|\band\b")
-# fmt: off
-_DIRECTIONS = frozenset([
-    "left", "right", "upper", "lower", "top", "bottom", "center", "centre", "central", "middle",
-    "anterior", "posterior", "superior", "inferior", "medial", "lateral", "side",
-])
-# fmt: on
+_THOUSANDS = re.compile(r"(?<![\w.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+# What is neither a letter nor a digit; in a group what is content, between them what is not.
+_PUNCTUATION = re.compile(
+    r"(?<![\w.])(?P<number>(?:\d*\.)?\d+)\s*(?P<between>[-/])\s*(?=\.?\d)"  # 3 - 4, 1/2
+    r"|(?P<mark>[<>≤≥~±])\s*(?=[+-]?\.?\d)"  # > 3
+    r"|(?<=\w)\s*(?P<relation>[<>≤≥])\s*(?=\w)"  # left > right
+    r"|(?<![\w)\]])(?P<sign>[+-])(?=\.?\d)"  # -5, but not T1-5
+    r"|(?<=\w)(?P<plus>\++)(?!\w)"  # T1+
+    r"|(?<=\d)(?P<minus>-)(?=[\s.!?)]*$)"  # CD4-
+    r"|(?<=\d)\s*(?P<percent>%)"
+    r"|[^\w.]|_|\.(?!\d)"
+)
+_SEPARATORS = re.compile(
+    r"[,;、&\t\r\n]|\band\b|以及|(?<!饱)和|(?<!参)与|(?<![涉普])及"  # the last: of longer words
+)
+_CHINESE_SPACE = re.compile(rf"(?<={HAN})\s+(?={HAN})")
+_SENTENCES = re.compile(r"[,;:.!?、。\t\r\n]")
 
 
 def normalise(text: str) -> str:
     """An answer in the form in which answers are compared.
 
-    In this order: NFKC; case folded; apostrophes removed; every other character that is not a
-    letter or a digit becomes a space, but for a point that stands before a digit; articles (a,
-    an, the) dropped unless nothing else is there; white space collapsed.
+    In this order: NFKC; case folded; one character for each dash and each comparison sign;
+    apostrophes and the commas of thousands removed; every other character that is not a letter or
+    a digit becomes a space, but for what changes a number or says how two things compare: a point
+    before a digit, a sign before or after it, "<", ">", "≤", "≥", "~", "±", "%", and the dash or
+    slash between two numbers; articles (a, an, the) dropped unless nothing else is there; white
+    space collapsed, and removed between Chinese characters.
 
     >>> normalise("  The X-Ray. "), normalise("3.5 cm"), normalise("Crohn's"), normalise("A")
     ('x ray', '3.5 cm', 'crohns', 'a')
+    >>> [normalise(text) for text in (">= 3 cm", "-5", "T1+", "1,000", "3–4")]
+    ['≥3 cm', '-5', 't1+', '1000', '3-4']
     """
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    words = _PUNCTUATION.sub(" ", _APOSTROPHES.sub("", folded)).split()
-    return " ".join([word for word in words if word not in _ARTICLES] or words)
+    return _normal_words(_folded(text))
 
 
 def as_set(text: str) -> frozenset[str]:
     """The normalised items of a list answer, whose order means nothing.
 
     Items are parted by commas, semicolons, tabs (which stand for commas in some VQA-RAD answers),
-    line ends, "&" and the word "and". An item of nothing but direction words says where in the
-    item before it, and belongs to that: "Left Lung, Right" is one location. Where all items are
-    directions they are a list ("Left and top").
+    line ends, "&", the word "and" and the Chinese ones. An item of nothing but direction words
+    says where in the item before it, and belongs to that: "Left Lung, Right" is one location.
+    Where all items are directions they are a list ("Left and top").
 
     >>> as_set("Lung, Spinal Cord") == as_set("spinal cord\\tlung.")
     True
-    >>> sorted(as_set("Left Lung, Right")), sorted(as_set("Left and top"))
-    (['left lung right'], ['left', 'top'])
+    >>> [sorted(as_set(text)) for text in ("Left Lung, Right", "Left and top", "左肺, 右侧")]
+    [['left lung right'], ['left', 'top'], ['左肺右侧']]
     """
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    items = [item for part in _SEPARATORS.split(folded) if (item := normalise(part))]
-    directions = [_DIRECTIONS.issuperset(item.split()) for item in items]
+    items = [item for part in _SEPARATORS.split(_folded(text)) if (item := _normal_words(part))]
+    directions = [is_direction(item) for item in items]
     if all(directions):
         return frozenset(items)
     groups: list[list[str]] = []
     in_place = False  # whether the last group names a place that a direction can refine
-    for item, is_direction in zip(items, directions, strict=True):
-        if is_direction and in_place:
+    for item, directed in zip(items, directions, strict=True):
+        if directed and in_place:
             groups[-1].append(item)
         else:
             groups.append([item])
-            in_place = not is_direction
-    return frozenset(" ".join(group) for group in groups)
+            in_place = not directed
+    return frozenset(_CHINESE_SPACE.sub("", " ".join(group)) for group in groups)
 
 
 def yes_no(text: str) -> str | None:
     """``"yes"`` or ``"no"`` if exactly one of them stands in the text as a whole word.
 
+    In Chinese a verb that affirms or denies (是的, 有, 包含; 不是, 没有, 不包含) is such a word.
+
     >>> yes_no("No."), yes_no("Yes, there is"), yes_no("normal"), yes_no("Yes, no")
     ('no', 'yes', None, None)
+    >>> yes_no("是的。"), yes_no("不存在"), yes_no("不正常")
+    ('yes', 'no', None)
     """
-    words = set(normalise(text).split())
-    said = [word for word in ("yes", "no") if word in words]
-    return said[0] if len(said) == 1 else None
+    said = {"yes", "no"} & set(normalise(text).split())
+    if CHINESE.search(text):
+        for item in _SENTENCES.split(_folded(text)):
+            said |= chinese_polarity(_normal_words(item))
+    return said.pop() if len(said) == 1 else None
+
+
+def same_answer(first: str, second: str) -> bool:
+    """Whether two answers are one: the kit's only meaning of it.
+
+    Where one of them begins with yes or no, both must say that word and not the other one, and
+    where both go on to name directions or numbers these must agree. Any other two are compared as
+    sets of normalised items (``as_set``). Symmetric; two answers of nothing but punctuation are
+    the same.
+
+    >>> same_answer("Yes", "Yes, the liver is visible."), same_answer("Yes", "Liver")
+    (True, False)
+    >>> same_answer("spinal cord, lung", "Lung, Spinal Cord"), same_answer(">3 cm", "<3 cm")
+    (True, False)
+    >>> same_answer("Yes, on the left", "Yes, on the right"), same_answer("是", "包含")
+    (False, True)
+    """
+    if _begins_with_yes_no(first) or _begins_with_yes_no(second):
+        named = _places_and_numbers(first), _places_and_numbers(second)
+        return yes_no(first) == yes_no(second) and (named[0] == named[1] or not all(named))
+    return as_set(first) == as_set(second)
+
+
+def _begins_with_yes_no(text: str) -> bool:
+    """A "no" must stand alone: "No, it is gone" begins with it, "No mass" names a finding."""
+    if yes_no(text) is None:
+        return False
+    parts = (_normal_words(part) for part in _SENTENCES.split(_folded(text)))
+    start = next(filter(None, parts))
+    return start == "no" or start.split()[0] == "yes" or is_polar(start)
+
+
+def _places_and_numbers(text: str) -> set[str]:
+    words = normalise(text)
+    return directions_in(words) | {w for w in words.split() if any(map(str.isdigit, w))}
+
+
+def _folded(text: str) -> str:
+    """NFKC, case folded, one character for each sign, numbers without commas."""
+    text = unicodedata.normalize("NFKC", text).casefold().translate(_ONE_SIGN)
+    text = _APOSTROPHES.sub("", text).replace(">=", "≥").replace("<=", "≤")
+    return _THOUSANDS.sub(lambda found: found.group().replace(",", ""), text)
+
+
+def _normal_words(folded: str) -> str:
+    words = _PUNCTUATION.sub(_content, folded).split()
+    words = [word for word in words if word not in _ARTICLES] or words
+    return _CHINESE_SPACE.sub("", " ".join(words))
+
+
+def _content(found: re.Match) -> str:
+    """What stays of a punctuation mark."""
+    if found["number"]:
+        return found["number"] + found["between"]
+    if found["relation"]:
+        return f" {found['relation']} "
+    if before := found["mark"] or found["sign"]:
+        return f" {before}"
+    return found["plus"] or found["minus"] or found["percent"] or " "
 
 
 def _mend_surrogates(text: str) -> str:
@@ -191,37 +261,3 @@ def _answer_beside(outside: str, body: str) -> str:
         end = _ANSWER_END.search(outside, tags[-1].end())
         return outside[tags[-1].end() : end.start() if end else None].strip()
     return body if outside == body else ""
-
-
-def _as_list(value: Any) -> list:
-    """A list as it is; what stands without its list (one step, one box) as a list of one."""
-    return value if isinstance(value, list) and not is_box(value) else [value]
-
-
-def _text_of(value: Any) -> str:
-    """A JSON value that should have been text: numbers as written, lists of them with commas."""
-    if isinstance(value, list):
-        kept = [item for item in value if not isinstance(item, (list, dict, type(None)))]
-        return ", ".join(_text_of(item) for item in kept)
-    if isinstance(value, str):
-        return value
-    return "" if value is None or isinstance(value, dict) else json.dumps(value)
-
-
-_CHECKS: dict[str, Callable[[Any], bool]] = {
-    "caption": lambda value: isinstance(value, str),
-    "reasoning": lambda value: (
-        isinstance(value, list) and all(isinstance(step, str) for step in value)
-    ),
-    "boxes": lambda value: isinstance(value, list) and all(is_box(box) for box in value),
-    "answer": lambda value: isinstance(value, str),
-}
-
-
-def _wrong_field(found: dict, required: tuple[str, ...]) -> str | None:
-    for name in required:
-        if name not in found:
-            return f"lacks {name!r}"
-        if not _CHECKS[name](found[name]):
-            return f"{name!r} is of the wrong form"
-    return None

@@ -1,13 +1,16 @@
-"""The JSON object in what a model wrote: as it is, within other text, or broken off."""
+"""The JSON object in what a model wrote: as it is, within other text, or broken off; and its values
+in the forms that they should have."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
+from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
+from kit.data.boxes import GRID
 from kit.data.fields import strict_json
 
 FIELDS = ("caption", "reasoning", "boxes", "answer")
@@ -90,3 +93,50 @@ def complete_members(body: str) -> tuple[dict, str]:
             continue
     brace = body.find("{", 0, begun.start())
     return members, body[: begun.start() if brace < 0 else brace]
+
+
+def is_box(value: Any) -> bool:
+    """Whether a JSON value is a box of the grid: four integers in 0..1000, not inverted.
+
+    >>> is_box([0, 0, 10, 20]), is_box([10, 0, 0, 20]), is_box([0, 0, 10.0, 20])
+    (True, False, False)
+    """
+    if not isinstance(value, list) or len(value) != 4:
+        return False
+    if any(isinstance(v, bool) or not isinstance(v, int) or not 0 <= v <= GRID for v in value):
+        return False
+    return value[0] < value[2] and value[1] < value[3]
+
+
+def as_list(value: Any) -> list:
+    """A list as it is; what stands without its list (one step, one box) as a list of one."""
+    return value if isinstance(value, list) and not is_box(value) else [value]
+
+
+def text_of(value: Any) -> str:
+    """A JSON value that should have been text: numbers as written, lists of them with commas."""
+    if isinstance(value, list):
+        kept = [item for item in value if not isinstance(item, (list, dict, type(None)))]
+        return ", ".join(text_of(item) for item in kept)
+    if isinstance(value, str):
+        return value
+    return "" if value is None or isinstance(value, dict) else json.dumps(value)
+
+
+_CHECKS: dict[str, Callable[[Any], bool]] = {
+    "caption": lambda value: isinstance(value, str),
+    "reasoning": lambda value: (
+        isinstance(value, list) and all(isinstance(step, str) for step in value)
+    ),
+    "boxes": lambda value: isinstance(value, list) and all(is_box(box) for box in value),
+    "answer": lambda value: isinstance(value, str),
+}
+
+
+def wrong_field(found: dict, required: tuple[str, ...]) -> str | None:
+    for name in required:
+        if name not in found:
+            return f"lacks {name!r}"
+        if not _CHECKS[name](found[name]):
+            return f"{name!r} is of the wrong form"
+    return None

@@ -6,23 +6,17 @@ organ and content type), with the rules of ``kit.prompting.answers``.
 
 from __future__ import annotations
 
-from kit.prompting.answers import as_set, normalise, yes_no
+from kit.prompting.answers import normalise, same_answer
 
 
 def exact_match(prediction: str, gold: str) -> float:
-    """1.0 or 0.0.
+    """1.0 or 0.0: whether both are the same answer (``same_answer``).
 
-    Where the gold answer is yes or no, the prediction must hold that word and not the other.
-    Elsewhere both are compared as sets of normalised items. A gold answer of nothing but
-    punctuation is never matched.
+    A gold answer of nothing but punctuation is never matched.
 
     >>> exact_match("Yes, there is.", "yes"), exact_match("It is normal", "No")
     (1.0, 0.0)
     >>> exact_match("spinal cord, lung", "Lung, Spinal Cord"), exact_match("lung", "Left lung")
     (1.0, 0.0)
     """
-    wanted = normalise(gold)
-    if wanted in ("yes", "no"):
-        return float(yes_no(prediction) == wanted)
-    items = as_set(gold)
-    return float(bool(items) and as_set(prediction) == items)
+    return float(bool(normalise(gold)) and same_answer(prediction, gold))

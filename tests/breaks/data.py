@@ -21,20 +21,20 @@ BREAKS = (
     Break(
         "points within numbers part them",
         ANSWERS,
-        r'r"[^\w.]|_|\.(?!\d)"',
-        r'r"[^\w]|_"',
+        r'r"|[^\w.]|_|\.(?!\d)"',
+        r'r"|[^\w]|_"',
         ("tests/prompting/test_answers.py::test_normalise",),
     ),
     Break(
         "normal says no",
         ANSWERS,
-        "words = set(normalise(text).split())\n    said",
-        "words = normalise(text)\n    said",
+        'said = {"yes", "no"} & set(normalise(text).split())',
+        'said = {word for word in ("yes", "no") if word in normalise(text)}',
         ("tests/prompting/test_answers.py::test_yes_no",),
     ),
     Break(
         "boxes may not reach the right edge",
-        ANSWERS,
+        WRITTEN,
         "not 0 <= v <= GRID for v in value",
         "not 0 <= v < GRID for v in value",
         ("tests/prompting/test_answers.py::test_valid_json_comes_back_whole",),
@@ -42,8 +42,8 @@ BREAKS = (
     Break(
         "the word hand is parted at its and",
         ANSWERS,
-        r'r"[,;、&\t\r\n]|\band\b"',
-        r'r"[,;、&\t\r\n]|and"',
+        r'r"[,;、&\t\r\n]|\band\b|',
+        r'r"[,;、&\t\r\n]|and|',
         ("tests/prompting/test_answers.py::test_words_that_hold_an_and_are_not_parted",),
     ),
     Break(

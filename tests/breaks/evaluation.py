@@ -170,7 +170,7 @@ BREAKS = (
     Break(
         "agreement of samples is that with each other's text",
         "kit/evaluate/confidence.py",
-        "as_set(predictor.parse(c, a.mode).answer) == as_set(a.parsed.answer)",
+        "same_answer(predictor.parse(c, a.mode).answer, a.parsed.answer)",
         "predictor.parse(c, a.mode).text == a.parsed.text",
         (
             "tests/evaluate/test_confidence.py::test_self_consistency_is_the_share_of_samples_that_agree",

@@ -11,7 +11,7 @@ from kit.evaluate.confidence import measure_confidences
 from kit.model.logprobs import token_logprobs
 from kit.model.sampler import Sampling, generate, question_prompt, seeded_noise
 from kit.model.sharing import Branch, Tree, pack
-from kit.prompting.answers import as_set, parse_answer
+from kit.prompting.answers import parse_answer, same_answer
 from kit.prompting.messages import MODES
 from kit.scoring.consistency import Consistency
 
@@ -82,7 +82,7 @@ def test_self_consistency_is_the_share_of_samples_that_agree(found, predictor, a
                 noise=seeded_noise([name], predictor.max_new_tokens),
             )
             said = predictor.parse(completion, item.mode).answer
-            agreeing += as_set(said) == as_set(item.parsed.answer)
+            agreeing += same_answer(said, item.parsed.answer)
         assert one["self_consistency"] == agreeing / SAMPLES
 
 
