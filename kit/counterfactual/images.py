@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from kit.counterfactual.controls import Content, mean_change
 from kit.counterfactual.inpaint import inpaint
-from kit.counterfactual.regions import PixelBox, matched_regions
+from kit.counterfactual.regions import Boxes
 from kit.data.images import open_image
 from kit.files import atomic_write
 from kit.model.processor import PreparedImage, Processor
-
-Boxes = tuple[PixelBox, ...]
 
 
 class ImageCache:
@@ -29,6 +28,8 @@ class ImageCache:
     def __init__(self, processor: Processor, method: str = "telea", folder: Path | None = None):
         self.processor, self.method, self.folder = processor, method, folder
         self._pixels: dict[str, np.ndarray] = {}
+        self._contents: dict[str, Content] = {}
+        self._changes: dict[tuple[str, Boxes], float] = {}
         self._prepared: dict[tuple[str, Boxes], PreparedImage] = {}
 
     def size(self, path: str) -> tuple[int, int]:
@@ -50,6 +51,33 @@ class ImageCache:
             self._prepared[path, without] = image
         return self._prepared[path, without]
 
+    def controls(
+        self,
+        path: str,
+        region: Boxes,
+        *,
+        draws: int,
+        seed: Sequence[object],
+        avoid: Boxes = (),
+    ) -> tuple[Boxes, ...]:
+        """Up to ``draws`` other regions of the image that match one in all but their place, as
+        ``kit.counterfactual.controls`` has it; none where nothing matches.
+
+        They follow from the image, ``seed``, the region and what to ``avoid`` alone, so that the
+        same claim meets the same controls whenever and wherever it is judged.
+        """
+        if path not in self._contents:
+            self._contents[path] = Content(self._open(path), self.method)
+        digest = hashlib.sha256(repr((*seed, region)).encode()).digest()
+        rng = np.random.default_rng(int.from_bytes(digest[:16], "little"))
+        return self._contents[path].controls(region, draws=draws, rng=rng, avoid=avoid)
+
+    def change(self, path: str, region: Boxes) -> float:
+        """How far the removal of a region changes a pixel of it on average, in 0..255."""
+        if (path, region) not in self._changes:
+            self._changes[path, region] = mean_change(self._open(path), region, self.method)
+        return self._changes[path, region]
+
     def _open(self, path: str) -> np.ndarray:
         if path not in self._pixels:
             self._pixels[path] = np.asarray(open_image(path))
@@ -60,13 +88,3 @@ class ImageCache:
         digest = hashlib.sha256(f"{path}{without}{self.method}".encode()).hexdigest()[:12]
         with atomic_write(self.folder / f"{name.parent.name}_{name.stem}_{digest}.png", "wb") as f:
             Image.fromarray(pixels).save(f, format="PNG")
-
-
-def random_matches(
-    boxes: Boxes, image_size: tuple[int, int], *, draws: int, seed: Sequence[object]
-) -> tuple[Boxes, ...]:
-    """``matched_regions`` whose rng follow from ``seed`` and the boxes alone, so that the same
-    claim meets the same matches whenever and wherever it is judged."""
-    digest = hashlib.sha256(repr((*seed, boxes)).encode()).digest()
-    rng = np.random.default_rng(int.from_bytes(digest[:16], "little"))
-    return tuple(matched_regions(boxes, image_size, draws=draws, rng=rng))

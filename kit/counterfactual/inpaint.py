@@ -20,6 +20,7 @@ Method = Literal["telea", "ns", "blur", "mean"]
 METHODS: tuple[str, ...] = get_args(Method)
 
 _RADIUS = 3  # pixels around a place that OpenCV looks at to fill it
+_WIDEST_BLUR = 8.0  # standard deviation in pixels
 _LARGEST = 512  # longer sides are inpainted at this size and put back: the time grows with area
 
 
@@ -59,15 +60,34 @@ def _by_opencv(pixels: np.ndarray, mask: np.ndarray, method: str) -> np.ndarray:
     flag = cv2.INPAINT_TELEA if method == "telea" else cv2.INPAINT_NS
     scale = min(1.0, _LARGEST / max(height, width))
     if scale == 1.0:
-        return cv2.inpaint(pixels, mask.astype(np.uint8), _RADIUS, flag)
+        return _around(pixels, mask, flag)
     small = (max(1, round(width * scale)), max(1, round(height * scale)))
     # a pixel of the small image that holds any of the boxes is filled too
     holes = cv2.resize(mask.astype(np.float32), small, interpolation=cv2.INTER_AREA) > 0
     reduced = cv2.resize(pixels, small, interpolation=cv2.INTER_AREA)
-    filled = cv2.inpaint(reduced, holes.astype(np.uint8), _RADIUS, flag)
+    filled = _around(reduced, holes, flag)
     return cv2.resize(filled, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
+def _around(pixels: np.ndarray, mask: np.ndarray, flag: int) -> np.ndarray:
+    """OpenCV's inpainting of the part that holds the mask: what is further away plays no role."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    down = slice(max(0, rows[0] - _RADIUS - 1), rows[-1] + _RADIUS + 2)
+    across = slice(max(0, columns[0] - _RADIUS - 1), columns[-1] + _RADIUS + 2)
+    part = np.ascontiguousarray(pixels[down, across])
+    filled = pixels.copy()
+    hole = np.ascontiguousarray(mask[down, across]).astype(np.uint8)
+    filled[down, across] = cv2.inpaint(part, hole, _RADIUS, flag)
+    return filled
+
+
 def _blurred(pixels: np.ndarray, boxes: Sequence[PixelBox]) -> np.ndarray:
-    widest = max(max(x2 - x1, y2 - y1) for x1, y1, x2, y2 in boxes)
-    return cv2.GaussianBlur(pixels, (0, 0), max(2.0, widest / 2))
+    """As wide as the boxes. A wide blur is made on a smaller copy, where it takes a hundredth of
+    the time and gives the same picture."""
+    height, width = pixels.shape[:2]
+    sigma = max(2.0, max(max(x2 - x1, y2 - y1) for x1, y1, x2, y2 in boxes) / 2)
+    shrink = max(1.0, sigma / _WIDEST_BLUR)
+    small = max(1, round(width / shrink)), max(1, round(height / shrink))
+    copy = cv2.resize(pixels, small, interpolation=cv2.INTER_AREA)
+    blurred = cv2.GaussianBlur(copy, (0, 0), sigma / shrink)
+    return cv2.resize(blurred, (width, height), interpolation=cv2.INTER_LINEAR)

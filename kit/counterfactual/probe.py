@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from kit.counterfactual.images import Boxes, ImageCache
+from kit.counterfactual.images import ImageCache
+from kit.counterfactual.regions import Boxes
 from kit.model.logprobs import token_logprobs
 from kit.model.processor import PreparedImage, Processor
 from kit.model.sampler import evaluating

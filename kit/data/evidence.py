@@ -2,8 +2,10 @@
 
 A box is evidence when the question or the answer names its label: whole words, any case,
 singular or plural. A side or kind that is said counts ("left lung" is not the right one); one
-that is not said leaves both ("lung" is both). A question about something abnormal that names no
-label is borne out by the lesions. Everything else has no evidence.
+that is not said leaves both ("lung" is both). Where the question offers several to choose from,
+what the answer names is evidence, and where it asks for the place of one, that one: not the
+options, and no landmark. A question about something abnormal that names no label is borne out by
+the lesions. Everything else has no evidence.
 """
 
 from __future__ import annotations
@@ -66,6 +68,8 @@ _CHINESE = {
 _CHINESE_TERM = re.compile("|".join(sorted(_CHINESE, key=len, reverse=True)))
 _CHINESE_CHARACTER = re.compile(r"[㐀-鿿]")
 _WORD = re.compile(r"[a-z]+(?:-[a-z]+)*|[^\sa-z]")
+_OPTIONS = re.compile(r"\bor\b|或|还是|哪[个一](体积|更|最)")
+_WHERE = re.compile(r"^where\b|\bwhere (is|are)\b|\blocated?\b|哪里|哪个位置|什么位置|哪个部位")
 
 
 def find_evidence(
@@ -80,9 +84,17 @@ def find_evidence(
     ['Left Lung']
     >>> [r.label for r in find_evidence(lungs, "异常病变在哪个位置?", "右肺")]
     ['Right Lung']
+    >>> [r.label for r in find_evidence(lungs, "Which is bigger, left lung or right lung?", "Left")]
+    ['Left Lung', 'Right Lung']
     """
     texts = [words_of(question), words_of(answer)]
-    named = _named({r.label for r in regions}, texts)
+    labels = {r.label for r in regions}
+    named = _named(labels, texts)
+    asked, answered = _named(labels, texts[:1]), _named(labels, texts[1:])
+    if _OPTIONS.search(question.casefold()) and answered:
+        named = answered
+    elif _WHERE.search(question.casefold()) and asked and not answered <= asked:
+        named = asked
     if named:
         return tuple(r for r in regions if r.label in named)
     said = {word for text in texts for word in text}
@@ -113,6 +125,15 @@ def organs_named(text: str) -> list[str]:
     """
     words = words_of(text)
     return [organ for organ in ORGANS if _mentions(tuple(words_of(organ)), words)]
+
+
+def speaks_of_lesions(text: str) -> bool:
+    """Whether a text names a lesion or something abnormal.
+
+    >>> speaks_of_lesions("Is there a cyst?"), speaks_of_lesions("Where is the liver?")
+    (True, False)
+    """
+    return bool(set(words_of(text)) & (_LESION_STEMS | _ABNORMAL_STEMS))
 
 
 def is_lesion(label: str) -> bool:

@@ -11,8 +11,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from kit.data import entailment
 from kit.data.boxes import pixels_to_grid
-from kit.data.evidence import is_lesion, names_label, organs_named
+from kit.data.evidence import is_lesion, names_label, organs_named, speaks_of_lesions
 from kit.data.fields import relative_image
 from kit.data.questions import RawQuestion
 from kit.data.records import Region, SftRecord
@@ -57,7 +58,6 @@ _ASPECTS = {
     "shape": "the shape of ",
     "color": "the color of ",
 }
-_NEGATIVE = ("no", "不", "没", "无")
 
 
 def to_sft_record(raw: RawQuestion, data_folder: str | Path) -> SftRecord:
@@ -175,19 +175,32 @@ def _topic(raw: RawQuestion) -> str:
 def _finding(raw: RawQuestion) -> tuple[str, bool]:
     """What the record shows of the question, and whether the answer follows from it."""
     kind = raw.content_type.lower()
-    negative = raw.answer.casefold().startswith(_NEGATIVE) or raw.answer == "0"
     if raw.evidence:
-        return _places(raw.evidence, raw.image_size), True
+        return _shown(raw)
     if kind == "modality" and raw.modality:
-        return f"The image is {_an(raw.modality.replace('X-Ray', 'X-ray'))}.", True
+        sentence = f"The image is {_an(raw.modality.replace('X-Ray', 'X-ray'))}."
+        return sentence, entailment.is_modality(raw)
     asked = organs_named(raw.question)
     if raw.regions and asked:  # none of the marked labels is among them, or it were evidence
-        return f"No {_joined(asked, 'or')} is marked in the image.", negative
-    if kind == "abnormality" and raw.regions and not any(is_lesion(r.label) for r in raw.regions):
-        return "No lesion is marked in the image.", negative
+        return f"No {_joined(asked, 'or')} is marked in the image.", entailment.is_absent(raw)
+    lesions = kind == "abnormality" or speaks_of_lesions(raw.question)
+    if lesions and raw.regions and not any(is_lesion(r.label) for r in raw.regions):
+        return "No lesion is marked in the image.", entailment.is_absent(raw)
     if kind == "position" and raw.location:
-        return f"The image shows the {place_name(raw.location)}.", True
+        place = place_name(raw.location)
+        return f"The image shows the {place}.", raw.answer.casefold().rstrip(".") == place
     return "No region is marked for it.", False
+
+
+def _shown(raw: RawQuestion) -> tuple[str, bool]:
+    sentence = _places(raw.evidence, raw.image_size)
+    if entailment.is_counted(raw):
+        return f"{sentence.removesuffix('.')}, {raw.answer.strip()} in all.", True
+    spots = [place_in_image(region.box_xyxy_pixels, raw.image_size) for region in raw.evidence]
+    follows = (
+        entailment.is_there(raw) or entailment.is_placed(raw, spots) or entailment.is_named(raw)
+    )
+    return sentence, follows
 
 
 def _places(evidence: Sequence[Region], image_size: tuple[int, int]) -> str:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from kit.data.records import SftRecord
 from kit.evaluate.answering import Answer, Predictor
-from kit.prompting.answers import as_set
+from kit.prompting.answers import same_answer
 from kit.scoring.exact import exact_match
 
 ABLATIONS = ("blank", "shuffled", "question_only")
@@ -35,7 +35,7 @@ def measure_ablations(
     for (item, name, image), text in zip(wanted, said, strict=True):
         found[id(item)][name] = {
             "answer": text,
-            "changed": float(as_set(text) != as_set(item.parsed.answer)),
+            "changed": float(not same_answer(text, item.parsed.answer)),
             "exact": exact_match(text, item.record.answer),
         } | ({"image": image.key} if name == "shuffled" else {})
     return [found[id(item)] for item in answers]
@@ -48,14 +48,24 @@ def blank(predictor: Predictor, path: str):
 
 
 def other_images(records: Sequence[SftRecord], seed: int) -> dict[str, str]:
-    """For each image another one of the same dataset; none for the only one of its dataset."""
-    by_dataset: dict[str, dict[str, None]] = {}
-    for record in records:
-        by_dataset.setdefault(record.dataset, {})[record.image] = None
-    found = {}
-    for images in by_dataset.values():
-        order = np.random.default_rng(seed).permutation(len(images))
-        ring = [list(images)[place] for place in order]
-        if len(ring) > 1:
-            found |= dict(zip(ring, [*ring[1:], ring[0]], strict=True))
+    """For each image another one of the same dataset, of the same modality and location where
+    there is one, else of the same modality; none for the only one of its dataset.
+
+    An image of another kind would change answers about the kind for free.
+    """
+    kinds = (
+        lambda r: (r.dataset, r.modality, r.location),
+        lambda r: (r.dataset, r.modality),
+        lambda r: (r.dataset,),
+    )
+    found: dict[str, str] = {}
+    for kind in kinds:
+        alike: dict[tuple, dict[str, None]] = {}
+        for record in records:
+            alike.setdefault(kind(record), {})[record.image] = None
+        for images in alike.values():
+            order = np.random.default_rng(seed).permutation(len(images))
+            ring = [list(images)[place] for place in order]
+            if len(ring) > 1:
+                found = dict(zip(ring, [*ring[1:], ring[0]], strict=True)) | found
     return found

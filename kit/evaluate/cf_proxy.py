@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from kit.counterfactual.images import ImageCache, random_matches
+from kit.counterfactual.images import ImageCache
 from kit.counterfactual.probe import MODE, Case, probe
-from kit.counterfactual.regions import evidence_region
+from kit.counterfactual.regions import evidence_region, whole_pixels
 from kit.data.fields import relative_image
 from kit.data.grpo_records import CARRIED, GrpoRecord
 from kit.data.records import SftRecord, read_sft_records, to_json
@@ -85,9 +85,15 @@ def measure(
         gold = [region.box_xyxy_pixels for region in record.regions]
         evidence, _ = evidence_region(gold, parsed.boxes, size)
         names = (config.seed, record.dataset, record.qid, record.question)
-        random = random_matches(evidence, size, draws=config.random_draws, seed=names)
         if evidence:
-            cases[index] = Case(record.image, record.question, record.answer, evidence, random)
+            controls = predictor.image_cache.controls(
+                record.image,
+                evidence,
+                draws=config.random_draws,
+                seed=names,
+                avoid=whole_pixels(gold, size),
+            )
+            cases[index] = Case(record.image, record.question, record.answer, evidence, controls)
     effects = dict(
         zip(
             cases,
@@ -133,13 +139,13 @@ def summary_of(rows: Sequence[dict], output: Path) -> str:
         f"{output}: {n} records",
         f"  valid JSON {sum(r['valid_json'] for r in rows) / n:.1%}, "
         f"exact match {sum(r['answer_correct'] for r in rows) / n:.1%}",
-        f"  evidence to take away, and a random region to match it: {len(both)} records",
+        f"  evidence to take away, and a control to match it: {len(both)} records",
     ]
     if both:
         roi = sum(r["delta_cf_roi"] for r in both) / len(both)
         rand = sum(r["delta_cf_rand"] for r in both) / len(both)
         lines.append(
             f"  mean drop in the probability of the gold answer: {roi:.3f} without the evidence, "
-            f"{rand:.3f} without random regions"
+            f"{rand:.3f} without its controls"
         )
     return "\n".join(lines)

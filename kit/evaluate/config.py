@@ -30,7 +30,7 @@ class InferenceConfig:
     inpainting: Literal["telea", "ns", "blur", "mean"] = option(
         "telea", help="how a region is taken out of an image"
     )
-    random_draws: int = option(2, help="random regions that each region is compared with")
+    random_draws: int = option(2, help="controls that each region is compared with")
     quantization: Literal["none", "nf4"] = option("none", help="nf4: base in 4-bit")
     bf16: bool | None = option(None, help="bfloat16; left out: wherever the GPU has it")
     attn_implementation: Literal["sdpa", "eager"] = option("sdpa", help="of the model")
@@ -80,9 +80,9 @@ class EvaluateConfig(InferenceConfig):
     )
     counterfactual: bool = option(
         False,
-        help="ask again without the evidence, without random regions of its size, with a blank and "
-        "another image, and without any: 3 answers more a question, and 1 + random_draws for each "
-        "of gold, claimed and both boxes",
+        help="ask again without the evidence, without controls that differ from it in place alone, "
+        "with a blank and another image, and without any: 3 answers more a question, and "
+        "1 + random_draws for each of gold, claimed and both boxes",
     )
     consistency: bool = option(True, help="measure how well captions fit their questions")
     consistency_model: str = option(

@@ -134,7 +134,7 @@ def answer_batch(
         flips = measure_flips(predictor, answers, draws=config.random_draws, seed=config.seed)
         ablations = measure_ablations(predictor, answers, references.partners)
         for (_, row), found, without in zip(rows, flips, ablations, strict=True):
-            row |= {"inpainting": config.inpainting, "flips": found, "ablations": without}
+            row |= {"inpainting": config.inpainting, "ablations": without} | found
     return rows
 
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from kit.counterfactual.images import ImageCache, random_matches
+from kit.counterfactual.images import ImageCache
 from kit.counterfactual.probe import Case, probe
-from kit.counterfactual.regions import area_share, claimed_region
+from kit.counterfactual.regions import area_share, claimed_region, whole_pixels
 from kit.data.grpo_records import GrpoRecord
 from kit.errors import ConfigError, UserError
 from kit.grpo.rollout import Group
@@ -124,13 +124,16 @@ def online_scores(
     for group in groups:
         record = group.task.record
         size = image_cache.size(record.image)
+        gold = whole_pixels([region.box_xyxy_pixels for region in record.regions], size)
         for parsed in group.parsed:
             claim = claimed_region(parsed.boxes, size)
             shares.append(area_share(claim, size))
             random = ()
             if parsed.answer.strip() and 0 < shares[-1] < LARGEST_SHARE:
                 names = (seed, record.dataset, record.qid, record.question)
-                random = random_matches(claim, size, draws=draws, seed=names)
+                random = image_cache.controls(
+                    record.image, claim, draws=draws, seed=names, avoid=gold
+                )
             case = Case(record.image, record.question, parsed.answer, claim, random)
             cases.append(case if random else None)
     effects = iter(probe(model, image_cache, [case for case in cases if case is not None]))

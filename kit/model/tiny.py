@@ -81,7 +81,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> Qwen2Tokeni
     return tokenizer
 
 
-def tiny_processor(tokenizer: Qwen2Tokenizer, pixels_a_side: int = 196) -> Processor:
+def tiny_processor(tokenizer: Qwen2Tokenizer, pixels_a_side: int = 224) -> Processor:
     """The processor of the tiny model: images of at most ``pixels_a_side`` squared pixels."""
     size = {"shortest_edge": 56 * 56, "longest_edge": pixels_a_side**2}
     return Processor(tokenizer, Qwen2VLImageProcessorPil(size=size))

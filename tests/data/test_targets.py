@@ -137,6 +137,69 @@ def test_reasoning_follows_from_the_record(name):
     assert steps[1:] == [finding, conclusion]
 
 
+KIDNEYS = (Region("Left Kidney", (60, 40, 80, 60)), Region("Right Kidney", (20, 40, 30, 60)))
+CYST = (Region("Cyst", (5.0, 5.0, 15.0, 15.0)),)
+FOLLOWS = [
+    # whether the answer follows, and: question, answer, content type, evidence
+    (True, "Where is the liver?", "Left", "Position", RAW.evidence),
+    (False, "Where is the liver?", "Right", "Position", RAW.evidence),
+    (False, "What color is the liver?", "Black", "Color", RAW.evidence),
+    (False, "Is the liver healthy?", "No", "Abnormality", RAW.evidence),
+    (False, "Is the liver healthy?", "Yes", "Abnormality", RAW.evidence),
+    (True, "Does the picture contain liver?", "Yes", "Organ", RAW.evidence),
+    (False, "Does the picture contain liver?", "No", "Organ", RAW.evidence),
+    (False, "Is there a lesion in the liver?", "Yes", "Abnormality", RAW.evidence),
+    (False, "What is the largest organ in the picture?", "Liver", "Size", RAW.evidence),
+    (False, "Which organ contains the lesion?", "Liver", "Abnormality", RAW.evidence),
+    (True, "How many kidneys are there in this image?", "2", "Quantity", KIDNEYS),
+    (True, "How many kidneys are there in this image?", "Two", "COUNT", KIDNEYS),
+    (False, "How many kidneys are there in this image?", "1", "Quantity", KIDNEYS),
+    (False, "Where are the kidneys?", "Left", "Position", KIDNEYS),
+    (True, "Is there a cyst in this image?", "Yes", "Abnormality", CYST),
+    (True, "Are there abnormalities in this image?", "Yes", "Abnormality", CYST),
+    (True, "What disease is shown in the picture?", "Cyst", "Abnormality", CYST),
+    (True, "What is the lesion in the upper left of the image?", "Cyst", "Abnormality", CYST),
+    (False, "What is the cause of the disease?", "Cyst", "KG", CYST),
+    (True, "Does the picture contain heart?", "No", "Organ", ()),
+    (True, "How many hearts are there in this image?", "0", "Quantity", ()),
+    (False, "Is the heart enlarged?", "No", "Abnormality", ()),
+    (False, "How does the heart look?", "Normal", "Abnormality", ()),
+    (False, "What is shown in the heart?", "Nodule", "Abnormality", ()),
+    (True, "How was this image taken?", "CT", "Modality", ()),
+    (True, "Is this an MRI?", "No", "Modality", ()),
+    (False, "What is the mr weighting in this image?", "T2", "Modality", ()),
+    (False, "Is this a CT?", "No", "Modality", ()),
+    (True, "Which part of the body is shown?", "Abdomen", "Position", ()),
+    (False, "Which part of the body is shown?", "Chest", "Position", ()),
+]
+
+
+@pytest.mark.parametrize("case", FOLLOWS, ids=lambda case: f"{case[1]} {case[2]}")
+def test_so_is_said_where_the_step_before_holds_the_answer(case):
+    follows, question, answer, content_type, evidence = case
+    raw = dataclasses.replace(
+        RAW, question=question, answer=answer, content_type=content_type, evidence=evidence
+    )
+    *_, finding, conclusion = reasoning(raw)
+    assert conclusion.startswith("So the answer is" if follows else "The answer is"), finding
+
+
+@pytest.mark.parametrize("split", ["train", "validate", "test"])
+def test_on_real_records_so_is_never_said_of_what_the_step_does_not_hold(realdata, split):
+    """By the words of the finding alone."""
+    for raw in read_slake(realdata / "SLAKE", split)[0]:
+        if not isinstance(raw, RawQuestion):
+            continue
+        *_, finding, conclusion = reasoning(raw)
+        if conclusion.startswith("So") and raw.answer not in ("0", "None"):
+            held = re.findall(r"\w+", finding.lower().replace("infiltrate", "infiltration"))
+            answer = re.findall(r"\w+", raw.answer.lower())
+            if answer == ["no"]:
+                assert held[0] == "no" or raw.content_type == "Modality", (raw, finding)
+            elif answer != ["yes"]:
+                assert {*answer} <= {*held}, (raw, finding)
+
+
 def test_quantity_is_of_the_organ():
     raw = dataclasses.replace(RAW, question="How many kidneys are there?", content_type="Quantity")
     assert reasoning(raw)[0] == "The question asks about the number of kidneys."

@@ -11,6 +11,7 @@ from PIL import Image
 
 from kit.counterfactual.images import ImageCache
 from kit.counterfactual.probe import Case, probe
+from kit.counterfactual.regions import mask_of
 from kit.data.records import Region, SftRecord, read_sft_records, write_records
 from kit.evaluate import evaluation
 from kit.evaluate.answering import Answer, Predictor
@@ -113,7 +114,7 @@ def record_of(eyes, name: str, watched: str, weight: float) -> SftRecord:
     )  # fmt: skip
 
 
-def test_what_is_removed_is_the_region_and_its_match_and_nothing_else(eyes, processor):
+def test_what_is_removed_is_the_region_and_its_control_and_nothing_else(eyes, processor):
     """By the pixels that the model is shown, for twenty images of which it watches the top half."""
     cache = ImageCache(processor, "mean")
     predictor = Predictor(None, cache, max_new_tokens=8, batch_size=16)
@@ -126,6 +127,7 @@ def test_what_is_removed_is_the_region_and_its_match_and_nothing_else(eyes, proc
     shares = []
     for item, own in zip(items, found, strict=True):
         name, image = item.record.qid, item.record.image
+        own = own["flips"]
         assert list(own) == list(regions)
         for source, boxes in regions.items():
             wanted = np.logical_or.reduce([inside(box) for box in boxes])
@@ -227,32 +229,45 @@ def answers(prepared):
 
 
 def test_regions_of_an_answer(answers):
-    """Claimed ones where there are any and something matches them (nothing matches the whole
-    image), and both together."""
-    found = [interventions_of(item, 2, 0) for item in answers]
-    assert ["claimed" in own for own in found] == [True, False, False, True]
-    for own in found:
+    """Claimed ones where there are any, both together, and no control for the whole image."""
+    cache = ImageCache(None)
+    found = [interventions_of(cache, item, 2, 0) for item in answers]
+    assert ["claimed" in own for own in found] == [True, False, True, True]
+    for item, own in zip(answers, found, strict=True):
+        gold = mask_of(own["gold"].region, item.record.image_size)
         for intervention in own.values():
-            assert len(intervention.random) == 2
-            assert intervention.region not in intervention.random
+            for control in intervention.controls:
+                assert control != intervention.region
+                assert not (mask_of(control, item.record.image_size) & gold).any()
         if "both" in own:
             assert {*own["both"].region} == {*own["gold"].region, *own["claimed"].region}
-    assert any("both" in own for own in found)
-    assert not any("both" in own and "claimed" not in own for own in found)
+    assert found[2]["claimed"].controls == found[2]["both"].controls == ()
+    assert any(intervention.controls for own in found for intervention in own.values())
     unknown = dataclasses.replace(answers[0].record, image_size=None)
-    assert interventions_of(dataclasses.replace(answers[0], record=unknown), 2, 0) == {}
+    assert interventions_of(cache, dataclasses.replace(answers[0], record=unknown), 2, 0) == {}
 
 
-def test_drops_are_those_of_the_probe(answers, base_model, processor):
-    """Of the answer that was given, one record at a time."""
+def test_what_has_no_control_is_left_out_and_told(answers, base_model, processor):
+    """And the drops of the others are those of the probe, of the answer that was given, one record
+    at a time."""
     predictor = Predictor(base_model, ImageCache(processor), max_new_tokens=8, batch_size=4)
     found = measure_flips(predictor, answers, draws=2, seed=0)
+    measured = 0
     for item, own in zip(answers, found, strict=True):
-        for source, intervention in interventions_of(item, 2, 0).items():
-            record = item.record
+        every = interventions_of(predictor.image_cache, item, 2, 0)
+        assert {*own["flips"], *own["unmatched"]} == {*every}
+        for source, intervention in every.items():
+            assert (source in own["unmatched"]) == (not intervention.controls)
+            if not intervention.controls:
+                continue
+            record, flips = item.record, own["flips"][source]
             case = Case(
-                record.image, record.question, "Yes", intervention.region, intervention.random
+                record.image, record.question, "Yes", intervention.region, intervention.controls
             )
             (effect,) = probe(predictor.model, predictor.image_cache, [case])
-            assert own[source]["drop_roi"] == pytest.approx(effect.delta_roi, abs=1e-5)
-            assert own[source]["drop_random"] == pytest.approx(effect.delta_rand, abs=1e-5)
+            assert flips["drop_roi"] == pytest.approx(effect.delta_roi, abs=1e-5)
+            assert flips["drop_random"] == pytest.approx(effect.delta_rand, abs=1e-5)
+            assert flips["control_change"] == pytest.approx(flips["region_change"], rel=0.3)
+            measured += 1
+    assert measured
+    assert "claimed" in found[2]["unmatched"]

@@ -29,7 +29,7 @@ def draw_body(kind: str, rng: np.random.Generator) -> Scene:
 
 
 def _draw_ct_abdomen(rng: np.random.Generator) -> Scene:
-    scene = open_scene("CT abdomen", rng, size=(212, 184), radii=(0.47, 0.44), level=6)
+    scene = open_scene("CT abdomen", rng, size=(212, 184), radii=(0.37, 0.36), level=2)
     draw_trunk(scene, fat=62, muscle=112)
     scene.tissue(ellipse(0, -0.03, 0.8, 0.78), 58, texture=5)
     draw_spine(scene, 0.38)
@@ -77,7 +77,7 @@ def _draw_kidney(scene: Scene, label: str, side: int, size: float, bright: bool)
 
 
 def _draw_ct_lung(rng: np.random.Generator) -> Scene:
-    scene = open_scene("CT lung", rng, size=(212, 180), radii=(0.48, 0.42), level=4)
+    scene = open_scene("CT lung", rng, size=(212, 180), radii=(0.38, 0.35), level=2)
     draw_trunk(scene, fat=70, muscle=128)
     with_heart = scene.chance(0.55)
     draw_spine(scene, 0.5)
@@ -118,7 +118,7 @@ def _draw_vessels(scene: Scene, organ: Organ, count: int) -> None:
 
 
 def _draw_mri_brain(rng: np.random.Generator) -> Scene:
-    scene = open_scene("MRI brain", rng, size=(176, 200), radii=(0.455, 0.46), level=3)
+    scene = open_scene("MRI brain", rng, size=(184, 200), radii=(0.36, 0.385), level=1)
     canvas = scene.canvas
     t2 = scene.chance(0.5)
     scene.facts["weighting"] = "T2" if t2 else "T1"

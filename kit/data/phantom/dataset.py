@@ -112,7 +112,7 @@ def draw_phantom(number: int, *, seed: int) -> Drawn:
         blur=blur,
         noise=rng.uniform(4, 8),
         gain=rng.uniform(0.88, 1.08),
-        offset=rng.uniform(-6, 8),
+        offset=rng.uniform(-6, 6),
     )
     return _picture(scene, lesions, pixels), ask(scene, lesions, rng)
 

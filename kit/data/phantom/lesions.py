@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -21,6 +21,7 @@ _HOSTS = {
     "X-ray chest": ("Left Lung", "Right Lung"),
 }
 _TRIES = 12
+_FAINT_SHARE, _FAINT = 0.4, (0.3, 0.45)
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Lesion:
     """A drawn lesion: its name, the organ it lies in, how it looks and what it covers.
 
     ``shape`` is Circular, Oval, Irregular, Ring or Crescent; ``tone`` White, Gray, Black, or ""
-    for a ring; ``quadrant`` one of :data:`QUADRANTS` of the image, or "" when it lies across.
+    for a ring and for a faint lesion, which differs little from its organ; ``quadrant`` one of
+    :data:`QUADRANTS` of the image, or "" when it lies across.
     """
 
     label: str
@@ -98,7 +100,8 @@ def _add_spot(scene: Scene, lesions: list[Lesion]) -> Lesion | None:
                 y, x = (float(v) for v in fits[host][rng.integers(len(fits[host]))])
                 cover = _paint(canvas, look, (x, y), radius)
                 name = _name(scene.kind, look, host)
-                return Lesion(name, host, look.shape, look.tone, str(quadrant), cover)
+                tone = look.tone if look.strength == 1 else ""
+                return Lesion(name, host, look.shape, tone, str(quadrant), cover)
     return None
 
 
@@ -119,15 +122,23 @@ def _quadrant_window(canvas: Canvas, quadrant: str, radius: float) -> np.ndarray
 @dataclass(frozen=True)
 class _Look:
     """``radius`` of the long axis as a part of the image's side; ``inner``: how much of it must
-    lie inside the organ."""
+    lie inside the organ; ``strength``: how far it goes from the organ's level to its own."""
 
     shape: str
     tone: str
     radius: float
     inner: float
+    strength: float = 1.0
 
 
 def _draw_look(kind: str, rng: np.random.Generator) -> _Look:
+    """Real lesions are often faint: to take such a one out changes an image less than to take out
+    any edge."""
+    look = _draw_form(kind, rng)
+    return replace(look, strength=rng.uniform(*_FAINT)) if rng.random() < _FAINT_SHARE else look
+
+
+def _draw_form(kind: str, rng: np.random.Generator) -> _Look:
     chest = kind in ("CT lung", "X-ray chest")
     shape = rng.choice(["Circular", "Oval", "Irregular", "Ring"], p=[0.32, 0.24, 0.22, 0.22])
     dark = "Gray" if chest else "Black"
@@ -153,12 +164,15 @@ def _paint(canvas: Canvas, look: _Look, middle: tuple[float, float], radius: flo
         outline = blob(*middle, radius, rng, 0.42)
     else:
         outline = ellipse(*middle, radius, radius * rng.uniform(0.94, 1.0))
+    cover = canvas.cover(outline)
+    before = canvas.pixels.copy()
     if look.shape == "Ring":
         canvas.fill(outline, TONES["White"])
         canvas.fill(ellipse(*middle, radius * 0.62, radius * 0.6), TONES["Black"] + 10)
     else:
         canvas.fill(outline, TONES[look.tone] + rng.uniform(-8, 8), texture=4)
-    return canvas.cover(outline)
+    canvas.pixels = before + look.strength * (canvas.pixels - before)
+    return cover
 
 
 def _add_effusion(scene: Scene, lesions: list[Lesion]) -> Lesion | None:
@@ -174,8 +188,9 @@ def _add_effusion(scene: Scene, lesions: list[Lesion]) -> Lesion | None:
     cover = host.cover * np.clip(y - level, 0, 1).astype(np.float32)
     if any((lesion.cover * cover).any() for lesion in lesions):
         return None
-    canvas.blend(cover, 225)
-    return Lesion("Effusion", host.label, "Crescent", "White", "", cover)
+    faint = rng.random() < _FAINT_SHARE
+    canvas.blend(cover, 225, rng.uniform(*_FAINT) if faint else 1.0)
+    return Lesion("Effusion", host.label, "Crescent", "" if faint else "White", "", cover)
 
 
 def _name(kind: str, look: _Look, host: str) -> str:

@@ -183,7 +183,36 @@ def test_lesions_are_big_enough_inside_and_can_be_seen(drawn):
             around = pixels[max(0, y - 6) : y + h + 6, max(0, x - 6) : x + w + 6]
             contrasts.append(np.percentile(inside, 90) - np.percentile(inside, 10))
             assert around.std() > 8, label
-    assert np.mean(np.array(contrasts) > 35) > 0.97
+    assert np.mean(np.array(contrasts) > 24) > 0.97
+    assert np.mean(np.array(contrasts) < 60) > 0.2, "all lesions are glaring"
+
+
+def test_around_the_body_is_air_as_in_real_scans(drawn):
+    """So much that the evidence's shape, put anywhere beside it, lies half in air on CT and MRI, as
+    it does on SLAKE's (67% and 61%): a control that is drawn so compares tissue with nothing."""
+    rng = np.random.default_rng(0)
+    black = defaultdict(list)
+
+    def share(picture, x, y, w, h):
+        return (picture.pixels[y : y + h, x : x + w] < 15).mean()
+
+    for picture, asked in drawn["train"]:
+        height, width = picture.pixels.shape
+        regions = tuple(Region(label, box) for label, box in picture.boxes)
+        for q in asked:
+            for evidence in find_evidence(regions, q.question, q.answer, q.content_type):
+                x, y, w, h = (int(side) for side in evidence.box_xyxy_pixels)  # as they are written
+                for _ in range(20):
+                    left, top = rng.integers(0, width - w + 1), rng.integers(0, height - h + 1)
+                    if abs(left - x) > w or abs(top - y) > h:
+                        anywhere = share(picture, left, top, w, h)
+                        black["anywhere", picture.modality].append(anywhere)
+                        black["evidence", picture.modality].append(share(picture, x, y, w, h))
+                        break
+    shares = {key: float(np.mean(values)) for key, values in black.items()}
+    for modality in ("CT", "MRI"):
+        assert shares["anywhere", modality] > 0.5, shares
+        assert shares["evidence", modality] < 0.15, shares
 
 
 def test_positions_and_colors_are_those_of_the_boxes(drawn):

@@ -1,0 +1,120 @@
+"""Does an answer follow from what the record shows of its question?
+
+What the record shows is a sentence (``kit.data.targets``): where the evidence lies, that nothing
+of the kind is marked, the modality, or the part of the body. An answer follows from it in four
+ways alone: that something is there or not, how many there are, where it is, and by what modality
+the image was taken. Everything else (healthy, bigger, what an organ does, its color) may be true
+and is not said by boxes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from kit.data.evidence import is_lesion, organs_named, speaks_of_lesions, words_of
+from kit.data.questions import RawQuestion
+
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+_PRESENCE = re.compile(
+    r"\b(contain|exist|appear|includ|present|visible|have|has|show|see|observ|there)|[有含存看显]"
+)
+_QUALITY = re.compile(
+    r"\b(healthy|unhealthy|normal|abnormal|enlarged|big|bigger|large|larger|look|belong|same)\b"
+    r"|健康|正常|异常[吗么]|大(?!脑)|属于"
+)
+_YES = re.compile(r"yes\b|是|对|有|存在|包含|可以|能")
+_NO = re.compile(r"(no|not|none|zero|0)\b|不|没|无|否")
+_FILLERS = frozenset(["in", "on", "at", "the", "of", "image", "side"])
+
+
+def polarity(answer: str) -> bool | None:
+    """Whether an answer says yes or no, by its first word.
+
+    >>> polarity("Yes"), polarity("no."), polarity("Normal"), polarity("没有"), polarity("0")
+    (True, False, None, False, False)
+    """
+    text = answer.strip().casefold()
+    if _NO.match(text):
+        return False
+    return True if _YES.match(text) else None
+
+
+def is_there(raw: RawQuestion) -> bool:
+    """Whether the answer that something is there follows from its being marked."""
+    about = _rest_of(raw)
+    if polarity(raw.answer) is not True or not _asks_presence(raw) or organs_named(about):
+        return False
+    return not speaks_of_lesions(raw.question) or all(is_lesion(r.label) for r in raw.evidence)
+
+
+def is_absent(raw: RawQuestion) -> bool:
+    """Whether the answer that something is not there, or none of it, follows from its not being
+    marked."""
+    if polarity(raw.answer) is not False:
+        return False
+    return _asks_presence(raw) or _kinds(raw) & {"quantity", "count"} != set()
+
+
+def is_counted(raw: RawQuestion) -> bool:
+    """Whether the answer is the number of boxes (of kinds, where these are asked for)."""
+    if not _kinds(raw) & {"quantity", "count"}:
+        return False
+    labels = [region.label for region in raw.evidence]
+    number = len(set(labels) if "kind" in words_of(raw.question) else labels)
+    said = raw.answer.strip().casefold()
+    return said == str(number) or (number < len(NUMBERS) and said == NUMBERS[number])
+
+
+def is_placed(raw: RawQuestion, places: Sequence[str]) -> bool:
+    """Whether the answer is the one place (``place_in_image``) of all the evidence."""
+    if not _kinds(raw) & {"position", "pos"} or not _fits_kind(raw):
+        return False
+    return {_bare(place) for place in places} == {_bare(raw.answer)}
+
+
+def is_named(raw: RawQuestion) -> bool:
+    """Whether the answer is what the lesions of the evidence are called."""
+    if not _kinds(raw) & {"abnormality", "abn", "pres"}:
+        return False
+    labels = {label.casefold() for label in (region.label for region in raw.evidence)}
+    said = {part.strip().casefold() for part in re.split(r"[,、，]| and ", raw.answer)}
+    return said == labels and all(map(is_lesion, labels))
+
+
+def is_modality(raw: RawQuestion) -> bool:
+    """Whether the answer follows from the modality: it names it, or agrees or disagrees with a
+    question that does."""
+    own = _bare(raw.modality)
+    asked = {name for name in ("ct", "mri", "xray") if name in _bare(raw.question).split()}
+    says = polarity(raw.answer)
+    if says is None:
+        return _bare(raw.answer) == own
+    weighted = re.search(r"\bt[12]\b|weight|加权", raw.question.casefold())
+    return bool(asked) and not weighted and says == (asked == {own}) and len(asked) == 1
+
+
+def _asks_presence(raw: RawQuestion) -> bool:
+    question = raw.question.casefold()
+    fitting = _kinds(raw) & {"organ", "abnormality", "pres", "abn"}
+    return bool(fitting and _PRESENCE.search(question)) and not _QUALITY.search(question)
+
+
+def _fits_kind(raw: RawQuestion) -> bool:
+    return not speaks_of_lesions(raw.question) or all(is_lesion(r.label) for r in raw.evidence)
+
+
+def _kinds(raw: RawQuestion) -> set[str]:
+    return {kind.strip() for kind in raw.content_type.casefold().split(",")}
+
+
+def _rest_of(raw: RawQuestion) -> str:
+    """The words of a question that are no part of the evidence's labels."""
+    named = {word for region in raw.evidence for word in words_of(region.label)}
+    return " ".join(word for word in words_of(raw.question) if word not in named)
+
+
+def _bare(text: str) -> str:
+    words = text.casefold().replace("x-ray", "xray").replace("x ray", "xray")
+    return " ".join(w for w in re.findall(r"\w+", words) if w not in _FILLERS)
