@@ -41,31 +41,14 @@ class RewardFunctions:
     def __call__(self, groups: Sequence[Group]) -> list[dict[str, float | None]]:
         """The parts of each completion, in the order of the groups.
 
-        A function gets lists that have one item a completion: ``prompts``, ``completions`` (texts),
-        ``completion_ids``, and ``question``, ``gold``, ``caption``, ``boxes``, ``answer`` and
-        ``record``; of these those that it takes. Each is called once for all; those defined with
-        ``async`` are awaited together.
+        A function gets those of :func:`arguments_of` that it takes. Each is called once for all
+        completions; those defined with ``async`` are awaited together.
 
         Raises:
             UserError: one raises, or gives something else than a finite number or None for each.
         """
-        rows = [
-            (group.task.record, completion, parsed)
-            for group in groups
-            for completion, parsed in zip(group.completions, group.parsed, strict=True)
-        ]
-        records = [record for record, _, _ in rows]
-        known = {
-            "prompts": [record.question for record in records],
-            "completions": [parsed.text for _, _, parsed in rows],
-            "completion_ids": [list(completion.token_ids) for _, completion, _ in rows],
-            "question": [record.question for record in records],
-            "gold": [record.gold for record in records],
-            "caption": [parsed.caption for _, _, parsed in rows],
-            "boxes": [parsed.boxes for _, _, parsed in rows],
-            "answer": [parsed.answer for _, _, parsed in rows],
-            "record": records,
-        }
+        known = arguments_of(groups)
+        records = known["record"]
 
         async def awaited(path: str, function: RewardFunction) -> list:
             with explained(path, records):
@@ -104,6 +87,26 @@ class RewardFunctions:
         loop = asyncio.new_event_loop()
         weakref.finalize(self, loop.close)
         return loop
+
+
+def arguments_of(groups: Sequence[Group]) -> dict[str, list]:
+    """What reward functions may ask for, lists that have one item a completion."""
+    rows = [
+        (group.task.record, completion, parsed)
+        for group in groups
+        for completion, parsed in zip(group.completions, group.parsed, strict=True)
+    ]
+    return {
+        "prompts": [record.question for record, _, _ in rows],
+        "completions": [parsed.text for _, _, parsed in rows],
+        "completion_ids": [list(completion.token_ids) for _, completion, _ in rows],
+        "question": [record.question for record, _, _ in rows],
+        "gold": [record.gold for record, _, _ in rows],
+        "caption": [parsed.caption for _, _, parsed in rows],
+        "boxes": [parsed.boxes for _, _, parsed in rows],
+        "answer": [parsed.answer for _, _, parsed in rows],
+        "record": [record for record, _, _ in rows],
+    }
 
 
 def load_function(path: str) -> RewardFunction:
@@ -169,11 +172,12 @@ def explained(path: str, records: Sequence[GrpoRecord]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
+        frames = traceback.extract_tb(error.__traceback__)
+        places = [f": {f.filename}, line {f.lineno}" for f in frames if f.filename != __file__]
         raise UserError(
             f"the reward function raised {type(error).__name__}: {error}",
             where=_where(path, records),
-            fix=f"fix the function: {frame.filename}, line {frame.lineno}",
+            fix=f"fix the function{next(iter(places), '')}",
         ) from error
 
 

@@ -233,6 +233,10 @@ def short(completions):
     return [1.0]
 
 
+def nothing(completions):
+    pass
+
+
 async def met(completions):
     """Two at once, or it waits for ever."""
     CALLS["met"] += 1
@@ -336,7 +340,7 @@ def test_weighted_parts_are_logged_beside_the_raw_ones():
     ("name", "message"),
     [
         ("broken", "raised KeyError"), ("infinite", "finite numbers"), ("short", "must give 2"),
-        ("worded", "finite numbers"), ("failing", "raised KeyError"),
+        ("worded", "finite numbers"), ("failing", "raised KeyError"), ("nothing", "not iterable"),
     ],
 )  # fmt: skip
 def test_a_function_that_fails_names_itself_and_the_record(name, message):
