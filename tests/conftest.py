@@ -20,6 +20,7 @@ from kit.evaluate.cf_proxy import cf_proxy
 from kit.evaluate.config import CfProxyConfig
 from kit.grpo import grpo
 from kit.model.load import load_base, load_processor
+from kit.model.processor import Processor
 from kit.train import sft
 from kit.train.config import GrpoConfig, SftConfig
 
@@ -152,6 +153,37 @@ def trained(once, prepared) -> dict[str, Path]:
 
     folder = once("trained", make)
     return {"sft": folder / "sft", "data": folder / "grpo.jsonl"}
+
+
+@pytest.fixture(scope="session")
+def trained_small(once, prepared) -> Path:
+    """An SFT adapter whose images were a third as large as the base's: at most 16 tokens."""
+
+    def make(folder: Path) -> None:
+        sft.train(
+            SftConfig(
+                base_model="tiny", data=str(prepared["few"]), output_dir=str(folder), max_steps=2,
+                learning_rate=1e-2, lora_r=4, save_steps=0, report_to=["none"],
+                min_pixels=784, max_pixels=16 * 784,
+            )
+        )  # fmt: skip
+
+    return once("trained_small", make)
+
+
+@pytest.fixture
+def image_tokens(monkeypatch) -> set[int]:
+    """Of how many tokens the images are that a test prepares, filled as it goes."""
+    counts = set()
+    prepare_image = Processor.prepare_image
+
+    def counted(self, image, key):
+        prepared = prepare_image(self, image, key)
+        counts.add(prepared.n_tokens)
+        return prepared
+
+    monkeypatch.setattr(Processor, "prepare_image", counted)
+    return counts
 
 
 @pytest.fixture(scope="session")

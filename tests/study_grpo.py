@@ -1,12 +1,15 @@
-"""Does GRPO learn, and does its counterfactual reward make answers rest on their evidence?
+"""Does GRPO learn, and what of its reward makes it learn?
 
-    python tests/study_grpo.py --work runs/study
+    python tests/study_grpo.py --work runs/study --seeds 0 1 2 --variants before after
 
-Fine-tunes the embedded model on phantoms, then runs GRPO on others twice from there with the same
-seeds, with the counterfactual reward (weight 0.2, online) and without (weight 0). On phantoms that
-neither was trained on it compares mean total rewards (the full one, measured for all three models
-alike) and the gaps between flips of answers, each with a bootstrap interval over images. Prints a
-table and writes ``study.json``. Not a test: it takes an hour on two cores.
+Fine-tunes the embedded model on phantoms, then runs GRPO on others from there: once for each seed
+and variant. ``after`` is the reward as it is shipped; ``before`` counts every difference as a
+spread, pays the counterfactual part for wrong answers too and takes the KL penalty's gradient the
+other way; ``without`` has no counterfactual part. All models, SFT too, are then measured alike on
+phantoms that none was trained on: reward of sampled completions and its parts, greedy exact match,
+and gaps between flips of answers, with bootstrap intervals over images (over the seeds together;
+each seed beside). Writes ``study.json`` and ``study.md``. What is done is kept: the same command
+goes on. Not a test: a seed of a variant takes half an hour on two cores.
 """
 
 from __future__ import annotations
@@ -14,8 +17,10 @@ from __future__ import annotations
 import argparse
 import json
 import random
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from kit.counterfactual.images import ImageCache
@@ -26,7 +31,7 @@ from kit.demo.quickstart import shipped
 from kit.evaluate.cf_proxy import cf_proxy
 from kit.evaluate.config import CfProxyConfig, EvaluateConfig
 from kit.evaluate.evaluation import evaluate
-from kit.files import write_json
+from kit.files import atomic_write, write_json
 from kit.grpo.grpo import train as train_grpo
 from kit.grpo.rewards import Rewards
 from kit.grpo.rollout import MODE, Task, roll_out
@@ -34,16 +39,35 @@ from kit.model.adapters import load_adapter
 from kit.model.load import load_base, load_processor
 from kit.model.sampler import Sampling
 from kit.report.statistics import bootstrap_interval
+from kit.scoring.faithfulness import group_rewards
+from kit.scoring.settings import COMPONENTS, Weights
 from kit.train.config import GrpoConfig, SftConfig
 from kit.train.sft import train as train_sft
 
 LEAST_DROP = 0.05  # in the probability of the gold answer
+SPREAD = 0.02  # the shipped min_reward_std, by which the groups of every variant are counted
+VARIANTS: dict[str, dict[str, object]] = {
+    "before": {
+        "min_reward_std": 0, "use_bias_correction_kl": "false", "counterfactual_answers": "given",
+    },
+    "after": {},
+    "without": {"weights": "0.2,0.4,0.2,0"},
+}  # fmt: skip
+MEASURES = (
+    "total", "exact", *COMPONENTS, "counterfactual of any answer", "flip gap, gold boxes",
+    "flip gap, claimed boxes",
+)  # fmt: skip
+Row = dict[str, object]  # of one held-out record: its image, and a number or None by measure
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", default="runs/study", help="folder for everything")
-    parser.add_argument("--steps", type=int, default=120, help="steps of GRPO")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of GRPO")
+    parser.add_argument(
+        "--variants", nargs="+", choices=[*VARIANTS], default=["before", "after"], help="of GRPO"
+    )
+    parser.add_argument("--steps", type=int, default=120, help="of GRPO")
     parser.add_argument("--lr", type=float, default=5e-4, help="of GRPO")
     parser.add_argument("--batch_size", type=int, default=16, help="prompts a step of GRPO")
     parser.add_argument("--beta", type=float, default=0.02, help="of GRPO")
@@ -53,46 +77,55 @@ def main() -> None:
         "others, test on all; evidence: train on the first alone, test on those that have any",
     )  # fmt: skip
     parser.add_argument("--sft_epochs", type=float, default=1, help="few leave room to improve")
+    parser.add_argument("--sft_images", type=int, default=240)
     parser.add_argument("--train_images", type=int, default=600, help="of GRPO")
     parser.add_argument("--test_images", type=int, default=120)
     parser.add_argument("--samples", type=int, default=4, help="completions a held-out prompt")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the phantoms and of SFT")
     settings = parser.parse_args()
     work = Path(settings.work)
-    train_data, test_data = prepare_phantoms(work, settings)
-    sft = work / "sft"
+    test_data = prepare_phantoms(work, settings)
+    sft, prompts = work / "sft", work / "grpo.jsonl"
     if not (sft / "adapter_model.safetensors").exists():
-        flags = {"data": train_data, "output_dir": sft, "num_train_epochs": settings.sft_epochs}
+        flags = {"data": work / "train.json", "output_dir": sft, "seed": settings.seed}
+        flags["num_train_epochs"] = settings.sft_epochs
         train_sft(shipped(SftConfig, "sft_tiny.yaml", flags))
-    prompts = work / "grpo.jsonl"
     if not prompts.exists():
         choose_prompts(work, sft, prompts, settings.questions)
-    models = {"sft": sft}
-    for name, weights in (("with", "0.2,0.4,0.2,0.2"), ("without", "0.2,0.4,0.2,0")):
-        models[name] = work / f"grpo_{name}"
-        if not (models[name] / "adapter_model.safetensors").exists():
-            flags = {
-                "sft_ckpt": sft, "data": prompts,
-                "output_dir": models[name], "max_steps": settings.steps, "lr": settings.lr,
-                "batch_size": settings.batch_size, "beta": settings.beta,
-                "weights": weights, "seed": settings.seed, "log_completions": False,
-            }  # fmt: skip
-            train_grpo(shipped(GrpoConfig, "grpo_tiny.yaml", flags))
-    found = {
-        name: measure(folder, test_data, work / f"evaluate_{name}", settings)
-        for name, folder in models.items()
+    found = {"sft": {0: measure(sft, test_data, settings)}}
+    spreads = {}
+    for name in settings.variants:
+        found[name], spreads[name] = {}, {}
+        for seed in settings.seeds:
+            folder = work / f"grpo_{name}_{seed}"
+            if not (folder / "adapter_model.safetensors").exists():
+                flags = {
+                    "sft_ckpt": sft, "data": prompts, "output_dir": folder, "seed": seed,
+                    "max_steps": settings.steps, "lr": settings.lr, "beta": settings.beta,
+                    "batch_size": settings.batch_size, "log_completions": "false",
+                    **VARIANTS[name],
+                }  # fmt: skip
+                train_grpo(shipped(GrpoConfig, "grpo_tiny.yaml", flags))
+            found[name][seed] = measure(folder, test_data, settings)
+            spreads[name][seed] = without_spread(folder)
+    study = {
+        "settings": vars(settings),
+        "groups_without_spread": spreads,
+        "models": {name: summary(by_seed) for name, by_seed in found.items()},
+        "differences": differences(found),
     }
-    study = {"settings": vars(settings), "comparisons": compare(found)}
-    study["metrics"] = {name: one["metrics"] for name, one in found.items()}
     write_json(work / "study.json", study)
-    for row in study["comparisons"]:
-        print(f"{row['what']}: {row['mean']:+.4f}  [{row['low']:+.4f}, {row['high']:+.4f}]")
+    text = as_markdown(study)
+    with atomic_write(work / "study.md") as stream:
+        stream.write(text)
+    print(text)
 
 
-def prepare_phantoms(work: Path, settings) -> tuple[Path, Path]:
-    """Training and test records, on images that are disjoint."""
+def prepare_phantoms(work: Path, settings) -> Path:
+    """The data of all stages, on images that are disjoint; the test records."""
     if not (work / "SLAKE").exists():
-        images = {"train": 240, "validate": settings.train_images, "test": settings.test_images}
+        images = {"train": settings.sft_images, "validate": settings.train_images}
+        images["test"] = settings.test_images
         write_slake_phantoms(work / "SLAKE", images=images, seed=settings.seed)
     for split in ("train", "validate", "test"):
         prepare(
@@ -107,7 +140,7 @@ def prepare_phantoms(work: Path, settings) -> tuple[Path, Path]:
         test = work / "test_evidence.json"
         kept = [line for line in lines if json.loads(line)["regions"]]
         test.write_text("".join(kept), encoding="utf-8")
-    return work / "train.json", test
+    return test
 
 
 def choose_prompts(work: Path, sft: Path, output: Path, questions: str) -> None:
@@ -127,7 +160,7 @@ def choose_prompts(work: Path, sft: Path, output: Path, questions: str) -> None:
     others = [line for line, yes in zip(lines, rests, strict=True) if not yes]
     if questions == "all":
         chosen += others[: len(chosen)]
-    output.write_text("".join(chosen), encoding="utf-8")
+    output.write_text("".join(chosen or others), encoding="utf-8")
 
 
 def rests_on_evidence(row: dict) -> bool:
@@ -136,23 +169,63 @@ def rests_on_evidence(row: dict) -> bool:
     return row["delta_cf_roi"] - max(0.0, row["delta_cf_rand"]) > LEAST_DROP
 
 
-@torch.no_grad()
-def measure(adapter: Path, data: Path, output: Path, settings) -> dict:
-    """Rewards of sampled completions by record, and the evaluation with its flips."""
+def without_spread(run: Path) -> dict[str, float]:
+    """The share of a run's groups without spread: by its own rule, as the run logged it, and by
+    the shipped one, worked out from the rewards."""
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").open(encoding="utf-8")]
+    logged = [m["frac_reward_zero_std"] for m in metrics if "frac_reward_zero_std" in m]
+    groups: dict[tuple[int, int], list[float]] = {}
+    for line in (run / "completions.jsonl").open(encoding="utf-8"):
+        row = json.loads(line)
+        groups.setdefault((row["step"], row["prompt_index"]), []).append(row["reward"])
+    flat = [np.std(rewards, ddof=1) < SPREAD for rewards in groups.values()]
+    return {"own rule": float(np.mean(logged)), f"std below {SPREAD}": float(np.mean(flat))}
+
+
+def measure(adapter: Path, data: Path, settings) -> list[Row]:
+    """What a model gets on each held-out record, all models by the same rules."""
+    kept = adapter / "measured.json"
+    if kept.exists():
+        return json.loads(kept.read_text(encoding="utf-8"))
+    output = adapter / "evaluate"
     evaluate(
         EvaluateConfig(
             adapter=str(adapter), data=str(data), output=str(output), counterfactual=True,
             prompting_mode=MODE, per_device_eval_batch_size=48, max_new_tokens=160,
         )
     )  # fmt: skip
-    metrics = json.loads((output / "metrics.json").read_text())
-    rows = [json.loads(line) for line in (output / "predictions.jsonl").open()]
+    greedy = [json.loads(line) for line in (output / "predictions.jsonl").open(encoding="utf-8")]
+    rows = [
+        {"image": done["image"], "exact": done["scores"]["exact"], **sampled, **flip_gaps(done)}
+        for done, sampled in zip(greedy, sampled_rewards(adapter, data, settings), strict=True)
+    ]
+    write_json(kept, rows)
+    return rows
+
+
+def flip_gaps(row: dict) -> dict[str, float | None]:
+    """How much more often an answer flips without boxes than without matches of them."""
+    found = {source: row["flips"].get(source) for source in ("gold", "claimed")}
+    return {
+        f"flip gap, {source} boxes": flips["roi"] - flips["random"] if flips else None
+        for source, flips in found.items()
+    }
+
+
+@torch.no_grad()
+def sampled_rewards(adapter: Path, data: Path, settings) -> Iterator[dict[str, float | None]]:
+    """Of each record the mean total reward of sampled completions, and of its parts. Every answer
+    is probed, so that the counterfactual part can be told of right answers and of all."""
     records, _ = read_grpo_records(data)
-    processor = load_processor("tiny")
+    processor = load_processor("tiny", adapter)
     model = load_adapter(load_base("tiny"), adapter).eval()
-    judge = Rewards(GrpoConfig(base_model="tiny", data="-", counterfactual="online"), "cpu")
+    judge = Rewards(
+        GrpoConfig(
+            base_model="tiny", data="-", counterfactual="online", counterfactual_answers="given"
+        ),
+        "cpu",
+    )
     sampling = Sampling(max_new_tokens=160, temperature=1.0)
-    rewards = []
     for start in range(0, len(records), 16):
         tasks = [Task(start + i, r) for i, r in enumerate(records[start : start + 16])]
         image_cache = ImageCache(processor)
@@ -160,42 +233,83 @@ def measure(adapter: Path, data: Path, output: Path, settings) -> dict:
             model, image_cache, tasks, sampling, num_generations=settings.samples, seed=99
         )
         for group in judge(model, image_cache, groups):
-            rewards.append(sum(reward.total for reward in group) / len(group))
-    return {
-        "metrics": metrics,
-        "rewards": rewards,
-        "rows": rows,
-        "images": [r.image for r in records],
-    }
+            given = [reward.parts["counterfactual"] for reward in group]
+            parts = [
+                reward.parts | ({} if reward.parts["answer"] == 1 else {"counterfactual": 0.0})
+                for reward in group
+            ]
+            rewards = group_rewards(parts, Weights().as_dict())
+            found = {name: mean_of([p[name] for p in parts]) for name in COMPONENTS}
+            found["counterfactual of any answer"] = mean_of(given)
+            yield found | {"total": mean_of([reward.total for reward in rewards])}
 
 
-def compare(found: dict[str, dict]) -> list[dict]:
-    """Paired differences with their intervals."""
-    images = found["sft"]["images"]
-    result = []
-    for name in ("with", "without"):
-        pairs = zip(found[name]["rewards"], found["sft"]["rewards"], strict=True)
-        what = f"total reward, GRPO {name} counterfactual reward - SFT"
-        result.append(difference(what, [a - b for a, b in pairs], images))
-    for source in ("gold", "claimed"):
-        for one, other in (("with", "without"), ("with", "sft"), ("without", "sft")):
-            values, groups = [], []
-            for mine, theirs in zip(found[one]["rows"], found[other]["rows"], strict=True):
-                gaps = [row["flips"].get(source) for row in (mine, theirs)]
-                if all(gaps):
-                    values.append(
-                        gaps[0]["roi"] - gaps[0]["random"] - gaps[1]["roi"] + gaps[1]["random"]
-                    )
-                    groups.append(mine["image"])
-            what = f"flip gap of {source} boxes, {one} - {other}"
-            result.append(difference(what, values, groups))
+def mean_of(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def summary(by_seed: dict[int, list[Row]]) -> dict[str, dict]:
+    """The mean of each measure over records and seeds, its interval over images, each seed's."""
+    result = {}
+    for name in MEASURES:
+        pairs = [(row[name], row["image"]) for rows in by_seed.values() for row in rows]
+        result[name] = interval([pair for pair in pairs if pair[0] is not None])
+        seeds = {str(seed): mean_of([r[name] for r in rows]) for seed, rows in by_seed.items()}
+        result[name]["seeds"] = seeds
     return result
 
 
-def difference(what: str, values: list[float], images: list[str]) -> dict:
+def differences(found: dict[str, dict[int, list[Row]]]) -> list[dict]:
+    """Paired by record, between all models; of two variants seed by seed."""
+    names = list(found)
+    result = []
+    for place, other in enumerate(names):
+        for one in names[place + 1 :]:
+            for name in MEASURES:
+                pairs = []
+                for seed, rows in found[one].items():
+                    against = found[other].get(seed, next(iter(found[other].values())))
+                    for mine, theirs in zip(rows, against, strict=True):
+                        if mine[name] is not None and theirs[name] is not None:
+                            pairs.append((mine[name] - theirs[name], mine["image"]))
+                result.append({"what": f"{name}, {one} - {other}", **interval(pairs)})
+    return result
+
+
+def interval(pairs: Sequence[tuple[float, str]]) -> dict[str, float | int | None]:
+    """The mean of (value, image) pairs and its bootstrap interval over images."""
+    if not pairs:
+        return {"mean": None, "low": None, "high": None, "n": 0}
+    values, images = zip(*pairs, strict=True)
     low, high = bootstrap_interval(values, images)
-    mean = sum(values) / len(values)
-    return {"what": what, "mean": mean, "low": low, "high": high, "n": len(values)}
+    return {"mean": sum(values) / len(values), "low": low, "high": high, "n": len(values)}
+
+
+def as_markdown(study: dict) -> str:
+    """The tables of ``study.md``."""
+
+    def told(found: dict, form: str = ".3f") -> str:
+        if found["mean"] is None:
+            return "-"
+        return f"{found['mean']:{form}} [{found['low']:{form}}, {found['high']:{form}}]"
+
+    models = study["models"]
+    lines = [f"| on unseen phantoms | {' | '.join(models)} |", "|---" * (1 + len(models)) + "|"]
+    for name in MEASURES:
+        cells = []
+        for found in models.values():
+            seeds = [f"{value:.3f}" for value in found[name]["seeds"].values() if value is not None]
+            cells.append(told(found[name]) + (f" ({', '.join(seeds)})" if len(seeds) > 1 else ""))
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += ["", "| groups without spread in training | seed | share |", "|---|---|---|"]
+    for name, by_seed in study["groups_without_spread"].items():
+        for seed, shares in by_seed.items():
+            told_shares = ", ".join(f"{share:.1%} ({rule})" for rule, share in shares.items())
+            lines.append(f"| {name} | {seed} | {told_shares} |")
+    lines += ["", "| difference, paired by record | mean [95% interval over images] |", "|---|---|"]
+    lines += [f"| {row['what']} | {told(row, '+.4f')} |" for row in study["differences"]]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ class ImageCache:
         self.processor, self.method, self.folder = processor, method, folder
         self._pixels: dict[str, np.ndarray] = {}
         self._contents: dict[str, Content] = {}
+        self._controls: dict[tuple, tuple[Boxes, ...]] = {}
         self._changes: dict[tuple[str, Boxes], float] = {}
         self._prepared: dict[tuple[str, Boxes], PreparedImage] = {}
 
@@ -66,11 +67,16 @@ class ImageCache:
         They follow from the image, ``seed``, the region and what to ``avoid`` alone, so that the
         same claim meets the same controls whenever and wherever it is judged.
         """
-        if path not in self._contents:
-            self._contents[path] = Content(self._open(path), self.method)
-        digest = hashlib.sha256(repr((*seed, region)).encode()).digest()
-        rng = np.random.default_rng(int.from_bytes(digest[:16], "little"))
-        return self._contents[path].controls(region, draws=draws, rng=rng, avoid=avoid)
+        asked = (path, region, draws, *seed, avoid)
+        if asked not in self._controls:
+            if path not in self._contents:
+                self._contents[path] = Content(self._open(path), self.method)
+            digest = hashlib.sha256(repr((*seed, region)).encode()).digest()
+            rng = np.random.default_rng(int.from_bytes(digest[:16], "little"))
+            self._controls[asked] = self._contents[path].controls(
+                region, draws=draws, rng=rng, avoid=avoid
+            )
+        return self._controls[asked]
 
     def change(self, path: str, region: Boxes) -> float:
         """How far the removal of a region changes a pixel of it on average, in 0..255."""

@@ -24,9 +24,16 @@ DECIMALS = 6  # of written probabilities; further ones depend on how many thread
 
 
 def load_model(config: InferenceConfig, accelerator: Accelerator) -> tuple[nn.Module, Processor]:
-    """The base, merged or adapted model in evaluation mode, and its processor."""
+    """The base, merged or adapted model in evaluation mode, and its processor, which makes images
+    as large as they were in the adapter's training where the configuration does not say."""
     name = config.base_model or named_base(config.adapter)
-    processor = load_processor(name, min_pixels=config.min_pixels, max_pixels=config.max_pixels)
+    processor = load_processor(
+        name,
+        config.adapter,
+        min_pixels=config.min_pixels,
+        max_pixels=config.max_pixels,
+        say=accelerator.print,
+    )
     half = config.bf16
     if half is None:
         half = torch.cuda.is_available() and torch.cuda.is_bf16_supported()

@@ -12,7 +12,11 @@ EPSILON = 1e-4  # TRL's, so that a tiny spread is not blown up
 
 
 def group_advantages(
-    rewards_PG: Tensor, *, scale: ScaleRewards = "group", batch_std: float | None = None
+    rewards_PG: Tensor,
+    *,
+    scale: ScaleRewards = "group",
+    batch_std: float | None = None,
+    min_std: float = 0.0,
 ) -> Tensor:
     """Rewards less their group's mean, over a standard deviation.
 
@@ -21,16 +25,17 @@ def group_advantages(
         scale: ``group`` divides by the group's own (unbiased) standard deviation (arXiv
             2402.03300), ``batch`` by ``batch_std``, that of all rewards of the step, ``none`` not
             at all (arXiv 2503.20783).
+        min_std: as :func:`has_no_spread` takes it.
 
     Returns:
-        The same shape. 0 for every completion of a group whose rewards are all equal.
+        The same shape. 0 for every completion of a group without spread.
 
     >>> import torch
     >>> group_advantages(torch.tensor([[1.0, 3.0]]), scale="none")
     tensor([[-1.,  1.]])
     """
     centred_PG = rewards_PG - rewards_PG.mean(dim=1, keepdim=True)
-    centred_PG = centred_PG.masked_fill(has_no_spread(rewards_PG)[:, None], 0.0)
+    centred_PG = centred_PG.masked_fill(has_no_spread(rewards_PG, min_std)[:, None], 0.0)
     if scale == "none":
         return centred_PG
     if scale == "batch":
@@ -50,6 +55,17 @@ def group_std(rewards_PG: Tensor) -> Tensor:
     return rewards_PG.std(dim=1)
 
 
-def has_no_spread(rewards_PG: Tensor) -> Tensor:
-    """Which groups hold equal rewards only, but for rounding, (groups,) bool."""
-    return rewards_PG.amax(dim=1) - rewards_PG.amin(dim=1) < 1e-6
+def has_no_spread(rewards_PG: Tensor, min_std: float = 0.0) -> Tensor:
+    """Which groups hold equal rewards only, but for rounding, or rewards whose standard deviation
+    is below ``min_std``, (groups,) bool.
+
+    Scaled by its own group, a difference that means nothing, as of two captions that are as good
+    as each other, would push as hard as that of right from wrong.
+
+    >>> import torch
+    >>> rewards_PG = torch.tensor([[0.5, 0.5], [0.1245, 0.1353], [0.2, 0.6]])
+    >>> has_no_spread(rewards_PG).tolist(), has_no_spread(rewards_PG, min_std=0.02).tolist()
+    ([True, False, False], [True, True, False])
+    """
+    equal_P = rewards_PG.amax(dim=1) - rewards_PG.amin(dim=1) < 1e-6
+    return equal_P | (group_std(rewards_PG) < min_std)

@@ -69,11 +69,12 @@ def run(config: GrpoConfig, accelerator: Accelerator, stop: StopRequest) -> int:
     records, eval_records, dropped = read_records(config, read_grpo_records)
     eval_records = eval_records[: config.max_eval_records]
     processor = load_processor(
-        config.base_model, min_pixels=config.min_pixels, max_pixels=config.max_pixels
-    )
+        config.base_model, config.sft_ckpt,
+        min_pixels=config.min_pixels, max_pixels=config.max_pixels, say=accelerator.print,
+    )  # fmt: skip
     policy, reference = build_policy(config, accelerator)
     require_room([*records, *eval_records], processor, [MODE], policy, config.max_completion_length)
-    reward_fn = Rewards(config, accelerator.device)
+    reward_fn = Rewards(config, accelerator.device, accelerator.autocast)
     wrapped, optimizer = accelerator.prepare(LogprobModel(policy), adamw(policy, config))
 
     # ------------------------------------------------------------------ plan of the steps
@@ -92,10 +93,12 @@ def run(config: GrpoConfig, accelerator: Accelerator, stop: StopRequest) -> int:
         meters = Meters()
         tasks = own_tasks(records, stream, progress.step, own_prompts, accelerator)
         image_cache = ImageCache(processor, config.inpainting)
-        with zero.gathered(accelerator, wrapped), accelerator.autocast():
-            groups, rewards = collect(policy, image_cache, tasks, reward_fn, config, meters)
+        with zero.gathered(accelerator, wrapped):
+            groups, rewards = collect(
+                policy, image_cache, tasks, reward_fn, config, accelerator, meters
+            )
             advantages_PG = advantages_of(rewards, config, accelerator)
-            with meters.timed("update"):
+            with meters.timed("update"), accelerator.autocast():
                 batches = micro_batches(groups, advantages_PG, processor, config, accelerator)
                 batches = with_fixed_logprobs(policy, reference, batches, config)
         with meters.timed("update"):
@@ -104,7 +107,7 @@ def run(config: GrpoConfig, accelerator: Accelerator, stop: StopRequest) -> int:
                 schedule.count_skipped(applied, suspects(tasks, finite))
         schedule.advance()
 
-        record_rewards(meters, rewards)
+        record_rewards(meters, rewards, reward_fn.weights, config.min_reward_std)
         record_lengths(meters, groups)
         tokens = sum(len(group.tree()) for group in groups)
         meters.record_speed("tokens_per_second", tokens)
@@ -114,7 +117,7 @@ def run(config: GrpoConfig, accelerator: Accelerator, stop: StopRequest) -> int:
         if schedule.log_metrics(mean_metrics) and config.log_completions and log.active:
             print_completions(rows, config.num_completions_to_print)
         if eval_records and schedule.is_due(config.eval_steps):
-            with zero.gathered(accelerator, wrapped), accelerator.autocast():
+            with zero.gathered(accelerator, wrapped):
                 scores = evaluate(policy, processor, eval_records, reward_fn, config, accelerator)
             log.log(progress.step, scores)
         if (code := schedule.save_or_leave(stop)) is not None:
@@ -148,10 +151,11 @@ def collect(
     tasks: list[Task],
     reward_fn: Rewards,
     config: GrpoConfig,
+    accelerator: Accelerator,
     meters: Meters,
 ) -> tuple[list[Group], list[list[Reward]]]:
-    """Groups of completions and their rewards; with ``dynamic_sampling`` those whose rewards are
-    all equal are sampled again (after DAPO, arXiv 2503.14476, which takes other prompts)."""
+    """Groups of completions and their rewards; with ``dynamic_sampling`` those without spread are
+    sampled again (after DAPO, arXiv 2503.14476, which takes other prompts)."""
     sampling = Sampling(
         config.max_completion_length, config.temperature, config.top_p, config.top_k
     )
@@ -159,7 +163,7 @@ def collect(
     rewards: list[list[Reward]] = [[] for _ in tasks]
     unsettled = list(range(len(tasks)))
     for attempt in range(1 + RESAMPLED_AT_MOST * config.dynamic_sampling):
-        with meters.timed("rollout"):
+        with meters.timed("rollout"), accelerator.autocast():
             new = roll_out(
                 model,
                 image_cache,
@@ -173,7 +177,7 @@ def collect(
             new_rewards = reward_fn(model, image_cache, new)
         for index, group, own in zip(unsettled, new, new_rewards, strict=True):
             groups[index], rewards[index] = group, own
-        flat = has_no_spread(totals(rewards)).tolist()
+        flat = has_no_spread(totals(rewards), config.min_reward_std).tolist()
         unsettled = [index for index in unsettled if flat[index]]
         if not unsettled:
             break
@@ -187,7 +191,12 @@ def advantages_of(
     rewards_PG = totals(rewards)
     flat = rewards_PG.flatten().tolist()
     sums = process.total(accelerator, len(flat), sum(flat), sum(v * v for v in flat))
-    return group_advantages(rewards_PG, scale=config.scale_rewards, batch_std=pooled_std(*sums))
+    return group_advantages(
+        rewards_PG,
+        scale=config.scale_rewards,
+        batch_std=pooled_std(*sums),
+        min_std=config.min_reward_std,
+    )
 
 
 def update(
@@ -216,6 +225,7 @@ def update(
                 epsilon=config.epsilon,
                 epsilon_high=high,
                 beta=config.beta,
+                bias_correction=config.use_bias_correction_kl,
             )
             accelerator.backward(loss.loss * undo_means)
         losses.append(loss.loss.item())
@@ -245,8 +255,11 @@ def evaluate(
         tasks = [Task(index, records[index]) for index in own[start : start + size]]
         image_cache = ImageCache(processor, config.inpainting)
         sampling = Sampling(config.max_completion_length)
-        groups = roll_out(model, image_cache, tasks, sampling, num_generations=1, seed=config.seed)
+        with accelerator.autocast():
+            groups = roll_out(
+                model, image_cache, tasks, sampling, num_generations=1, seed=config.seed
+            )
         rewards = reward_fn(model, image_cache, groups)
-        record_rewards(meters, rewards)
+        record_rewards(meters, rewards, reward_fn.weights)
         record_lengths(meters, groups)
     return {f"eval/{name}": value for name, value in meters.reduce(accelerator).items()}

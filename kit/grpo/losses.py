@@ -58,7 +58,7 @@ def token_weights(
 
 @dataclass(frozen=True)
 class GrpoLoss:
-    """``loss`` is a scalar with its gradient. The others are (K,) without: ``kl`` the k3 estimate
+    """``loss`` is a scalar with its gradient. The others are (K,) without: ``kl`` the KL term
     (None without a reference), ``clipped_low`` and ``clipped_high`` bool, where the clip took the
     gradient away."""
 
@@ -78,6 +78,7 @@ def grpo_loss(
     epsilon: float,
     epsilon_high: float,
     beta: float,
+    bias_correction: bool = True,
 ) -> GrpoLoss:
     """The clipped policy objective with a KL penalty (arXiv 2402.03300, equations 3 and 4).
 
@@ -86,6 +87,11 @@ def grpo_loss(
     ``weights_K`` as :func:`token_weights` gives them. The ratio is clipped to ``1 - epsilon`` and
     ``1 + epsilon_high``; the KL estimate is k3, ``exp(r) - r - 1`` with ``r`` the reference's
     log-probability less the policy's (Schulman 2020).
+
+    The gradient of k3 alone is, where the policy itself sampled, that of KL(reference||policy).
+    With ``bias_correction`` k3 is multiplied by the ratio, unclipped and with its gradient: then
+    it is that of KL(policy||reference) (DeepSeek-V3.2, arXiv 2512.02556, as TRL's
+    ``use_bias_correction_kl``).
 
     >>> one = torch.zeros(1)
     >>> float(grpo_loss(one, one, None, one + 2, one + 1,
@@ -100,6 +106,8 @@ def grpo_loss(
     if reference_K is not None:
         log_ratio_K = reference_K - logprobs_K
         kl_K = torch.exp(log_ratio_K) - log_ratio_K - 1
+        if bias_correction:
+            kl_K = kl_K * ratio_K
         losses_K = losses_K + beta * kl_K
     return GrpoLoss(
         loss=(losses_K * weights_K).sum(),

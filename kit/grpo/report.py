@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from rich.console import Console
@@ -24,18 +24,24 @@ def totals(rewards: Sequence[Sequence[Reward]]) -> Tensor:
     return torch.tensor([[reward.total for reward in group] for group in rewards]).double()
 
 
-def record_rewards(meters: Meters, rewards: Sequence[Sequence[Reward]]) -> None:
-    """Totals, raw parts and, of parts, how many were absent."""
+def record_rewards(
+    meters: Meters,
+    rewards: Sequence[Sequence[Reward]],
+    weights: Mapping[str, float],
+    min_std: float = 0.0,
+) -> None:
+    """Totals; of parts the raw and the weighted values, and how many were absent."""
     values = totals(rewards)
     meters.add("reward", values.flatten().tolist())
     if values.shape[1] > 1:
         meters.add("reward_std", group_std(values).tolist())
-        meters.add("frac_reward_zero_std", has_no_spread(values).double().tolist())
+        meters.add("frac_reward_zero_std", has_no_spread(values, min_std).double().tolist())
     for reward in (reward for group in rewards for reward in group):
         for name, value in reward.parts.items():
             meters.add(f"rewards/{name}/absent", [float(value is None)])
             if value is not None:
                 meters.add(f"rewards/{name}/mean", [value])
+                meters.add(f"rewards/{name}/weighted", [weights[name] * value])
 
 
 def record_lengths(meters: Meters, groups: Sequence[Group]) -> None:

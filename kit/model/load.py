@@ -6,6 +6,7 @@ Weights come from safetensors only and no remote code is run. A local folder nev
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -23,6 +24,8 @@ from kit.errors import UserError
 from kit.model.processor import END_OF_TURN, IMAGE_TOKEN, Processor
 from kit.model.tiny import TINY, base_folder
 from kit.prompting.messages import MODES, build_messages
+
+PREPROCESSOR = "preprocessor_config.json"
 
 
 def resolve_base(name: str) -> str | Path:
@@ -57,11 +60,20 @@ def resolve_base(name: str) -> str | Path:
 
 
 def load_processor(
-    name: str, *, min_pixels: int | None = None, max_pixels: int | None = None
+    name: str,
+    adapter: str | Path | None = None,
+    *,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Processor:
     """The tokenizer and image processor of a base model or of a run folder.
 
-    ``min_pixels`` and ``max_pixels`` bound an image's area after resizing, in pixels.
+    Args:
+        adapter: the folder of an adapter of it, whose images are as large as in its training.
+        min_pixels, max_pixels: bounds of an image's area after resizing, in pixels, instead of
+            those that the adapter was trained with, or else of the base's.
+        say: told in one line which bounds are used, and whose they are.
     """
     source = resolve_base(name)
     try:
@@ -70,14 +82,39 @@ def load_processor(
         _require_chat(tokenizer)
     except Exception as error:  # a damaged file may raise anything, tokenizers a plain Exception
         raise _not_loadable(name, error) from error
-    size = dict(image_processor.size)
-    size["shortest_edge"] = min_pixels or size["shortest_edge"]
-    size["longest_edge"] = max_pixels or size["longest_edge"]
+    size, owner = dict(image_processor.size), f"of {name}"
+    if adapter is not None and (Path(adapter) / PREPROCESSOR).is_file():
+        size, owner = _trained_size(Path(adapter)), f"of {adapter}"
+    elif adapter is not None:
+        owner += f", as {adapter} has no {PREPROCESSOR}"
+    told = []
+    for edge, bound, given in (
+        ("shortest_edge", "min_pixels", min_pixels),
+        ("longest_edge", "max_pixels", max_pixels),
+    ):
+        if given:
+            told.append(f"{bound} {given} as given, instead of {size[edge]} {owner}")
+            size[edge] = given
+        else:
+            told.append(f"{bound} {size[edge]} {owner}")
     if size["shortest_edge"] > size["longest_edge"]:
         what = f"min_pixels {size['shortest_edge']} exceeds max_pixels {size['longest_edge']}"
-        raise UserError(what, where=name, fix="set min_pixels and max_pixels to fit each other")
+        fix = "set min_pixels and max_pixels to fit each other"
+        raise UserError(what, where="; ".join(told), fix=fix)
+    if say is not None:
+        say(f"image size: {'; '.join(told)}")
     image_processor.size = size
     return Processor(tokenizer, image_processor)
+
+
+def _trained_size(adapter: Path) -> dict[str, int]:
+    """The bounds that an adapter was trained with, under transformers' names."""
+    try:
+        return dict(AutoImageProcessor.from_pretrained(adapter, **_source_options(adapter)).size)
+    except Exception as error:  # a damaged file may raise anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        what = f"cannot read the image size that the adapter was trained with: {reason}"
+        raise UserError(what, where=adapter / PREPROCESSOR, fix="is the file whole?") from error
 
 
 def _require_chat(tokenizer) -> None:

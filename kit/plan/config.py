@@ -19,6 +19,7 @@ class PreflightConfig:
     accelerate_config: str | None = option(None, help="a file of accelerate_configs/")
     data: str | None = option(None, help="its longest records are measured; left out: an example")
     base_model: str | None = option(None, help="instead of the configuration's")
+    sft_ckpt: str | None = option(None, help="of grpo: its base, and its image size")
     num_processes: int | None = option(None, help="instead of the accelerate configuration's")
     gpu_memory_gb: float | None = option(None, help="of one GPU, in GiB; left out: this one's")
 

@@ -15,6 +15,7 @@ from kit.command import parse
 from kit.data.grpo_records import read_grpo_records
 from kit.data.images import open_image
 from kit.data.records import read_sft_records
+from kit.model.adapters import named_base
 from kit.model.lengths import prompt_lengths
 from kit.model.load import load_processor
 from kit.model.processor import Processor
@@ -55,7 +56,11 @@ def preflight(config: PreflightConfig) -> int:
     for line in describe_devices():
         console.print(line)
     processor = load_processor(
-        stage.base_model, min_pixels=stage.min_pixels, max_pixels=stage.max_pixels
+        stage.base_model,
+        getattr(stage, "sft_ckpt", None),
+        min_pixels=stage.min_pixels,
+        max_pixels=stage.max_pixels,
+        say=console.print,
     )
     trees = example_trees(stage, processor, config.data)
     for line in describe_run(stage, launch, trees, bf16):
@@ -82,10 +87,14 @@ def preflight(config: PreflightConfig) -> int:
 def read_stage(config: PreflightConfig) -> TrainingConfig:
     """The stage's own configuration, as its command would read it."""
     flags = ["--cfg", config.config, "--data", config.data or "-"]
-    if config.base_model:
-        flags += ["--base_model", config.base_model]
+    base = config.base_model
+    if config.sft_ckpt:
+        flags += ["--sft_ckpt", config.sft_ckpt]
+        base = base or named_base(config.sft_ckpt)
     elif config.stage == "grpo":  # its command takes the adapter's
-        flags += ["--base_model", TrainingConfig.base_model]
+        base = base or TrainingConfig.base_model
+    if base:
+        flags += ["--base_model", base]
     return parse({"sft": SftConfig, "grpo": GrpoConfig}[config.stage], flags)
 
 

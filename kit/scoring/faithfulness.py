@@ -1,8 +1,8 @@
 """The four-part reward: is the answer well formed, right, about the question, and does it rest on
 the part of the image that it points to?
 
-Each component is in 0..1, or None where it cannot be known; then it is left out and the others
-weigh accordingly more. Nothing that fails to compute counts as 0.
+Each component is in 0..1, or None where it cannot be known: absent, which is not 0. What it counts
+then is what the other completions of its group earn.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from kit.prompting.answers import ParsedAnswer
 from kit.scoring.consistency import Consistency
 from kit.scoring.exact import exact_match
 from kit.scoring.medevalkit import open_scores
-from kit.scoring.settings import DEFAULT_WEIGHTS, AnswerScoring, Weights
+from kit.scoring.settings import AnswerScoring
 
 LARGEST_SHARE = 0.5  # of the image; what points at more of it points at nothing
 
@@ -44,32 +44,31 @@ def combine(parts: Mapping[str, float | None], weights: Mapping[str, float]) -> 
     return total * sum(weights[name] for name in parts) / weight
 
 
-def faithfulness_reward(
-    *,
-    valid_json: bool,
-    answer_correct: float,
-    consistency: float | None,
-    counterfactual: float | None,
-    weights: Weights = DEFAULT_WEIGHTS,
-) -> Reward:
-    """The reward of one answer, from plain values; None leaves a component out.
+def group_rewards(
+    parts_G: Sequence[Mapping[str, float | None]], weights: Mapping[str, float]
+) -> list[Reward]:
+    """The rewards of the completions of one group, all with the same names of parts.
 
-    Args:
-        answer_correct: right or wrong, or a degree in 0..1 (:func:`answer_score`).
-        consistency: of caption and question (``kit.scoring.consistency``).
-        counterfactual: what :func:`counterfactual_score` gives.
+    A part that some have and others lack counts as the mean of those that have it in the totals
+    of the others: it puts them neither above nor below the group, so that nothing is gained by an
+    answer that cannot be measured. What the whole group lacks is left out (:func:`combine`).
 
-    >>> faithfulness_reward(valid_json=True, answer_correct=1.0, consistency=None,
-    ...                     counterfactual=counterfactual_score(0.6, 0.1)).total
-    0.875
+    >>> weights = {"a": 0.5, "b": 0.5}
+    >>> group = [{"a": 1.0, "b": 0.0}, {"a": 1.0, "b": 0.5}, {"a": 1.0, "b": None}]
+    >>> [reward.total for reward in group_rewards(group, weights)]
+    [0.5, 0.75, 0.625]
+    >>> group_rewards(group[2:], weights)
+    [Reward(total=1.0, parts={'a': 1.0, 'b': None})]
     """
-    parts = {
-        "format": float(valid_json),
-        "answer": answer_correct,
-        "consistency": consistency,
-        "counterfactual": counterfactual,
-    }
-    return Reward(combine(parts, weights.as_dict()), parts)
+    means: dict[str, float | None] = {}
+    for name in parts_G[0]:
+        known = [parts[name] for parts in parts_G if parts[name] is not None]
+        means[name] = sum(known) / len(known) if known else None
+    rewards = []
+    for parts in parts_G:
+        filled = {n: means[n] if value is None else value for n, value in parts.items()}
+        rewards.append(Reward(combine(filled, weights), dict(parts)))
+    return rewards
 
 
 def counterfactual_score(
@@ -108,17 +107,16 @@ def answer_score(prediction: str, gold: str, scoring: AnswerScoring = "exact") -
     return open_scores(prediction, gold)["f1"]
 
 
-def score_completions(
+def reward_parts(
     parsed: Sequence[ParsedAnswer],
     golds: Sequence[str],
     questions: Sequence[str],
     counterfactuals: Sequence[float | None],
     *,
     consistency: Consistency | None,
-    weights: Weights = DEFAULT_WEIGHTS,
     scoring: AnswerScoring = "exact",
-) -> list[Reward]:
-    """The rewards of many completions; captions and questions are embedded in one batch.
+) -> list[dict[str, float | None]]:
+    """The four parts of the reward of many completions, by name.
 
     ``counterfactuals`` are scores as :func:`counterfactual_score` gives them.
     """
@@ -126,13 +124,12 @@ def score_completions(
     if consistency is not None:
         agreements = consistency.scores([answer.caption for answer in parsed], questions)
     return [
-        faithfulness_reward(
-            valid_json=answer.valid_json,
-            answer_correct=answer_score(answer.answer, gold, scoring),
-            consistency=agreement,
-            counterfactual=counterfactual,
-            weights=weights,
-        )
+        {
+            "format": float(answer.valid_json),
+            "answer": answer_score(answer.answer, gold, scoring),
+            "consistency": agreement,
+            "counterfactual": counterfactual,
+        }
         for answer, gold, agreement, counterfactual in zip(
             parsed, golds, agreements, counterfactuals, strict=True
         )

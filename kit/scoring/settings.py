@@ -10,6 +10,7 @@ from kit.errors import ConfigError
 
 COMPONENTS = ("format", "answer", "consistency", "counterfactual")
 AnswerScoring = Literal["exact", "f1"]
+CounterfactualAnswers = Literal["right", "given"]
 DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 
 

@@ -14,7 +14,7 @@ from huggingface_hub.errors import HTTPError
 from torch import nn
 
 from kit.errors import UserError
-from kit.files import read_json, require_folder
+from kit.files import require_folder
 from kit.model.adapters import load_adapter
 from kit.model.load import load_base, load_processor
 from kit.run.checkpoint import publish
@@ -43,7 +43,7 @@ def export(config: ExportConfig) -> int:
     if subject.license == "other":
         print("the card says 'license: other', as the base's is not known: set --license")
     print(f"merging {config.adapter} into {subject.base}", flush=True)
-    processor = load_processor(subject.base, **trained_pixels(config.adapter))
+    processor = load_processor(subject.base, config.adapter, say=print)
     model = merge(subject.base, config.adapter, DTYPES[config.dtype])
 
     def write(folder: Path) -> None:
@@ -93,15 +93,6 @@ def merge(base: str, adapter: str | Path, dtype: torch.dtype) -> nn.Module:
     for config in (model.config.text_config, model.config.vision_config):
         config.dtype = dtype  # saving sets that of the whole alone
     return model
-
-
-def trained_pixels(adapter: str | Path) -> dict[str, int]:
-    """The bounds of an image's area that the adapter was trained under, for ``load_processor``;
-    empty where its folder does not tell."""
-    size = read_json(Path(adapter) / "preprocessor_config.json").get("size")
-    if not isinstance(size, dict) or not size.keys() >= {"shortest_edge", "longest_edge"}:
-        return {}
-    return {"min_pixels": size["shortest_edge"], "max_pixels": size["longest_edge"]}
 
 
 def push(folder: Path, repository: str, *, private: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from kit.command import option, require
 from kit.errors import ConfigError
-from kit.scoring.settings import DEFAULT_ENCODER, parse_weights
+from kit.scoring.settings import DEFAULT_ENCODER, CounterfactualAnswers, parse_weights
 
 
 @dataclass
@@ -185,11 +185,14 @@ class GrpoConfig(TrainingConfig):
     top_p: float = option(1.0, help="nucleus sampling; 1 is off")
     top_k: int = option(0, help="sample from the k likeliest tokens; 0 is off")
     dynamic_sampling: bool = option(
-        False, help="sample a group again, up to 3 times, while all its rewards are equal"
+        False, help="sample a group again, up to 3 times, while its rewards have no spread"
     )
 
     num_iterations: int = option(1, help="updates on each step's completions")
     beta: float = option(0.04, help="weight of the KL penalty; 0 runs no reference")
+    use_bias_correction_kl: bool = option(
+        True, help="the penalty's gradient is that of KL(policy||reference); false: the reverse"
+    )
     epsilon: float = option(0.2, help="the ratio is clipped below 1 - epsilon")
     epsilon_high: float | None = option(None, help="and above 1 + epsilon_high; default: epsilon")
     loss_type: Literal["grpo", "dr_grpo", "bnpo", "dapo"] = option(
@@ -201,8 +204,12 @@ class GrpoConfig(TrainingConfig):
     mask_truncated_completions: bool = option(
         False, help="leave completions that the token limit cut off out of the loss"
     )
+    min_reward_std: float = option(
+        0.02,
+        help="groups of rewards with a smaller standard deviation have no spread, and no advantage",
+    )
     mask_zero_advantage_groups: bool = option(
-        False, help="leave groups of equal rewards out of the loss, KL penalty included"
+        False, help="leave groups without spread out of the loss, KL penalty included"
     )
 
     weights: str = option(
@@ -214,6 +221,9 @@ class GrpoConfig(TrainingConfig):
     counterfactual: Literal["off", "offline", "online"] = option(
         "offline",
         help="from the record's deltas, or measured for the boxes that each completion claims",
+    )
+    counterfactual_answers: CounterfactualAnswers = option(
+        "right", help="the answers that it pays for; a wrong one earns 0, or as much as a right one"
     )
     inpainting: Literal["telea", "ns", "blur", "mean"] = option(
         "telea", help="how claimed boxes are taken out of an image (online)"
@@ -253,7 +263,7 @@ class GrpoConfig(TrainingConfig):
             0 < self.temperature < float("inf"), "temperature", "must be above 0", self.temperature
         )
         require(0 < self.top_p <= 1, "top_p", "must be in (0, 1]", self.top_p)
-        for name in ("top_k", "beta", "epsilon", "epsilon_high"):
+        for name in ("top_k", "beta", "epsilon", "epsilon_high", "min_reward_std"):
             value = getattr(self, name)
             require(value is None or 0 <= value < float("inf"), name, "must not be negative", value)
         parse_weights(self.weights)

@@ -200,15 +200,15 @@ BREAKS = (
     Break(
         "a completion without boxes keeps the record's score",
         REWARDS,
-        "if claim else 0.0 for claim in claims",
-        "if claim else score for claim in claims",
+        "union_iou(claim, record.cf_boxes) if claim else 0.0",
+        "union_iou(claim, record.cf_boxes) if claim else 1.0",
         ("tests/grpo/test_rewards.py::test_offline_scores_follow_the_boxes_that_were_measured",),
     ),
     Break(
         "weights of the user's reward functions are not read",
         REWARDS,
-        "own_weights = config.reward_weights or [1.0] * len(self.functions)",
-        "own_weights = [1.0] * len(self.functions)",
+        "others = config.reward_weights or [1.0] * len(self.functions.names)",
+        "others = [1.0] * len(self.functions.names)",
         ("tests/grpo/test_rewards.py::test_functions_of_the_users_own_are_added",),
     ),
     Break(
@@ -217,6 +217,61 @@ BREAKS = (
         "Case(record.image, record.question, parsed.answer, claim, random)",
         "Case(record.image, record.question, record.gold, claim, random)",
         ("tests/grpo/test_rewards.py::test_the_probe_is_asked_of_what_the_completion_itself_says",),
+    ),
+    Break(
+        "a wrong answer is paid for leaning on its boxes",
+        REWARDS,
+        "return exact_match(parsed.answer, record.gold) == 1",
+        "return True",
+        ("tests/grpo/test_rewards.py::test_a_wrong_answer_is_not_paid_for_leaning_on_its_boxes",),
+    ),
+    Break(
+        "a claim that nothing matches earns nothing",
+        REWARDS,
+        "            scores.append(None)\n",
+        "            scores.append(0.0)\n",
+        ("tests/grpo/test_rewards.py::test_what_cannot_be_measured_is_absent_and_not_nothing",),
+    ),
+    Break(
+        "what cannot be measured is paid as the rest of the answer",
+        FAITHFULNESS,
+        "filled = {n: means[n] if value is None else value for n, value in parts.items()}",
+        "filled = parts",
+        ("tests/scoring/test_faithfulness.py::test_seeking_what_cannot_be_measured_is_not_paid",),
+    ),
+    Break(
+        "the KL penalty pulls from the reference",
+        LOSSES,
+        "kl_K = kl_K * ratio_K",
+        "kl_K = kl_K * ratio_K.detach()",
+        (
+            "tests/grpo/test_losses.py"
+            "::test_the_gradient_of_the_penalty_is_that_of_the_exact_divergence",
+        ),
+    ),
+    Break(
+        "a difference of any size is a spread",
+        ADVANTAGES,
+        "return equal_P | (group_std(rewards_PG) < min_std)",
+        "return equal_P",
+        ("tests/grpo/test_advantages.py::test_what_only_captions_tell_apart_has_no_advantage",),
+    ),
+    Break(
+        "the reward is computed in the precision of the model",
+        "kit/grpo/grpo.py",
+        "with zero.gathered(accelerator, wrapped):\n            groups",
+        "with zero.gathered(accelerator, wrapped), accelerator.autocast():\n            groups",
+        (
+            "tests/grpo/test_grpo.py"
+            "::test_rewards_are_scored_as_in_evaluation_whatever_the_precision",
+        ),
+    ),
+    Break(
+        "of two reward functions of one name the later one counts",
+        "kit/grpo/functions.py",
+        "name = path if short in (*COMPONENTS, *names) else short",
+        "name = short",
+        ("tests/grpo/test_rewards.py::test_functions_of_one_name_all_count_and_replace_nothing",),
     ),
     Break(
         "saying the question again is a caption",

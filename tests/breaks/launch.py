@@ -145,9 +145,23 @@ BREAKS = (
     Break(
         "the exported model forgets the image size of training",
         EXPORT,
-        "load_processor(subject.base, **trained_pixels(config.adapter))",
-        "load_processor(subject.base)",
-        ("tests/share/test_export.py::test_the_image_size_of_training_is_kept",),
+        "load_processor(subject.base, config.adapter, say=print)",
+        "load_processor(subject.base, say=print)",
+        ("tests/share/test_export.py::test_an_adapter_answers_at_its_own_image_size",),
+    ),
+    Break(
+        "an adapter is evaluated at the image size of its base",
+        "kit/evaluate/answering.py",
+        "        name,\n        config.adapter,\n        min_pixels",
+        "        name,\n        min_pixels",
+        ("tests/share/test_export.py::test_an_adapter_answers_at_its_own_image_size",),
+    ),
+    Break(
+        "GRPO goes on at the image size of the base",
+        "kit/grpo/grpo.py",
+        "config.base_model, config.sft_ckpt,\n        min_pixels",
+        "config.base_model,\n        min_pixels",
+        ("tests/grpo/test_grpo.py::test_it_goes_on_at_the_image_size_of_sft",),
     ),
     Break(
         "adapter and base are added in the stored type",

@@ -57,6 +57,22 @@ def test_rewards_that_differ_by_rounding_are_equal():
     assert group_advantages(rewards)[0].abs().max() == 0
 
 
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_what_only_captions_tell_apart_has_no_advantage(scale):
+    """A group as a small run left it: all wrong, all malformed, captions that differ by a hair.
+    One completion in eight that is right, or an answer that rests on its evidence, is no noise."""
+    hair = [0.1245, 0.1353, 0.1335, 0.1353] * 2
+    rewards = torch.tensor([hair, [0.2] * 7 + [0.6], [0.7] * 7 + [0.8]], dtype=torch.float64)
+    default = GrpoConfig(base_model="tiny", data="x").min_reward_std
+    advantages = group_advantages(rewards, scale=scale, batch_std=0.2, min_std=default)
+    assert advantages.any(dim=1).tolist() == [False, True, True]
+    kept = group_advantages(rewards, scale=scale, batch_std=0.2)
+    assert kept.any(dim=1).all(), "0 takes nothing away but rounding"
+    torch.testing.assert_close(advantages[1:], kept[1:])
+    if scale == "group":
+        assert kept[0].abs().max() > 1, "as much as right from wrong"
+
+
 def test_all_ranks_scale_by_the_spread_of_the_whole_step(rewards):
     config = GrpoConfig(base_model="tiny", data="x", scale_rewards="batch")
     parts = [

@@ -7,6 +7,7 @@ import signal
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from helpers import adapter_of, flags_of, lasting, most_apart, rows, wait_for_rows
 from peft import PeftModel
 from ranks import Ranks, launcher, run
@@ -19,11 +20,13 @@ from kit.grpo.grpo import train
 from kit.grpo.microbatches import micro_batches
 from kit.grpo.rollout import Task, roll_out
 from kit.model.adapters import as_reference, load_adapter, load_reference
-from kit.model.load import load_base
+from kit.model.load import load_base, load_processor
 from kit.model.logprobs import token_logprobs
 from kit.model.sampler import Sampling
 from kit.model.tiny import base_folder
+from kit.prompting.answers import parse_answer
 from kit.run.stop import EXIT_STOPPED
+from kit.scoring.consistency import Consistency
 from kit.train import policy as policies
 from kit.train.config import GrpoConfig
 from kit.train.data import pack_records
@@ -70,7 +73,7 @@ def test_a_run_leaves_what_was_promised(trained, prepared, tmp_path, capsys):
         "clip_ratio/region_mean", "completions/mean_length", "completions/clipped_ratio",
         "frac_reward_zero_std", "loss", "grad_norm", "learning_rate", "num_tokens",
         "time/rollout", "time/reward", "time/update", "tokens_per_second", "logprob_drift",
-        *(f"rewards/{part}/mean" for part in parts), *(f"rewards/{part}/std" for part in parts),
+        *(f"rewards/{part}/{what}" for part in parts for what in ("mean", "std", "weighted")),
         "eval/reward", *(f"eval/rewards/{part}/mean" for part in parts),
     }  # fmt: skip
     first = rows(tmp_path)[0]
@@ -94,6 +97,15 @@ def test_a_run_leaves_what_was_promised(trained, prepared, tmp_path, capsys):
     assert before.keys() == after.keys()
     assert all(not torch.equal(before[name], after[name]) for name in before)
     assert "reference" not in plain.peft_config
+
+
+def test_it_goes_on_at_the_image_size_of_sft(trained, trained_small, tmp_path, image_tokens):
+    """And leaves that in its own folder for whatever comes next."""
+    changes = {"sft_ckpt": str(trained_small), "max_steps": 1, "num_generations": 2, "beta": 0.0}
+    train(config(trained, tmp_path, **changes))
+    assert max(image_tokens) <= 16, "of the base 40 or 49"
+    size = {"shortest_edge": 784, "longest_edge": 16 * 784}
+    assert load_processor("tiny", tmp_path).image_processor.size == size
 
 
 @pytest.mark.slow
@@ -201,6 +213,29 @@ def test_no_penalty_runs_no_reference(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(policies, "load_reference", never)
     train(config(trained, tmp_path, beta=0.0, max_steps=1))
     assert "kl" not in rows(tmp_path)[0]
+
+
+@pytest.fixture
+def other_precision():
+    """accelerate keeps one precision a process; this lets a test have its own."""
+    AcceleratorState._reset_state()
+    yield
+    AcceleratorState._reset_state()
+
+
+@pytest.mark.usefixtures("other_precision")
+def test_rewards_are_scored_as_in_evaluation_whatever_the_precision(trained, tmp_path):
+    """The model alone is asked in bfloat16: the sentence encoder would move scores by 1e-3."""
+    changes = {"bf16": True, "max_steps": 1, "max_completion_length": 64, "num_generations": 2}
+    changes |= {"reward_funcs": ["text_reward:under_autocast"], "counterfactual": "off"}
+    train(config(trained, tmp_path, **changes))
+    done = rows(tmp_path, "completions.jsonl")
+    captions = [parse_answer(row["text"]).caption for row in done]
+    assert len(set(captions)) > 2
+    expected = Consistency().scores(captions, [row["question"] for row in done])
+    assert [row["rewards"]["consistency"] for row in done] == expected
+    assert {row["rewards"]["under_autocast"] for row in done} == {0.0}
+    assert rows(tmp_path)[0]["logprob_drift"] > 1e-5, "the model was asked in bfloat16"
 
 
 @pytest.mark.slow

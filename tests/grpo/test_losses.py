@@ -28,7 +28,9 @@ def batch(request):
     )
 
 
-def own_loss(batch, loss_type, *, beta, iterations, epsilon, epsilon_high, counted=None):
+def own_loss(
+    batch, loss_type, *, beta, iterations, epsilon, epsilon_high, corrected=True, counted=None
+):
     """The kit's loss on the flat tokens, and its gradient in padded form."""
     counted = torch.ones(6, dtype=torch.bool) if counted is None else counted
     real = batch.mask.bool()
@@ -51,6 +53,7 @@ def own_loss(batch, loss_type, *, beta, iterations, epsilon, epsilon_high, count
         epsilon=epsilon,
         epsilon_high=epsilon_high,
         beta=beta,
+        bias_correction=corrected,
     )
     result.loss.backward()
     gradient = torch.zeros_like(batch.logprobs)
@@ -58,8 +61,11 @@ def own_loss(batch, loss_type, *, beta, iterations, epsilon, epsilon_high, count
     return result, gradient
 
 
-def reference_loss(batch, loss_type, *, beta, iterations, epsilon, epsilon_high, counted=None):
-    """Equations 3 and 4 of DeepSeekMath token by token in float64, and each paper's mean."""
+def reference_loss(
+    batch, loss_type, *, beta, iterations, epsilon, epsilon_high, corrected=True, counted=None
+):
+    """Equations 3 and 4 of DeepSeekMath token by token in float64, the KL term times the ratio or
+    not, and each paper's mean."""
     logprobs = batch.logprobs.double().clone().requires_grad_()
     old = batch.old.double() if iterations > 1 else logprobs.detach()
     total = torch.zeros((), dtype=torch.float64)
@@ -74,7 +80,7 @@ def reference_loss(batch, loss_type, *, beta, iterations, epsilon, epsilon_high,
             term = -(ratio * advantage if keep else clipped * advantage)
             if beta:
                 gap = batch.reference[i, t].double() - logprobs[i, t]
-                term = term + beta * (gap.exp() - gap - 1)
+                term = term + beta * (gap.exp() - gap - 1) * (ratio if corrected else 1)
             share = {
                 "grpo": 1 / (6 * float(lengths[i])),
                 "dr_grpo": 1 / (6 * LONGEST),
@@ -86,7 +92,7 @@ def reference_loss(batch, loss_type, *, beta, iterations, epsilon, epsilon_high,
     return total, logprobs.grad
 
 
-def trl_loss(batch, loss_type, *, beta, iterations, epsilon, epsilon_high):
+def trl_loss(batch, loss_type, *, beta, iterations, epsilon, epsilon_high, corrected=True):
     """``GRPOTrainer._compute_loss`` itself, with a stand-in for the trainer around it."""
     trainer = pytest.importorskip("trl.trainer.grpo_trainer", exc_type=ImportError)
     logprobs = batch.logprobs.clone().requires_grad_()
@@ -103,7 +109,7 @@ def trl_loss(batch, loss_type, *, beta, iterations, epsilon, epsilon_high):
         epsilon_high=epsilon_high, use_vllm=False, _entropy_bonus_enabled=False,
         current_gradient_accumulation_steps=1, max_completion_length=LONGEST,
         model=SimpleNamespace(training=True), accelerator=accelerator,
-        args=SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=1),
+        args=SimpleNamespace(use_bias_correction_kl=corrected, delta=None, steps_per_generation=1),
         _metrics={"train": defaultdict(list)},
     )  # fmt: skip
     inputs = {
@@ -124,13 +130,17 @@ def trl_loss(batch, loss_type, *, beta, iterations, epsilon, epsilon_high):
 
 CASES = [
     pytest.param(
-        {"beta": beta, "iterations": iterations, "epsilon": 0.2, "epsilon_high": high}, id=name
+        {"beta": beta, "iterations": iterations, "epsilon": 0.2, "epsilon_high": high}
+        | {"corrected": corrected},
+        id=name,
     )
-    for name, beta, iterations, high in (
-        ("plain", 0.0, 1, 0.2),
-        ("kl", 0.3, 1, 0.2),
-        ("two iterations", 0.0, 2, 0.28),
-        ("kl, two iterations", 0.3, 2, 0.28),
+    for name, beta, iterations, high, corrected in (
+        ("plain", 0.0, 1, 0.2, True),
+        ("kl", 0.3, 1, 0.2, True),
+        ("reverse kl", 0.3, 1, 0.2, False),
+        ("two iterations", 0.0, 2, 0.28, True),
+        ("kl, two iterations", 0.3, 2, 0.28, True),
+        ("reverse kl, two iterations", 0.3, 2, 0.28, False),
     )
 ]
 
@@ -164,6 +174,28 @@ def test_loss_and_gradient_equal_trl(batch, loss_type, case):
     torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=1e-6)
     if case["beta"]:
         assert own.kl.mean().item() == pytest.approx(metrics["kl"][0], abs=1e-6)
+
+
+@pytest.mark.parametrize("corrected", [True, False])
+def test_the_gradient_of_the_penalty_is_that_of_the_exact_divergence(corrected):
+    """Of a distribution over six tokens, each drawn as often as it is likely."""
+    logits = torch.randn(6, dtype=torch.float64, requires_grad=True)
+    policy = logits.log_softmax(0)
+    reference = torch.randn(6, dtype=torch.float64).log_softmax(0)
+    exact = {
+        True: (policy.exp() * (policy - reference)).sum(),  # KL(policy||reference)
+        False: (reference.exp() * (reference - policy)).sum(),  # KL(reference||policy)
+    }
+    penalty = grpo_loss(
+        policy, policy.detach(), reference, torch.zeros(6), policy.exp().detach(),
+        epsilon=0.2, epsilon_high=0.2, beta=1.0, bias_correction=corrected,
+    )  # fmt: skip
+    found, wanted, other = (
+        torch.autograd.grad(scalar, logits, retain_graph=True)[0]
+        for scalar in (penalty.loss, exact[corrected], exact[not corrected])
+    )
+    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5)
+    assert (found - other).abs().max() > 1e-3
 
 
 def test_every_token_weighs_what_its_loss_type_says():

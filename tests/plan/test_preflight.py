@@ -41,6 +41,14 @@ def test_a_report(stage, launch, capsys):
     assert ("128 completions" in said) == (stage == "grpo" and launch == "cpu")
 
 
+def test_grpo_is_planned_at_the_image_size_of_its_adapter(trained_small, capsys):
+    code = check(stage="grpo", config="launch/configs/grpo_tiny.yaml", sft_ckpt=str(trained_small))
+    said = capsys.readouterr().out
+    assert code == 0
+    assert "16 of them of an image" in said
+    assert "max_pixels 12544" in said
+
+
 def test_the_data_is_measured(prepared, capsys):
     check(data=str(prepared["train"]))
     assert "a micro-batch: 32 rows" in capsys.readouterr().out

@@ -12,8 +12,8 @@ from kit.scoring.faithfulness import (
     answer_score,
     combine,
     counterfactual_score,
-    faithfulness_reward,
-    score_completions,
+    group_rewards,
+    reward_parts,
 )
 from kit.scoring.settings import COMPONENTS, Weights, parse_weights
 
@@ -22,15 +22,10 @@ drops = st.none() | st.floats(-1, 1) | st.just(math.nan) | st.just(math.inf)
 
 
 def test_the_documented_example():
-    reward = faithfulness_reward(
-        valid_json=True,
-        answer_correct=1.0,
-        consistency=None,
-        counterfactual=counterfactual_score(0.6, 0.1),
-    )
-    assert reward.parts == {
-        "format": 1.0, "answer": 1.0, "consistency": None, "counterfactual": 0.5,
-    }  # fmt: skip
+    parts = {"format": 1.0, "answer": 1.0, "consistency": None}
+    parts["counterfactual"] = counterfactual_score(0.6, 0.1)
+    (reward,) = group_rewards([parts], Weights().as_dict())
+    assert reward.parts == parts
     assert reward.total == pytest.approx((0.2 + 0.4 + 0.2 * 0.5) / 0.8)
 
 
@@ -45,6 +40,48 @@ def test_absent_parts_are_left_out_and_the_rest_is_rescaled(values):
         assert total == pytest.approx(expected)
     else:
         assert total == 0
+
+
+@given(st.lists(shares, min_size=2, max_size=8), st.data())
+def test_what_cannot_be_measured_moves_no_completion_in_its_group(counterfactuals, data):
+    """Totals of a group differ from what they are without the part by what was measured, whose
+    mean is 0 over those that were, and by nothing for the others."""
+    weights = Weights().as_dict()
+    answers = data.draw(st.lists(st.floats(0, 1), min_size=8, max_size=8))
+    group = [
+        {"format": 1.0, "answer": answer, "consistency": 0.5, "counterfactual": value}
+        for answer, value in zip(answers, counterfactuals, strict=False)
+    ]
+    rewards = group_rewards(group, weights)
+    assert [reward.parts for reward in rewards] == group
+    known = [value for value in counterfactuals if value is not None]
+    if not known:
+        assert [r.total for r in rewards] == [combine(parts, weights) for parts in group]
+        return
+    mean = sum(known) / len(known)
+    for parts, reward in zip(group, rewards, strict=True):
+        moved = 0.2 + 0.4 * parts["answer"] + 0.1 + 0.2 * mean
+        value = parts["counterfactual"]
+        extra = 0.0 if value is None else 0.2 * (value - mean)
+        assert reward.total == pytest.approx(moved + extra)
+
+
+def test_seeking_what_cannot_be_measured_is_not_paid():
+    """Right answers of a group, half of which claim regions that nothing matches. Their mean
+    advantage is none, whatever the others earn; left out of their totals alone, the part would
+    pay them more than the most faithful answer."""
+    weights = Weights().as_dict()
+    right = {"format": 1.0, "answer": 1.0, "consistency": 1.0}
+    honest = [right | {"counterfactual": value} for value in (0.0, 0.2, 0.4, 0.9)]
+    seeking = [right | {"counterfactual": None}] * 4
+    totals = [reward.total for reward in group_rewards(honest + seeking, weights)]
+    assert totals[4:] == pytest.approx([sum(totals) / 8] * 4)
+    assert totals[2] > totals[4] > totals[1]
+    assert combine(seeking[0], weights) > max(combine(parts, weights) for parts in honest)
+    # a wrong answer earns 0 in the part: to be unmeasurable there is no way up either
+    wrong = [right | {"answer": 0.0, "counterfactual": 0.0}] * 7
+    alone = [reward.total for reward in group_rewards([*wrong, seeking[0]], weights)]
+    assert alone[-1] - alone[0] == pytest.approx(0.4), "what being right is worth, and no more"
 
 
 @given(drops, drops, st.floats(0, 1))
@@ -80,10 +117,9 @@ def test_a_grade_below_exact_is_earned_only_where_it_is_asked_for():
     ]
     for scoring, expected in (("exact", (0.0, 0.0)), ("f1", (2 / 3, 0.0))):
         found = [
-            score_completions(parsed, **values, consistency=None, scoring=scoring)[0]
-            for values in plain
+            reward_parts(parsed, **values, consistency=None, scoring=scoring)[0] for values in plain
         ]
-        assert tuple(reward.parts["answer"] for reward in found) == pytest.approx(expected)
+        assert tuple(parts["answer"] for parts in found) == pytest.approx(expected)
 
 
 def test_saying_yes_and_no_is_no_grade_of_either():

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from accelerate import Accelerator
 from huggingface_hub import EvalResult, ModelCard
 from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError
 from huggingface_hub.repocard_data import model_index_to_eval_results
@@ -27,6 +28,7 @@ from kit.data.records import read_sft_records
 from kit.errors import ConfigError, DataError, UserError
 from kit.evaluate.answering import load_model
 from kit.evaluate.config import EvaluateConfig
+from kit.evaluate.evaluation import evaluate
 from kit.files import write_json, write_jsonl
 from kit.model.adapters import add_lora, load_adapter
 from kit.model.load import load_base, load_processor
@@ -218,7 +220,7 @@ def test_what_is_in_the_folder(exported):
 
 def test_the_kit_takes_it_as_a_base(exported, prepared):
     config = EvaluateConfig(data="d", output="o", base_model=str(exported), bf16=False)
-    model, processor = load_model(config, types.SimpleNamespace(device="cpu"))
+    model, processor = load_model(config, Accelerator())
     merged = Qwen2VLForConditionalGeneration.from_pretrained(exported).eval()
     prompts = asked(processor, prepared)
     assert torch.equal(logits_of(model, prompts[0]), logits_of(merged, prompts[0]))
@@ -244,20 +246,32 @@ def test_it_is_stored_in_bf16_by_default_and_in_shards(adapter, exported, tmp_pa
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
 
 
-@pytest.mark.usefixtures("quick_merge")
-def test_the_image_size_of_training_is_kept(adapter, tmp_path):
-    shutil.copytree(adapter, tmp_path / "a")
-    file = tmp_path / "a" / "preprocessor_config.json"
-    settings = json.loads(file.read_text())
-    settings["size"] = {"shortest_edge": 3136, "longest_edge": 9408}
-    file.write_text(json.dumps(settings))
-    found = load_processor("tiny", **module.trained_pixels(tmp_path / "a")).image_processor.size
-    assert dict(found) == settings["size"]
-    assert export(ExportConfig(adapter=str(tmp_path / "a"), output=str(tmp_path / "m"))) == 0
-    exported = json.loads((tmp_path / "m" / "preprocessor_config.json").read_text())
-    assert exported["size"] == settings["size"]
-    file.unlink()
-    assert module.trained_pixels(tmp_path / "a") == {}
+def test_an_adapter_answers_at_its_own_image_size(
+    trained_small, prepared, tmp_path, image_tokens, capsys
+):
+    """As the merged model does, text for text, in both modes."""
+    merged = ExportConfig(adapter=str(trained_small), output=str(tmp_path / "m"), dtype="fp32")
+    assert export(merged) == 0
+    texts = {}
+    for name, model in {"adapter": trained_small, "base_model": tmp_path / "m"}.items():
+        folder = tmp_path / name
+        config = EvaluateConfig(
+            data=str(prepared["few"]), output=str(folder), max_new_tokens=24, bf16=False,
+            consistency=False, **{name: str(model)},
+        )  # fmt: skip
+        assert evaluate(config) == 0
+        assert max(image_tokens) <= 16, "of the base 40 or 49"
+        image_tokens.clear()
+        lines = (folder / "predictions.jsonl").read_text().splitlines()
+        texts[name] = [(row["mode"], row["text"]) for row in map(json.loads, lines)]
+    assert texts["adapter"] == texts["base_model"]
+    assert {mode for mode, _ in texts["adapter"]} == set(MODES)
+    assert f"max_pixels 12544 of {trained_small}" in capsys.readouterr().out
+    config.adapter, config.base_model, config.max_pixels = str(trained_small), "", 9 * 784
+    _, processor = load_model(config, Accelerator())
+    assert processor.image_processor.size["longest_edge"] == 9 * 784
+    told = capsys.readouterr().out
+    assert f"max_pixels 7056 as given, instead of 12544 of {trained_small}" in told
 
 
 def test_weights_that_are_not_finite_are_refused(adapter, tmp_path):
