@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from kit.data.words import CHINESE, HAN, chinese_polarity, directions_in, is_direction, is_polar
@@ -102,7 +103,7 @@ def parse_answer(text: str, required: tuple[str, ...] = FIELDS) -> ParsedAnswer:
 
 
 _ARTICLES = frozenset(["a", "an", "the"])
-_ONE_SIGN = str.maketrans("\u2212\u2010\u2011\u2012\u2013\u2014\u2044≧≦⩾⩽≈", "------/≥≤≥≤~")
+_ONE_SIGN = str.maketrans("\u2212\u2010\u2011\u2012\u2013\u2014\u2044≧≦⩾⩽≈_", "------/≥≤≥≤~ ")
 _APOSTROPHES = re.compile(r"['’‘`]")
 _THOUSANDS = re.compile(r"(?<![\w.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 # What is neither a letter nor a digit; in a group what is content, between them what is not.
@@ -114,7 +115,7 @@ _PUNCTUATION = re.compile(
     r"|(?<=\w)(?P<plus>\++)(?!\w)"  # T1+
     r"|(?<=\d)(?P<minus>-)(?=[\s.!?)]*$)"  # CD4-
     r"|(?<=\d)\s*(?P<percent>%)"
-    r"|[^\w.]|_|\.(?!\d)"
+    r"|[^\w.]|\.(?!\d)"
 )
 _SEPARATORS = re.compile(
     r"[,;、&\t\r\n]|\band\b|以及|(?<!饱)和|(?<!参)与|(?<![涉普])及"  # the last: of longer words
@@ -126,7 +127,7 @@ _SENTENCES = re.compile(r"[,;:.!?、。\t\r\n]")
 def normalise(text: str) -> str:
     """An answer in the form in which answers are compared.
 
-    In this order: NFKC; case folded; one character for each dash and each comparison sign;
+    In this order: NFKC; case folded; one character for all dashes and for each comparison sign;
     apostrophes and the commas of thousands removed; every other character that is not a letter or
     a digit becomes a space, but for what changes a number or says how two things compare: a point
     before a digit, a sign before or after it, "<", ">", "≤", "≥", "~", "±", "%", and the dash or
@@ -138,23 +139,25 @@ def normalise(text: str) -> str:
     >>> [normalise(text) for text in (">= 3 cm", "-5", "T1+", "1,000", "3–4")]
     ['≥3 cm', '-5', 't1+', '1000', '3-4']
     """
-    return _normal_words(_folded(text))
+    return normal_words(folded(text))
 
 
-def as_set(text: str) -> frozenset[str]:
+def as_set(text: str, item_of: Callable[[str], str] | None = None) -> frozenset[str]:
     """The normalised items of a list answer, whose order means nothing.
 
     Items are parted by commas, semicolons, tabs (which stand for commas in some VQA-RAD answers),
     line ends, "&", the word "and" and the Chinese ones. An item of nothing but direction words
     says where in the item before it, and belongs to that: "Left Lung, Right" is one location.
-    Where all items are directions they are a list ("Left and top").
+    Where all items are directions they are a list ("Left and top"). ``item_of`` gives the form in
+    which a folded item is compared (default: ``normal_words``).
 
     >>> as_set("Lung, Spinal Cord") == as_set("spinal cord\\tlung.")
     True
     >>> [sorted(as_set(text)) for text in ("Left Lung, Right", "Left and top", "左肺, 右侧")]
     [['left lung right'], ['left', 'top'], ['左肺右侧']]
     """
-    items = [item for part in _SEPARATORS.split(_folded(text)) if (item := _normal_words(part))]
+    parts = _SEPARATORS.split(folded(text))
+    items = [item for part in parts if (item := (item_of or normal_words)(part))]
     directions = [is_direction(item) for item in items]
     if all(directions):
         return frozenset(items)
@@ -181,8 +184,8 @@ def yes_no(text: str) -> str | None:
     """
     said = {"yes", "no"} & set(normalise(text).split())
     if CHINESE.search(text):
-        for item in _SENTENCES.split(_folded(text)):
-            said |= chinese_polarity(_normal_words(item))
+        for item in _SENTENCES.split(folded(text)):
+            said |= chinese_polarity(normal_words(item))
     return said.pop() if len(said) == 1 else None
 
 
@@ -211,7 +214,7 @@ def _begins_with_yes_no(text: str) -> bool:
     """A "no" must stand alone: "No, it is gone" begins with it, "No mass" names a finding."""
     if yes_no(text) is None:
         return False
-    parts = (_normal_words(part) for part in _SENTENCES.split(_folded(text)))
+    parts = (normal_words(part) for part in _SENTENCES.split(folded(text)))
     start = next(filter(None, parts))
     return start == "no" or start.split()[0] == "yes" or is_polar(start)
 
@@ -221,15 +224,16 @@ def _places_and_numbers(text: str) -> set[str]:
     return directions_in(words) | {w for w in words.split() if any(map(str.isdigit, w))}
 
 
-def _folded(text: str) -> str:
+def folded(text: str) -> str:
     """NFKC, case folded, one character for each sign, numbers without commas."""
     text = unicodedata.normalize("NFKC", text).casefold().translate(_ONE_SIGN)
     text = _APOSTROPHES.sub("", text).replace(">=", "≥").replace("<=", "≤")
     return _THOUSANDS.sub(lambda found: found.group().replace(",", ""), text)
 
 
-def _normal_words(folded: str) -> str:
-    words = _PUNCTUATION.sub(_content, folded).split()
+def normal_words(text: str) -> str:
+    """The words of a folded text as ``normalise`` leaves them."""
+    words = _PUNCTUATION.sub(_content, text).split()
     words = [word for word in words if word not in _ARTICLES] or words
     return _CHINESE_SPACE.sub("", " ".join(words))
 

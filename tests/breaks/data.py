@@ -21,8 +21,8 @@ BREAKS = (
     Break(
         "points within numbers part them",
         ANSWERS,
-        r'r"|[^\w.]|_|\.(?!\d)"',
-        r'r"|[^\w]|_"',
+        r'r"|[^\w.]|\.(?!\d)"',
+        r'r"|[^\w]"',
         ("tests/prompting/test_answers.py::test_normalise",),
     ),
     Break(
