@@ -20,6 +20,7 @@ from kit.prompting.written_json import (
     inner_object,
     is_box,
     text_of,
+    unwrapped,
     whole_object,
     wrong_field,
 )
@@ -57,11 +58,13 @@ def parse_answer(text: str, required: tuple[str, ...] = FIELDS) -> ParsedAnswer:
     numbers. Keys beyond the required ones are let be. A Markdown fence or prose around the object
     is not valid.
 
-    When not valid, fields are recovered from, in this order: the object itself; the first object
-    within the text that has a known key; the complete members of a broken or truncated object.
-    An answer that is then still missing is what stands in ``<answer>`` tags outside the object,
-    else empty if there was an object (a model that was cut off in its caption has not answered),
-    else the whole text.
+    When not valid, fields are recovered from, in this order: the object itself; the final object
+    within the text that has a known key, before all others one with an answer (a model may draft
+    one while it thinks); the complete members of a broken or truncated object. Where another
+    object or a list is wrapped around the one with known keys, from that. What stands in
+    ``<answer>`` tags after the object is the answer; one that is then still missing is what stands
+    in such tags before it, else empty if there was an object (a model that was cut off in its
+    caption has not answered), else the whole text.
 
     Lone surrogates, which no file can hold, become U+FFFD everywhere, also in ``text``.
 
@@ -75,20 +78,25 @@ def parse_answer(text: str, required: tuple[str, ...] = FIELDS) -> ParsedAnswer:
     fixed = _mend_surrogates(text)
     body = fixed.strip()
     found, problem = whole_object(body)
-    outside = ""  # of the object, where answer tags are no part of its texts
+    before = after = ""  # of the object, where answer tags are no part of its texts
     if found is None:
-        found, outside = inner_object(body)
-        if found is not None and outside.strip():
+        found, before, after = inner_object(body)
+        if found is not None and (before + after).strip():
             problem = "text around the JSON object"
     if found is None:
-        found, outside = complete_members(body)
-    elif not any(name in found for name in FIELDS):
-        outside = body
+        found, before = complete_members(body)
+    else:
+        problem = problem or wrong_field(found, required)
+        inner = unwrapped(found)
+        if inner is None and not any(name in found for name in FIELDS):
+            before = body
+        found = inner or found
+    answer = _tagged(after)
+    if not answer or answer.startswith("{"):
+        answer = text_of(found["answer"]) if "answer" in found else _answer_beside(before, body)
     caption = text_of(found.get("caption"))
-    answer = text_of(found["answer"]) if "answer" in found else _answer_beside(outside, body)
     steps = [step for step in as_list(found.get("reasoning")) if isinstance(step, str)]
     boxes = [box for box in as_list(found.get("boxes")) if is_box(box)]
-    problem = problem or wrong_field(found, required)
     if problem is None and any(_mend_surrogates(t) != t for t in (text, caption, answer, *steps)):
         problem = "a lone surrogate"
     return ParsedAnswer(
@@ -96,7 +104,7 @@ def parse_answer(text: str, required: tuple[str, ...] = FIELDS) -> ParsedAnswer:
         valid_json=problem is None,
         caption=_mend_surrogates(caption),
         reasoning=tuple(_mend_surrogates(step) for step in steps),
-        boxes=tuple(tuple(box) for box in boxes),
+        boxes=tuple(tuple(map(int, box)) for box in boxes),
         answer=_mend_surrogates(answer),
         problem=problem,
     )
@@ -260,8 +268,16 @@ def _mend_surrogates(text: str) -> str:
 
 def _answer_beside(outside: str, body: str) -> str:
     """The answer of a text whose object, if there is one, has none."""
-    tags = list(_ANSWER_TAG.finditer(outside))
-    if tags:
-        end = _ANSWER_END.search(outside, tags[-1].end())
-        return outside[tags[-1].end() : end.start() if end else None].strip()
-    return body if outside == body else ""
+    tagged = _tagged(outside)
+    if tagged is None:
+        return body if outside == body else ""
+    return tagged
+
+
+def _tagged(text: str) -> str | None:
+    """What stands in the last ``<answer>`` tags of a text, if it has any."""
+    tags = list(_ANSWER_TAG.finditer(text))
+    if not tags:
+        return None
+    end = _ANSWER_END.search(text, tags[-1].end())
+    return text[tags[-1].end() : end.start() if end else None].strip()
