@@ -13,7 +13,13 @@ DIRECTIONS = frozenset([
 _CHINESE_DIRECTION = re.compile(r"[左右上下前后内外中顶底]+[侧方部边面角间央心端]?|[两双]侧")
 _SIDES = {"left": "right", "right": "left", "l": "r", "r": "l", "左": "右", "右": "左"}
 _SIDE = re.compile(r"左右|(?<![^\W_])(?:left|right|[LR](?= [a-z]))(?![^\W_])|[左右]", re.IGNORECASE)
-_DIRECTION_WORD = re.compile(r"[a-z]+|[左右上下前后内外中顶底]")
+# fmt: off
+_PLACES = DIRECTIONS - {"side"} | {
+    "above", "below", "under", "behind", "proximal", "distal", "bilateral", "unilateral", "inner",
+    "outer", "internal", "external",
+}
+# fmt: on
+_PLACE = re.compile(r"[a-z]+|[左右][上下]?|[上下前后内外][侧方部边面叶]|[顶底]部")
 
 HAN = "[㐀-鿿]"
 CHINESE = re.compile(HAN)
@@ -97,13 +103,18 @@ def is_direction(phrase: str) -> bool:
 
 
 def directions_in(text: str) -> set[str]:
-    """The direction words of a lower-case text; "side" names none.
+    """The words and characters of a lower-case text that say where; "side" does not.
 
-    >>> sorted(directions_in("the upper left side")), directions_in("右肺")
-    (['left', 'upper'], {'右'})
+    >>> sorted(directions_in("on the upper left side")), sorted(directions_in("右上肺在图中吗"))
+    (['left', 'upper'], ['上', '右'])
     """
-    words = set(_DIRECTION_WORD.findall(text))
-    return {w for w in words if w in DIRECTIONS or CHINESE.match(w)} - {"side"}
+    found = set()
+    for word in _PLACE.findall(american(text)):
+        if word in _PLACES:
+            found.add(word)
+        elif CHINESE.match(word):
+            found |= set(word) - set("侧方部边面叶")
+    return found
 
 
 def is_polar(item: str) -> bool:
