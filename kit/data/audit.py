@@ -3,6 +3,7 @@ that never looks could score."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +15,7 @@ from PIL import Image
 
 from kit.data.questions import RawQuestion
 from kit.data.records import SftRecord
+from kit.data.words import american, directions_in
 
 REPEAT = "repeats_test_question"
 REWORDING = "rewords_test_question"
@@ -47,9 +49,9 @@ class Leak:
 def find_leaks(train: Sequence[RawQuestion], test: Sequence[RawQuestion]) -> list[Leak]:
     """Training rows that leak the test split of their own dataset, in training order.
 
-    A row leaks when its image is in the test split of another language, or when the test split
-    asks the same on the same image: the same normalised text, a text that the dataset itself
-    links as its rewording, or content words with a Jaccard similarity of at least
+    A row leaks when its image is in the test split of another language (of those that ``test``
+    holds), or when the test split asks the same on the same image: the same normalised text, a
+    text that the dataset itself links as its rewording, or a ``question_similarity`` of at least
     ``REWORDING_SIMILARITY``. Each row is counted once, under the first kind that holds.
     """
     by_image: dict[tuple[str, Path], list[RawQuestion]] = defaultdict(list)
@@ -75,13 +77,18 @@ def normalize_question(text: str) -> str:
 
 
 def question_similarity(first: str, second: str) -> float:
-    """Jaccard similarity of two questions' content words, in 0..1 (0 where one has none).
+    """Jaccard similarity of two questions' content words, in 0..1: 0 where one has none, or where
+    they name different directions.
 
     >>> question_similarity("Is there evidence of a mass?", "Is a mass present?")
     1.0
     >>> question_similarity("Is the liver normal?", "Is the spleen normal?")
     0.3333333333333333
+    >>> question_similarity("Is the left hepatic lobe normal?", "Is the right hepatic lobe normal?")
+    0.0
     """
+    if directions_in(first.casefold()) != directions_in(second.casefold()):
+        return 0.0
     one, other = _content_words(first), _content_words(second)
     return len(one & other) / len(one | other) if one and other else 0.0
 
@@ -117,6 +124,51 @@ def near_duplicates(
         for row, path in enumerate(train_paths)
         if correlation[row, best[row]] > NEAR_DUPLICATE_CORRELATION
     }
+
+
+def volumes(thumbnails: Mapping[Path, np.ndarray]) -> dict[Path, str]:
+    """The volume of each image: images whose thumbnails correlate above
+    ``NEAR_DUPLICATE_CORRELATION`` are slices of one, and so are those that a chain of such joins.
+
+    A volume has the name of its first image in the order of paths (``folder/file``), so that an
+    image that is like no other is a volume of its own, and no order of the images matters.
+    """
+    paths = sorted(thumbnails)
+    names: dict[Path, str] = {}
+    if not paths:
+        return names
+    small = np.stack([thumbnails[path] for path in paths])
+    left = np.ones(len(paths), dtype=bool)
+    taken: set[str] = set()
+    for first, path in enumerate(paths):
+        if not left[first]:
+            continue
+        short = f"{path.parent.name}/{path.name}"
+        name = str(path) if short in taken else short
+        taken.add(name)
+        left[first] = False
+        waiting = [first]
+        while waiting:
+            index = waiting.pop()
+            names[paths[index]] = name
+            near = left & (small @ small[index] > NEAR_DUPLICATE_CORRELATION)
+            left &= ~near
+            waiting.extend(np.flatnonzero(near))
+    return {path: names[path] for path in thumbnails}
+
+
+def held_out(thumbnails: Mapping[Path, np.ndarray], share: float) -> set[Path]:
+    """The images of about that share (0..1) that are set apart for validation.
+
+    A hash of the name of its volume's first file decides, so that an image stays where it is
+    whatever the order, the folder and the other images, and all slices of a volume stay together.
+    """
+    first: dict[str, str] = {}
+    found = volumes(thumbnails)
+    for path, volume in found.items():
+        first[volume] = min(path.name, first.get(volume, path.name))
+    chosen = {volume for volume, name in first.items() if _fraction(name) < share}
+    return {path for path, volume in found.items() if volume in chosen}
 
 
 def question_only_floor(train: Sequence[SftRecord], test: Sequence[SftRecord]) -> list[str]:
@@ -170,8 +222,13 @@ def _rewords(row: RawQuestion, other: RawQuestion) -> bool:
 
 
 def _content_words(text: str) -> set[str]:
-    words = set(_WORD.findall(text.casefold()))
+    words = set(_WORD.findall(american(text.casefold())))
     return {w[:-1] if len(w) > 3 and w.endswith("s") else w for w in words - _STOP_WORDS}
+
+
+def _fraction(name: str) -> float:
+    """A number in 0..1 that only the name decides."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
 
 
 def _most_frequent(answers: Iterable[str]) -> str:

@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass
 
 from kit.data.records import Region
+from kit.data.words import CHINESE, stem
 
 # fmt: off
 LESION_WORDS = (
@@ -37,8 +38,7 @@ _ABNORMAL = frozenset(
 )
 _QUALIFIERS = frozenset(["left", "right", "enhancing", "non-enhancing"])
 _BETWEEN = frozenset(["lower", "upper", "middle", "side", "sided", "and", "or", "the"])
-_SPELLINGS = {"tumour": "tumor", "oedema": "edema", "oesophagu": "esophagu", "teeth": "tooth"}
-_SPELLINGS |= {"metastase": "metastasi", "infiltration": "infiltrate", "infarction": "infarct"}
+_SYNONYMS = {"infiltration": "infiltrate", "infarction": "infarct"}
 
 # Longest terms win. The values are the English words that the matcher reads.
 _CHINESE = {
@@ -66,7 +66,6 @@ _CHINESE = {
     "心": "heart",
 }  # fmt: skip
 _CHINESE_TERM = re.compile("|".join(sorted(_CHINESE, key=len, reverse=True)))
-_CHINESE_CHARACTER = re.compile(r"[㐀-鿿]")
 _WORD = re.compile(r"[a-z]+(?:-[a-z]+)*|[^\sa-z]")
 _OPTIONS = re.compile(r"\bor\b|或|还是|哪[个一](体积|更|最)")
 _WHERE = re.compile(r"^where\b|\bwhere (is|are)\b|\blocated?\b|哪里|哪个位置|什么位置|哪个部位")
@@ -148,21 +147,13 @@ def is_lesion(label: str) -> bool:
 def words_of(text: str) -> list[str]:
     """Lower-case stems of a text's words; Chinese terms are read as their English names."""
     text = text.casefold()
-    if _CHINESE_CHARACTER.search(text):
+    if CHINESE.search(text):
         text = _CHINESE_TERM.sub(lambda found: f" {_CHINESE[found.group()]} ", text)
     return [_stem(word) for word in _WORD.findall(text)]
 
 
 def _stem(word: str) -> str:
-    if word in _QUALIFIERS or len(word) < 4:
-        return word
-    if word.endswith("sses"):
-        word = word[:-2]
-    elif word.endswith("ies"):
-        word = word[:-3] + "y"
-    elif word.endswith("s") and not word.endswith("ss"):
-        word = word[:-1]
-    return _SPELLINGS.get(word, word)
+    return word if word in _QUALIFIERS else _SYNONYMS.get(stem(word), stem(word))
 
 
 _LESION_STEMS = frozenset(_stem(word) for word in LESION_WORDS)

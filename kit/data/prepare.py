@@ -7,91 +7,30 @@ the default lists all, ``skip_bad`` drops and counts.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from kit.command import option
 from kit.data import audit, slake, vqa_rad
+from kit.data.config import PrepareConfig
 from kit.data.download import download
 from kit.data.fields import bad_field
 from kit.data.images import open_image
 from kit.data.questions import RawQuestion, Row
 from kit.data.report import by_dataset, print_summary, write_prepared
 from kit.data.targets import to_sft_record
-from kit.errors import ConfigError, DataError, ImageError, RecordError
+from kit.errors import DataError, ImageError, RecordError
 
 KNOWN_TRAPS = ("known_empty_answer",)
 DUPLICATE = "duplicate"
 SHARED_IMAGE = "image_shared_with_test"
-
-
-@dataclass(frozen=True)
-class PrepareConfig:
-    """Prepare SLAKE and VQA-RAD for training and evaluation."""
-
-    output: str = option(help="data file to write, one JSON record a line")
-    dataset: Literal["SLAKE", "VQA_RAD", "both"] = option("both", help="which dataset to read")
-    split: Literal["train", "validate", "test"] = option("train", help="which split to prepare")
-    slake_root: str = option("data/SLAKE", help="folder with SLAKE's train.json and imgs/")
-    vqa_rad_root: str = option("data/VQA_RAD", help="folder with VQA-RAD's JSON and images")
-    lang: Literal["en", "zh", "both"] = option("en", help="language of SLAKE's questions")
-    download: bool = option(False, help="fetch the datasets from their public hub mirrors first")
-    image_disjoint: bool = option(
-        False, help="drop VQA-RAD training rows whose image is in the test split"
-    )
-    leaks: Literal["drop", "keep", "refuse"] = option(
-        "drop", help="what to do with training rows that give away test rows"
-    )
-    strict: bool = option(False, help="stop at the first broken row")
-    skip_bad: bool = option(False, help="drop broken rows and count them in the report")
-
-    def __post_init__(self):
-        if self.strict and self.skip_bad:
-            raise _contradiction("--strict", "--skip_bad", "choose one")
-        if self.image_disjoint and self.dataset == "SLAKE":
-            raise _contradiction("--image_disjoint", "--dataset SLAKE", "it is for VQA-RAD")
-        if self.image_disjoint and self.split != "train":
-            raise _contradiction(
-                "--image_disjoint", f"--split {self.split}", "it is for train only"
-            )
-        if self.dataset == "VQA_RAD" and self.split == "validate":
-            fix = "use --split train or test, or hold out rows of train"
-            raise ConfigError("VQA-RAD has no validate split", where="--split", fix=fix)
-        if self.dataset != "SLAKE" and self.lang == "zh":
-            raise _contradiction("--lang zh", f"--dataset {self.dataset}", "VQA-RAD is in English")
-        self._check_output()
-
-    def _check_output(self) -> None:
-        output = Path(self.output)
-        if not self.output.strip() or output.is_dir():
-            raise ConfigError("is not a file name", where=f"--output {output}", fix="name a file")
-        sources = [Path(self.slake_root, f"{name}.json") for name in ("train", "test")]
-        sources += [Path(self.slake_root, f"{name}.json") for name in ("validate", "validation")]
-        sources += [Path(self.vqa_rad_root, vqa_rad.PUBLIC_FILE)]
-        if os.path.abspath(output) in map(os.path.abspath, sources):
-            what = "would overwrite the dataset itself"
-            raise ConfigError(what, where=f"--output {output}", fix="choose another name")
-
-    @property
-    def datasets(self) -> tuple[str, ...]:
-        """The datasets to read, in the order of the output."""
-        if self.dataset != "both":
-            return (self.dataset,)
-        if self.split == "validate":  # VQA-RAD has none
-            return (slake.DATASET,)
-        return slake.DATASET, vqa_rad.DATASET
-
-    def root(self, dataset: str) -> Path:
-        """The folder of a dataset."""
-        return Path(self.slake_root if dataset == slake.DATASET else self.vqa_rad_root)
+NEAR_DUPLICATE = "near_duplicate_of_test_image"
+HELD_OUT = "held_out_for_validation"
 
 
 def prepare(config: PrepareConfig) -> dict:
@@ -110,20 +49,30 @@ def prepare(config: PrepareConfig) -> dict:
         raise _broken_rows(broken)
     dropped = known + Counter(p.reason for p in broken)
     audits: dict = {}
-    if config.split == "train":
-        kept, reasons, audits = _audited(kept, pictures, config)
+    left_out = 0  # training rows that are no rows of the validate split
+    if config.validate_share is not None:
+        parted, audits = _parted(kept, pictures, config)
+        left_out = len(kept) - len(parted)
+        kept = parted
+        if config.split == "train":
+            dropped[HELD_OUT], left_out = left_out, 0
+    if training := [row for row in kept if row.split == "train"]:
+        clean, reasons, found = _audited(training, pictures, config)
+        kept = [row for row in kept if row.split != "train"] + clean
         dropped += reasons
+        audits |= found
     if not kept:
         raise DataError(
             f"no row is left: {dict(dropped)}", where=config.output, fix="see the report"
         )
-    records = [to_sft_record(row, Path(config.output).parent) for row in kept]
+    folder = Path(config.output).parent
+    records = [to_sft_record(replace(row, split=config.split), folder) for row in kept]
     report = {
         "output": config.output,
         "dataset": config.dataset,
         "split": config.split,
         "lang": config.lang,
-        "rows_in": len(rows),
+        "rows_in": len(rows) - left_out,
         "rows_out": len(records),
         "dropped": dict(sorted(dropped.items())),
         "fixed": dict(sorted(fixed.items())),
@@ -173,7 +122,7 @@ def _read(config: PrepareConfig) -> tuple[list[Row], Counter[str]]:
 def _read_split(config: PrepareConfig, dataset: str, split: str, language: str):
     if dataset == slake.DATASET:
         return slake.read_slake(config.root(dataset), split, language)
-    return vqa_rad.read_vqa_rad(config.root(dataset), split)
+    return vqa_rad.read_vqa_rad(config.root(dataset), "test" if split == "test" else "train")
 
 
 def _sort_out(
@@ -203,15 +152,33 @@ def _image_problem(row: RawQuestion, pictures: _Pictures) -> RecordError | None:
     return bad_field(row.where, row.image_field, what, "image_broken")
 
 
+def _parted(
+    rows: list[RawQuestion], pictures: _Pictures, config: PrepareConfig
+) -> tuple[list[RawQuestion], dict]:
+    """The rows of the split where VQA-RAD's training images are parted, and the report's part."""
+    own = [row for row in rows if row.dataset == vqa_rad.DATASET]
+    images = audit.held_out(pictures.thumbnails(own), config.validate_share)
+    held = sum(row.image in images for row in own)
+    wanted = config.split == "validate"
+    kept = [r for r in rows if r.dataset != vqa_rad.DATASET or (r.image in images) == wanted]
+    found = {"share": config.validate_share, "images": len(images), "rows": held}
+    return kept, {"vqa_rad_held_out_for_validation": found}
+
+
+def _unique(rows: list[RawQuestion]) -> list[RawQuestion]:
+    first: dict[tuple, RawQuestion] = {}
+    for row in rows:
+        key = row.dataset, row.image, row.question.casefold(), row.answer.casefold()
+        first.setdefault(key, row)
+    return list(first.values())
+
+
 def _audited(
     rows: list[RawQuestion], pictures: _Pictures, config: PrepareConfig
 ) -> tuple[list[RawQuestion], Counter[str], dict]:
     """Training rows without duplicates and leaks, what was dropped, and the report's part."""
-    test, notes = _test_rows(config)
-    first: dict[tuple, RawQuestion] = {}
-    for row in rows:
-        first.setdefault(_triplet(row), row)
-    unique = list(first.values())
+    test, notes = _test_rows(config, dict.fromkeys(row.dataset for row in rows))
+    unique = _unique(rows)
     leaks = audit.find_leaks(unique, test)
     if leaks and config.leaks == "refuse":
         raise _leaking(leaks)
@@ -221,9 +188,14 @@ def _audited(
     shared = [r for r in clean if r.dataset == vqa_rad.DATASET and r.image in test_images]
     removed = {row.where for row in shared} if config.image_disjoint else set()
     kept = [row for row in clean if row.where not in removed]
+    near = _near_duplicates(kept, test, pictures)
+    alike = [row for row in kept if row.image in near]
+    drop = config.near_duplicates == "drop"
+    if drop:
+        kept = [row for row in kept if row.image not in near]
     dropped = Counter({DUPLICATE: len(rows) - len(unique), SHARED_IMAGE: len(removed)})
     dropped.update(leak.kind for leak in leaks if leak.row.where in leaking)
-    near = audit.near_duplicates(pictures.thumbnails(kept), pictures.thumbnails(test))
+    dropped[NEAR_DUPLICATE] = len(alike) if drop else 0
     counts = Counter(leak.kind for leak in leaks)
     report = {
         "leaks": {
@@ -236,25 +208,43 @@ def _audited(
             "rows": len(shared),
             "removed": bool(removed),
         },
-        "near_duplicates_of_test_images": len(near),
+        "near_duplicates": {
+            "policy": config.near_duplicates,
+            "images": len(near),
+            "rows": len(alike),
+        },
+        "near_duplicates_of_test_images": 0 if drop else len(near),  # that are left
     }
     return kept, +dropped, report
 
 
-def _triplet(row: RawQuestion) -> tuple:
-    return row.dataset, row.image, row.question.casefold(), row.answer.casefold()
+def _near_duplicates(
+    train: list[RawQuestion], test: list[RawQuestion], pictures: _Pictures
+) -> set[Path]:
+    """The training images that look like another file in the test split of their dataset."""
+    found: set[Path] = set()
+    for dataset in dict.fromkeys(row.dataset for row in train):
+        own, others = ([r for r in rows if r.dataset == dataset] for rows in (train, test))
+        found |= set(audit.near_duplicates(pictures.thumbnails(own), pictures.thumbnails(others)))
+    return found
 
 
-def _test_rows(config: PrepareConfig) -> tuple[list[RawQuestion], list[str]]:
-    """The sound test rows in every language, and what of the test split could not be read."""
+def _test_rows(
+    config: PrepareConfig, datasets: Iterable[str]
+) -> tuple[list[RawQuestion], list[str]]:
+    """The sound test rows of the datasets in the languages that are prepared (in another they give
+    nothing away), and what of the test split could not be read."""
     found, unread = [], []
-    for dataset in config.datasets:
+    for dataset in datasets:
         try:
-            rows, _ = _read_split(config, dataset, "test", "both")
+            rows, _ = _read_split(config, dataset, "test", config.lang)
         except DataError as error:
-            if config.leaks != "keep" and not config.image_disjoint:
+            disjoint = config.image_disjoint and dataset == vqa_rad.DATASET
+            if config.leaks != "keep" or config.near_duplicates == "drop" or disjoint:
                 what = f"cannot check the training rows for leaks: {error.what}"
                 fix = "put the test split beside the train split, or give --leaks keep"
+                fix += " without --image_disjoint" * disjoint
+                fix += " with --near_duplicates keep" * (config.near_duplicates == "drop")
                 raise DataError(what, where=error.where, fix=fix) from error
             unread.append(f"{dataset}: {error.what} ({error.where})")
             continue
@@ -281,11 +271,9 @@ def _leaking(leaks: list[audit.Leak]) -> DataError:
     return DataError(f"{len(leaks)} training {many} away test rows", fix=fix, problems=problems)
 
 
-def _contradiction(first: str, second: str, fix: str) -> ConfigError:
-    return ConfigError(f"{first} contradicts {second}", where="command line", fix=fix)
-
-
 def _notes(config: PrepareConfig) -> list[str]:
-    if config.dataset == "both" and config.split == "validate":
-        return ["VQA-RAD has no validate split: the output holds SLAKE's only"]
+    if config.dataset == "both" and config.split == "validate" and config.validate_share is None:
+        return [
+            "VQA-RAD has no validate split: the output holds SLAKE's only (see --validate_share)"
+        ]
     return []

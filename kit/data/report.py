@@ -56,6 +56,11 @@ def print_summary(report: dict) -> None:
         print(f"  dropped {count}: {reason}")
     if "leaks" in report and report["leaks"]["policy"] == "keep":
         print(f"  leaks kept: {sum(report['leaks']['found'].values())}")
+    if near := report.get("near_duplicates_of_test_images"):
+        rows = report["near_duplicates"]["rows"]
+        print(f"  kept {rows} rows of {near} images that nearly equal a test image")
+    if held := report.get("vqa_rad_held_out_for_validation"):
+        print(f"  VQA-RAD's validate split: {held['rows']} rows of {held['images']} images")
     for note in report["notes"]:
         print(f"  note: {note}")
     print(f"  report: {report_path(report['output'])}")

@@ -1,4 +1,4 @@
-"""Words that datasets, questions and answers have in common: directions, spellings, yes and no."""
+"""What questions, answers and labels have in common: directions, spellings, Chinese yes and no."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ DIRECTIONS = frozenset([
 ])
 # fmt: on
 _CHINESE_DIRECTION = re.compile(r"[左右上下前后内外中顶底]+[侧方部边面角间央心端]?|[两双]侧")
-_DIRECTION_WORD = re.compile(r"[a-z]+|[左右上下前后内外中顶底]")
+_SIDES = {"left": "right", "right": "left", "l": "r", "r": "l", "左": "右", "右": "左"}
+_SIDE = re.compile(r"左右|(?<![^\W_])(?:left|right|[LR](?= [a-z]))(?![^\W_])|[左右]", re.IGNORECASE)
+# fmt: off
+_PLACES = DIRECTIONS - {"side"} | {
+    "above", "below", "under", "behind", "proximal", "distal", "bilateral", "unilateral", "inner",
+    "outer", "internal", "external",
+}
+# fmt: on
+_PLACE = re.compile(r"[a-z]+|[左右][上下]?|[上下前后内外][侧方部边面叶]|[顶底]部")
 
 HAN = "[㐀-鿿]"
 CHINESE = re.compile(HAN)
@@ -32,6 +40,58 @@ _POLAR_WORD = re.compile(
     r"是否(?:存在|包[含括]|含有)?|有没有|(?P<no>没有|不存在|不包[含括]|不含有|未见|无异常)|(?P<yes>存在|包[含括]|含有)"
 )
 
+# British beginnings, middles and ends of words, and how they are written in America.
+# fmt: off
+_BRITISH = {
+    "aemi": "emi", "aesthe": "esthe", "aetiol": "etiol", "behaviour": "behavior", "caec": "cec",
+    "calibre": "caliber", "centre": "center", "colour": "color", "faec": "fec", "fibre": "fiber",
+    "foet": "fet", "grey": "gray", "gynaec": "gynec", "haem": "hem", "isation": "ization",
+    "ised": "ized", "litre": "liter", "metre": "meter", "oedem": "edem", "oesoph": "esoph",
+    "oestr": "estr", "paed": "ped", "rrhoea": "rrhea", "tumour": "tumor",
+}
+_PLURALS = {
+    "teeth": "tooth", "feet": "foot", "metastase": "metastasi", "vertebrae": "vertebra",
+    "diagnose": "diagnosi", "hemithorace": "hemithorax", "bronchi": "bronchu",
+}
+# fmt: on
+_BRITISH_PART = re.compile("|".join(_BRITISH))
+
+
+def american(text: str) -> str:
+    """A lower-case text with its British spellings as in America.
+
+    >>> american("oesophageal tumour, haemorrhage")
+    'esophageal tumor, hemorrhage'
+    """
+    return _BRITISH_PART.sub(lambda part: _BRITISH[part.group()], text)
+
+
+def stem(word: str) -> str:
+    """What a lower-case word, its plural and its British spelling have in common.
+
+    >>> stem("tumours"), stem("masses"), stem("opacities"), stem("teeth"), stem("oesophagus")
+    ('tumor', 'mass', 'opacity', 'tooth', 'esophagu')
+    """
+    word = american(word)
+    if len(word) < 4:
+        return word
+    if word.endswith("sses"):
+        word = word[:-2]
+    elif word.endswith("ies"):
+        word = word[:-3] + "y"
+    elif word.endswith("s") and not word.endswith("ss"):
+        word = word[:-1]
+    return _PLURALS.get(word, word)
+
+
+def exchange_sides(text: str) -> str:
+    """The text with left for right and right for left.
+
+    >>> [exchange_sides(text) for text in ("Left Lung, Right", "R hemidiaphragm", "左肺")]
+    ['right Lung, left', 'l hemidiaphragm', '右肺']
+    """
+    return _SIDE.sub(lambda found: _SIDES.get(found.group().lower(), found.group()), text)
+
 
 def is_direction(phrase: str) -> bool:
     """Whether a phrase of lower-case words says where and nothing else.
@@ -43,13 +103,18 @@ def is_direction(phrase: str) -> bool:
 
 
 def directions_in(text: str) -> set[str]:
-    """The direction words of a lower-case text; "side" names none.
+    """The words and characters of a lower-case text that say where; "side" does not.
 
-    >>> sorted(directions_in("the upper left side")), directions_in("右肺")
-    (['left', 'upper'], {'右'})
+    >>> sorted(directions_in("on the upper left side")), sorted(directions_in("右上肺在图中吗"))
+    (['left', 'upper'], ['上', '右'])
     """
-    words = set(_DIRECTION_WORD.findall(text))
-    return {w for w in words if w in DIRECTIONS or CHINESE.match(w)} - {"side"}
+    found = set()
+    for word in _PLACE.findall(american(text)):
+        if word in _PLACES:
+            found.add(word)
+        elif CHINESE.match(word):
+            found |= set(word) - set("侧方部边面叶")
+    return found
 
 
 def is_polar(item: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from kit.data.words import CHINESE, HAN, chinese_polarity, directions_in, is_direction, is_polar
@@ -19,6 +20,7 @@ from kit.prompting.written_json import (
     inner_object,
     is_box,
     text_of,
+    unwrapped,
     whole_object,
     wrong_field,
 )
@@ -56,11 +58,13 @@ def parse_answer(text: str, required: tuple[str, ...] = FIELDS) -> ParsedAnswer:
     numbers. Keys beyond the required ones are let be. A Markdown fence or prose around the object
     is not valid.
 
-    When not valid, fields are recovered from, in this order: the object itself; the first object
-    within the text that has a known key; the complete members of a broken or truncated object.
-    An answer that is then still missing is what stands in ``<answer>`` tags outside the object,
-    else empty if there was an object (a model that was cut off in its caption has not answered),
-    else the whole text.
+    When not valid, fields are recovered from, in this order: the object itself; the final object
+    within the text that has a known key, before all others one with an answer (a model may draft
+    one while it thinks); the complete members of a broken or truncated object. Where another
+    object or a list is wrapped around the one with known keys, from that. What stands in
+    ``<answer>`` tags after the object is the answer; one that is then still missing is what stands
+    in such tags before it, else empty if there was an object (a model that was cut off in its
+    caption has not answered), else the whole text.
 
     Lone surrogates, which no file can hold, become U+FFFD everywhere, also in ``text``.
 
@@ -74,20 +78,25 @@ def parse_answer(text: str, required: tuple[str, ...] = FIELDS) -> ParsedAnswer:
     fixed = _mend_surrogates(text)
     body = fixed.strip()
     found, problem = whole_object(body)
-    outside = ""  # of the object, where answer tags are no part of its texts
+    before = after = ""  # of the object, where answer tags are no part of its texts
     if found is None:
-        found, outside = inner_object(body)
-        if found is not None and outside.strip():
+        found, before, after = inner_object(body)
+        if found is not None and (before + after).strip():
             problem = "text around the JSON object"
     if found is None:
-        found, outside = complete_members(body)
-    elif not any(name in found for name in FIELDS):
-        outside = body
+        found, before = complete_members(body)
+    else:
+        problem = problem or wrong_field(found, required)
+        inner = unwrapped(found)
+        if inner is None and not any(name in found for name in FIELDS):
+            before = body
+        found = inner or found
+    answer = _tagged(after)
+    if not answer or answer.startswith("{"):
+        answer = text_of(found["answer"]) if "answer" in found else _answer_beside(before, body)
     caption = text_of(found.get("caption"))
-    answer = text_of(found["answer"]) if "answer" in found else _answer_beside(outside, body)
     steps = [step for step in as_list(found.get("reasoning")) if isinstance(step, str)]
     boxes = [box for box in as_list(found.get("boxes")) if is_box(box)]
-    problem = problem or wrong_field(found, required)
     if problem is None and any(_mend_surrogates(t) != t for t in (text, caption, answer, *steps)):
         problem = "a lone surrogate"
     return ParsedAnswer(
@@ -95,14 +104,14 @@ def parse_answer(text: str, required: tuple[str, ...] = FIELDS) -> ParsedAnswer:
         valid_json=problem is None,
         caption=_mend_surrogates(caption),
         reasoning=tuple(_mend_surrogates(step) for step in steps),
-        boxes=tuple(tuple(box) for box in boxes),
+        boxes=tuple(tuple(map(int, box)) for box in boxes),
         answer=_mend_surrogates(answer),
         problem=problem,
     )
 
 
 _ARTICLES = frozenset(["a", "an", "the"])
-_ONE_SIGN = str.maketrans("\u2212\u2010\u2011\u2012\u2013\u2014\u2044≧≦⩾⩽≈", "------/≥≤≥≤~")
+_ONE_SIGN = str.maketrans("\u2212\u2010\u2011\u2012\u2013\u2014\u2044≧≦⩾⩽≈_", "------/≥≤≥≤~ ")
 _APOSTROPHES = re.compile(r"['’‘`]")
 _THOUSANDS = re.compile(r"(?<![\w.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 # What is neither a letter nor a digit; in a group what is content, between them what is not.
@@ -114,7 +123,7 @@ _PUNCTUATION = re.compile(
     r"|(?<=\w)(?P<plus>\++)(?!\w)"  # T1+
     r"|(?<=\d)(?P<minus>-)(?=[\s.!?)]*$)"  # CD4-
     r"|(?<=\d)\s*(?P<percent>%)"
-    r"|[^\w.]|_|\.(?!\d)"
+    r"|[^\w.]|\.(?!\d)"
 )
 _SEPARATORS = re.compile(
     r"[,;、&\t\r\n]|\band\b|以及|(?<!饱)和|(?<!参)与|(?<![涉普])及"  # the last: of longer words
@@ -126,7 +135,7 @@ _SENTENCES = re.compile(r"[,;:.!?、。\t\r\n]")
 def normalise(text: str) -> str:
     """An answer in the form in which answers are compared.
 
-    In this order: NFKC; case folded; one character for each dash and each comparison sign;
+    In this order: NFKC; case folded; one character for all dashes and for each comparison sign;
     apostrophes and the commas of thousands removed; every other character that is not a letter or
     a digit becomes a space, but for what changes a number or says how two things compare: a point
     before a digit, a sign before or after it, "<", ">", "≤", "≥", "~", "±", "%", and the dash or
@@ -138,23 +147,25 @@ def normalise(text: str) -> str:
     >>> [normalise(text) for text in (">= 3 cm", "-5", "T1+", "1,000", "3–4")]
     ['≥3 cm', '-5', 't1+', '1000', '3-4']
     """
-    return _normal_words(_folded(text))
+    return normal_words(folded(text))
 
 
-def as_set(text: str) -> frozenset[str]:
+def as_set(text: str, item_of: Callable[[str], str] | None = None) -> frozenset[str]:
     """The normalised items of a list answer, whose order means nothing.
 
     Items are parted by commas, semicolons, tabs (which stand for commas in some VQA-RAD answers),
     line ends, "&", the word "and" and the Chinese ones. An item of nothing but direction words
     says where in the item before it, and belongs to that: "Left Lung, Right" is one location.
-    Where all items are directions they are a list ("Left and top").
+    Where all items are directions they are a list ("Left and top"). ``item_of`` gives the form in
+    which a folded item is compared (default: ``normal_words``).
 
     >>> as_set("Lung, Spinal Cord") == as_set("spinal cord\\tlung.")
     True
     >>> [sorted(as_set(text)) for text in ("Left Lung, Right", "Left and top", "左肺, 右侧")]
     [['left lung right'], ['left', 'top'], ['左肺右侧']]
     """
-    items = [item for part in _SEPARATORS.split(_folded(text)) if (item := _normal_words(part))]
+    parts = _SEPARATORS.split(folded(text))
+    items = [item for part in parts if (item := (item_of or normal_words)(part))]
     directions = [is_direction(item) for item in items]
     if all(directions):
         return frozenset(items)
@@ -181,8 +192,8 @@ def yes_no(text: str) -> str | None:
     """
     said = {"yes", "no"} & set(normalise(text).split())
     if CHINESE.search(text):
-        for item in _SENTENCES.split(_folded(text)):
-            said |= chinese_polarity(_normal_words(item))
+        for item in _SENTENCES.split(folded(text)):
+            said |= chinese_polarity(normal_words(item))
     return said.pop() if len(said) == 1 else None
 
 
@@ -211,7 +222,7 @@ def _begins_with_yes_no(text: str) -> bool:
     """A "no" must stand alone: "No, it is gone" begins with it, "No mass" names a finding."""
     if yes_no(text) is None:
         return False
-    parts = (_normal_words(part) for part in _SENTENCES.split(_folded(text)))
+    parts = (normal_words(part) for part in _SENTENCES.split(folded(text)))
     start = next(filter(None, parts))
     return start == "no" or start.split()[0] == "yes" or is_polar(start)
 
@@ -221,15 +232,16 @@ def _places_and_numbers(text: str) -> set[str]:
     return directions_in(words) | {w for w in words.split() if any(map(str.isdigit, w))}
 
 
-def _folded(text: str) -> str:
+def folded(text: str) -> str:
     """NFKC, case folded, one character for each sign, numbers without commas."""
     text = unicodedata.normalize("NFKC", text).casefold().translate(_ONE_SIGN)
     text = _APOSTROPHES.sub("", text).replace(">=", "≥").replace("<=", "≤")
     return _THOUSANDS.sub(lambda found: found.group().replace(",", ""), text)
 
 
-def _normal_words(folded: str) -> str:
-    words = _PUNCTUATION.sub(_content, folded).split()
+def normal_words(text: str) -> str:
+    """The words of a folded text as ``normalise`` leaves them."""
+    words = _PUNCTUATION.sub(_content, text).split()
     words = [word for word in words if word not in _ARTICLES] or words
     return _CHINESE_SPACE.sub("", " ".join(words))
 
@@ -256,8 +268,16 @@ def _mend_surrogates(text: str) -> str:
 
 def _answer_beside(outside: str, body: str) -> str:
     """The answer of a text whose object, if there is one, has none."""
-    tags = list(_ANSWER_TAG.finditer(outside))
-    if tags:
-        end = _ANSWER_END.search(outside, tags[-1].end())
-        return outside[tags[-1].end() : end.start() if end else None].strip()
-    return body if outside == body else ""
+    tagged = _tagged(outside)
+    if tagged is None:
+        return body if outside == body else ""
+    return tagged
+
+
+def _tagged(text: str) -> str | None:
+    """What stands in the last ``<answer>`` tags of a text, if it has any."""
+    tags = list(_ANSWER_TAG.finditer(text))
+    if not tags:
+        return None
+    end = _ANSWER_END.search(text, tags[-1].end())
+    return text[tags[-1].end() : end.start() if end else None].strip()

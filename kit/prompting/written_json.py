@@ -3,10 +3,11 @@ in the forms that they should have."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -15,10 +16,12 @@ from kit.data.fields import strict_json
 
 FIELDS = ("caption", "reasoning", "boxes", "answer")
 
-MOST_ATTEMPTS = 32  # places of one text where decoding is tried; keeps the time linear
+MOST_ATTEMPTS = 32  # decodings that may fail at one end of a text; keeps the time linear
+MOST_OBJECTS = 4  # broken objects that are looked into, from the end
 
 _OBJECT = re.compile(r'\{\s*"')
 _MEMBER = re.compile(r'"(caption|reasoning|boxes|answer)"\s*:\s*')
+_KNOWN_OBJECT = re.compile(r"\{\s*" + _MEMBER.pattern)
 
 
 def whole_object(body: str) -> tuple[dict | None, str | None]:
@@ -68,42 +71,108 @@ _LENIENT = json.JSONDecoder(
 )
 
 
-def inner_object(body: str) -> tuple[dict | None, str]:
-    """The first object within the text that has a known key, and the text outside it."""
-    for match in islice(_OBJECT.finditer(body), MOST_ATTEMPTS):
-        try:
-            value, end = _LENIENT.raw_decode(body, match.start())
-        except (ValueError, RecursionError):
+def inner_object(body: str) -> tuple[dict | None, str, str]:
+    """The final object within the text that has a known key, and the texts before and after it.
+
+    One that holds an answer goes before those that hold none: a model may draft an object while
+    it thinks. An object that is broken off after its answer is final too.
+    """
+    found: tuple[dict, int, int] | None = None
+    for value, start, end in _objects(body):
+        known = unwrapped(value)
+        if known and (found is None or _answers(known) or not _answers(found[0])):
+            found = known, start, end
+    if found is None:
+        return None, body, ""
+    value, start, end = found
+    late = _last_broken(body[end:])
+    return (late, body, "") if late else (value, body[:start], body[end:])
+
+
+def _objects(body: str) -> Iterator[tuple[dict, int, int]]:
+    """The whole objects within a text but not within each other, and where each begins and ends.
+
+    Of a text with many that cannot be read, those at its beginning and at its end.
+    """
+    starts = [match.start() for match in _OBJECT.finditer(body)]
+    position = failures = 0
+    for index, start in enumerate(starts):
+        passed_by = failures >= MOST_ATTEMPTS and index < len(starts) - MOST_ATTEMPTS
+        if start < position or passed_by:
             continue
-        if any(name in value for name in FIELDS):
-            return value, f"{body[: match.start()]}\n{body[end:]}"
-    return None, body
+        try:
+            value, position = _LENIENT.raw_decode(body, start)
+        except (ValueError, RecursionError):
+            failures += 1
+            continue
+        yield value, start, position
+
+
+def unwrapped(value: Any) -> dict | None:
+    """The object with a known key, where others or lists are wrapped around it.
+
+    >>> unwrapped({"response": [{"answer": "No"}]}), unwrapped({"response": "No"})
+    ({'answer': 'No'}, None)
+    """
+    level = [value]
+    while level:
+        objects = [item for item in level if isinstance(item, dict)]
+        known = [
+            item
+            for item in objects
+            if any(name in item and not isinstance(item[name], dict) for name in FIELDS)
+        ]
+        if known:
+            return next((item for item in reversed(known) if _answers(item)), known[-1])
+        lists = [item for item in level if isinstance(item, list)]
+        level = [inner for item in objects for inner in item.values()]
+        level += [inner for item in lists for inner in item]
+    return None
+
+
+def _answers(value: dict) -> bool:
+    return bool(text_of(value.get("answer")).strip())
 
 
 def complete_members(body: str) -> tuple[dict, str]:
-    """The known members of a broken object whose values are whole, and the text before it."""
-    members: dict[str, Any] = {}
+    """The known members of a broken object whose values are whole, and the text before it: of the
+    last object that holds an answer, else of the whole text."""
     begun = _MEMBER.search(body)
     if begun is None:
-        return members, body
-    for match in islice(_MEMBER.finditer(body), MOST_ATTEMPTS):
-        try:
-            members[match.group(1)], _ = _LENIENT.raw_decode(body, match.end())
-        except (ValueError, RecursionError):
-            continue
+        return {}, body
     brace = body.find("{", 0, begun.start())
-    return members, body[: begun.start() if brace < 0 else brace]
+    before = body[: begun.start() if brace < 0 else brace]
+    return _last_broken(body) or _members(body), before
+
+
+def _last_broken(body: str) -> dict | None:
+    """The members of the last object of which an answer can be read; objects begin with a known
+    key."""
+    starts = [match.start() for match in _KNOWN_OBJECT.finditer(body)][-MOST_OBJECTS:]
+    found = (_members(body[start:]) for start in reversed(starts))
+    return next((members for members in found if _answers(members)), None)
+
+
+def _members(body: str) -> dict:
+    members: dict[str, Any] = {}
+    for match in islice(_MEMBER.finditer(body), MOST_ATTEMPTS):
+        with contextlib.suppress(ValueError, RecursionError):
+            members[match.group(1)], _ = _LENIENT.raw_decode(body, match.end())
+    return members
 
 
 def is_box(value: Any) -> bool:
-    """Whether a JSON value is a box of the grid: four integers in 0..1000, not inverted.
+    """Whether a JSON value is a box of the grid: four integers in 0..1000, not inverted. An integer
+    may be written with a point: 10.0 is the same JSON number as 10.
 
-    >>> is_box([0, 0, 10, 20]), is_box([10, 0, 0, 20]), is_box([0, 0, 10.0, 20])
+    >>> is_box([0, 0, 10.0, 20]), is_box([10, 0, 0, 20]), is_box([0, 0, 10.5, 20])
     (True, False, False)
     """
     if not isinstance(value, list) or len(value) != 4:
         return False
-    if any(isinstance(v, bool) or not isinstance(v, int) or not 0 <= v <= GRID for v in value):
+    if any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in value):
+        return False
+    if any(not 0 <= v <= GRID or v != int(v) for v in value):
         return False
     return value[0] < value[2] and value[1] < value[3]
 

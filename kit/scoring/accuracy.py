@@ -1,12 +1,14 @@
 """An answer under the three conventions at once.
 
-The conventions, each a module of its own: ``exact`` (ours), ``llava_med``, ``medevalkit``.
+The conventions, each a module of its own: ``exact`` (ours, with ``relaxed`` and
+``laterality_error``), ``llava_med``, ``medevalkit``.
 """
 
 from __future__ import annotations
 
+from kit.data.words import CHINESE
 from kit.scoring import llava_med, medevalkit
-from kit.scoring.exact import exact_match
+from kit.scoring.exact import exact_match, laterality_error, relaxed_match
 
 Scores = dict[str, float | None]
 
@@ -18,6 +20,8 @@ MEDEVALKIT_OPEN = (
 # fmt: on
 KEYS = (
     "exact",
+    "relaxed",
+    "laterality_error",
     "llava_med/open_recall",
     "llava_med/closed_accuracy",
     "medevalkit/total",
@@ -26,11 +30,12 @@ KEYS = (
 )
 
 
-def score_answer(prediction: str, gold: str, *, answer_type: str) -> Scores:
+def score_answer(prediction: str, gold: str, *, answer_type: str, question: str = "") -> Scores:
     """All values of one record, in 0..1, under the names in ``KEYS``.
 
     ``answer_type`` is ``"OPEN"`` or ``"CLOSED"``. None where a convention has no value for that
-    type; for any other type only ``exact`` has one.
+    type; for any other type only ours has one. The published conventions are for English: where
+    the question or the gold answer is in Chinese they have none.
 
     >>> scores = score_answer("Yes.", "yes", answer_type="CLOSED")
     >>> scores["exact"], scores["llava_med/closed_accuracy"], scores["llava_med/open_recall"]
@@ -38,6 +43,10 @@ def score_answer(prediction: str, gold: str, *, answer_type: str) -> Scores:
     """
     scores: Scores = dict.fromkeys(KEYS)
     scores["exact"] = exact_match(prediction, gold)
+    scores["relaxed"] = relaxed_match(prediction, gold)
+    scores["laterality_error"] = laterality_error(prediction, gold)
+    if CHINESE.search(question + gold):
+        return scores
     if answer_type == "CLOSED":
         scores["llava_med/closed_accuracy"] = llava_med.closed_hit(prediction, gold)
         scores["medevalkit/closed"] = medevalkit.closed_hit(prediction, gold)

@@ -9,6 +9,8 @@
 - The released script forgets to count closed predictions that hold yes or no but not the gold
   answer. The published figures do count them (84.19 is 229 of VQA-RAD's 272 closed questions,
   85.34 is 355 of SLAKE's 416), and so does this module.
+- For English only: "yes" and "no" are found by their letters. Of Chinese gold answers
+  ``kit.scoring.accuracy`` gives no such score.
 """
 
 from __future__ import annotations

@@ -21,6 +21,8 @@ BLEU is NLTK's unsmoothed sentence BLEU in the original and sacrebleu's here: eq
 1e-12 (where an n-gram order has no match NLTK gives some 1e-77 and sacrebleu 0). ROUGE is the
 package ``rouge`` in the original, which counts each distinct n-gram once; rouge-score counts
 repeats, so the few lines are here. Empty predictions, on which the original raises, score 0.
+
+For English only, like LLaVA-Med's: of Chinese gold answers ``kit.scoring.accuracy`` gives no score.
 """
 
 from __future__ import annotations

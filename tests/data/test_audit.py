@@ -1,6 +1,7 @@
 """Leaks, near duplicates and the question-only floor."""
 
 import dataclasses
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -15,11 +16,13 @@ from kit.data.audit import (
     REPEAT,
     REWORDING,
     find_leaks,
+    held_out,
     near_duplicates,
     normalize_question,
     question_only_floor,
     question_similarity,
     thumbnail,
+    volumes,
 )
 from kit.data.questions import RawQuestion
 from kit.data.records import SftRecord
@@ -67,6 +70,18 @@ PAIRS = [
     ("Is this a T1 weighted MRI?", "Is this a T2 weighted MRI?", False),
     ("Are there gallstones?", "Are gallstones present?", True),
     (
+        "Is the left hepatic lobe normal in size?",
+        "Is the right hepatic lobe normal in size?",
+        False,
+    ),
+    ("Is there a mass in the upper lobe?", "Is there a mass in the lower lobe?", False),
+    ("Is the mass above the diaphragm?", "Is the mass below the diaphragm?", False),
+    ("Is there a mass in the lobe?", "Is there a mass in the left lobe?", False),
+    ("Is the mass in the centre?", "Is there a mass in the center?", True),
+    ("右肺是否存在异常病变?", "左肺是否存在异常病变?", False),
+    ("图中右肺是否异常?", "图片中右肺是否异常?", True),
+    ("图像上方是什么器官?", "图像下方是什么器官?", False),
+    (
         "What is in the right upper quadrant?",
         "What abnormalities are in the right upper quadrant?",
         True,
@@ -87,6 +102,12 @@ def test_similarity_is_symmetric_bounded_and_reflexive(first, second):
     assert similarity == question_similarity(second, first)
     assert question_similarity(first, first) in (0.0, 1.0)
     assert normalize_question(normalize_question(first)) == normalize_question(first)
+
+
+def test_a_link_of_the_dataset_holds_whatever_the_directions():
+    test = question("Is the left lobe normal?", split="test", group="g")
+    (leak,) = find_leaks([question("Is the right lobe normal?", group="g")], [test])
+    assert leak.kind == REWORDING
 
 
 def test_leaks_of_the_real_sample(realdata):
@@ -131,6 +152,73 @@ def test_near_duplicates_are_found_and_the_same_file_is_not_one():
     test = {Path("a"): small[Path("a")], Path("flat"): small[Path("flat")]}
     assert near_duplicates(small, test) == {Path("brighter"): Path("a"), Path("grainy"): Path("a")}
     assert near_duplicates({}, test) == near_duplicates(small, {}) == {}
+
+
+def pictures(*names: str) -> dict[Path, np.ndarray]:
+    """Thumbnails of pictures by ``letter`` and ``letter`` with a number: those of one letter are
+    near duplicates."""
+    found = {}
+    for name in names:
+        grain = np.random.default_rng(len(name) + ord(name[-1])).integers(0, 12, (90, 70))
+        image = noise(ord(name[0])).astype(int) + grain
+        found[Path("folder", f"{name}.png")] = thumbnail(Image.fromarray(image.astype(np.uint8)))
+    return found
+
+
+def test_volumes_join_what_looks_alike():
+    small = pictures("b2", "a1", "c1", "b1", "b3")
+    flat = {Path("x/flat1.png"): np.zeros(1024), Path("x/flat2.png"): np.zeros(1024)}
+    found = volumes(small | flat)
+    assert list(found) == list(small | flat)
+    assert {path.name: volume for path, volume in found.items()} == {
+        "b2.png": "folder/b1.png",
+        "a1.png": "folder/a1.png",
+        "c1.png": "folder/c1.png",
+        "b1.png": "folder/b1.png",
+        "b3.png": "folder/b1.png",
+        "flat1.png": "x/flat1.png",
+        "flat2.png": "x/flat2.png",
+    }
+    assert volumes(dict(reversed(small.items()))) == volumes(small)
+    assert volumes({}) == {}
+
+
+def test_volumes_are_chains():
+    """Each is like the next one, the ends are not; and files of one name stay apart."""
+    angles = np.arccos(0.995) * np.arange(4)
+    small = {
+        Path(f"{n}/v/a.png"): np.eye(1, 1024)[0] * np.cos(a) + np.eye(1, 1024, 1)[0] * np.sin(a)
+        for n, a in enumerate(angles)
+    }
+    far = {Path("9/v/a.png"): np.eye(1, 1024, 2)[0]}
+    assert set(volumes(small).values()) == {"v/a.png"}
+    assert small[Path("0/v/a.png")] @ small[Path("3/v/a.png")] < 0.99
+    assert volumes(small | far)[Path("9/v/a.png")] == "9/v/a.png"
+
+
+def test_thousand_images_are_joined_quickly():
+    rng = np.random.default_rng(0)
+    base = rng.standard_normal((250, 1024)).repeat(4, axis=0)
+    values = base + 0.02 * rng.standard_normal(base.shape)
+    values = (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
+    start = time.process_time()
+    found = volumes({Path(f"{n:04}.png"): v for n, v in enumerate(values)})
+    assert time.process_time() - start < 8
+    assert len(set(found.values())) == 250
+
+
+def test_held_out_images_stay_held_out():
+    names = [f"{letter}{number}" for letter in "abcdefghijklmnopqrst" for number in (1, 2)]
+    small = pictures(*names)
+    held = held_out(small, 0.3)
+    assert 4 <= len(held) <= 20
+    assert {path.name[0] for path in held}.isdisjoint(path.name[0] for path in small.keys() - held)
+    assert held_out(dict(reversed(small.items())), 0.3) == held
+    assert held <= held_out(small, 0.6)
+    fewer = {path: value for path, value in small.items() if path.name[0] in "abcdefghij"}
+    assert held_out(fewer, 0.3) == held & fewer.keys()
+    moved = {Path("elsewhere", path.name): value for path, value in small.items()}
+    assert {path.name for path in held_out(moved, 0.3)} == {path.name for path in held}
 
 
 def record(text, answer, content_type="") -> SftRecord:

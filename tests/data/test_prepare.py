@@ -1,9 +1,11 @@
 """The first stage as a user runs it: figures on the real sample, and every mistake named."""
 
+import dataclasses
 import errno
 import io
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from kit.command import parse, run
@@ -89,9 +92,16 @@ def command(monkeypatch, capsys, *flags) -> tuple[int, str, str]:
 FIGURES = {  # (dataset, split, language): rows in, rows out, dropped by reason, rows with boxes
     ("SLAKE", "train", "en"): (
         221,
-        183,
-        {"duplicate": 7, "image_in_other_language_test": 30, "known_empty_answer": 1},
-        65,
+        213,
+        {"duplicate": 7, "known_empty_answer": 1},
+        75,
+    ),
+    ("SLAKE", "train", "zh"): (351, 344, {"duplicate": 7}, 134),
+    ("SLAKE", "train", "both"): (
+        572,
+        406,
+        {"duplicate": 14, "image_in_other_language_test": 151, "known_empty_answer": 1},
+        150,
     ),
     ("SLAKE", "validate", "en"): (81, 81, {}, 29),
     ("SLAKE", "test", "en"): (154, 154, {}, 59),
@@ -151,15 +161,15 @@ def test_real_sample_image_disjoint(realdata, tmp_path):
 
 
 def test_real_sample_leak_policies(realdata, tmp_path, monkeypatch, capsys):
-    flags = ["--dataset", "SLAKE", "--slake_root", realdata / "SLAKE"]
+    flags = ["--dataset", "SLAKE", "--lang", "both", "--slake_root", realdata / "SLAKE"]
     output = tmp_path / "kept.json"
     code, out, _ = command(monkeypatch, capsys, "--output", output, *flags, "--leaks", "keep")
-    assert (code, "leaks kept: 30" in out) == (0, True)
-    assert json.loads(report_path(output).read_text())["rows_out"] == 213
+    assert (code, "leaks kept: 151" in out) == (0, True)
+    assert json.loads(report_path(output).read_text())["rows_out"] == 557
     output = tmp_path / "refused.json"
     code, _, err = command(monkeypatch, capsys, "--output", output, *flags, "--leaks", "refuse")
     assert code == 2
-    assert "30 training rows give away test rows" in err
+    assert "151 training rows give away test rows" in err
     assert "image_in_other_language_test" in err
     assert not output.exists()
 
@@ -180,12 +190,76 @@ def test_images_under_the_output_are_relative_and_others_absolute(data, tmp_path
     assert first.image == str(data / "SLAKE/imgs/xmlab1/source.jpg")
 
 
-def test_near_duplicates_are_counted_and_kept(data):
+def test_near_duplicates_are_counted_and_kept_or_dropped(data):
     rng = np.random.default_rng(0)
     copy = np.asarray(blob(1)).astype(int) + rng.integers(0, 5, (80, 100))
     Image.fromarray(copy.clip(0, 255).astype(np.uint8)).save(data / "SLAKE/imgs/xmlab2/source.jpg")
     report = prepare(PrepareConfig(output="data/o.json", dataset="SLAKE"))
     assert (report["near_duplicates_of_test_images"], report["rows_out"]) == (1, 2)
+    found = {"images": 1, "rows": 2}
+    assert report["near_duplicates"] == {"policy": "keep"} | found
+    report = prepare(PrepareConfig(output="data/o.json", near_duplicates="drop"))
+    assert (report["near_duplicates_of_test_images"], report["rows_out"]) == (0, 1)
+    assert report["near_duplicates"] == {"policy": "drop"} | found
+    assert report["dropped"] == {"near_duplicate_of_test_image": 2}
+    blob(1).save(data / "SLAKE/imgs/xmlab2/source.jpg")
+    blob(1).save(data / "VQA_RAD" / IMAGE_FOLDER / "b.jpg")  # of the test split
+    blob(10).save(data / "SLAKE/imgs/xmlab1/source.jpg")  # as a.jpg of the other dataset
+    report = prepare(PrepareConfig(output="data/o.json", near_duplicates="drop"))
+    assert (report["near_duplicates"]["images"], report["rows_out"]) == (0, 3)
+
+
+def test_near_duplicates_of_the_real_sample(realdata, tmp_path):
+    roots = {"slake_root": str(realdata / "SLAKE"), "vqa_rad_root": str(realdata / "VQA_RAD")}
+    output = str(tmp_path / "train.json")
+    report = prepare(PrepareConfig(output=output, near_duplicates="drop", **roots))
+    assert report["near_duplicates"] == {"policy": "drop", "images": 2, "rows": 24}
+    assert report["dropped"]["near_duplicate_of_test_image"] == 24
+    assert {k: v["rows"] for k, v in report["by_dataset"].items()} == {"SLAKE": 189, "VQA_RAD": 191}
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3])
+def test_validation_rows_are_those_that_training_leaves_out(share, realdata, tmp_path):
+    roots = {"slake_root": str(realdata / "SLAKE"), "vqa_rad_root": str(realdata / "VQA_RAD")}
+    reports, records = {}, {}
+    for name, changes in {
+        "whole": {"validate_share": None},
+        "train": {},
+        "validate": {"split": "validate"},
+        "both": {"split": "validate", "dataset": "both"},
+    }.items():
+        output = str(tmp_path / f"{name}.json")
+        config = {"dataset": "VQA_RAD", "validate_share": share, "leaks": "keep"} | changes
+        reports[name] = prepare(PrepareConfig(output=output, **config, **roots))
+        records[name], _ = read_sft_records(output)
+        total = reports[name]["rows_out"] + sum(reports[name]["dropped"].values())
+        assert reports[name]["rows_in"] == total
+    ids = {name: {(r.dataset, r.qid) for r in found} for name, found in records.items()}
+    images = {name: {r.image for r in found} for name, found in records.items()}
+    assert ids["train"] | ids["validate"] == ids["whole"]
+    assert not images["train"] & images["validate"]
+    assert ids["validate"] == {key for key in ids["both"] if key[0] == "VQA_RAD"}
+    assert len(ids["both"]) == 81 + len(ids["validate"])
+    assert {r.split for r in records["both"]} == {"validate"}
+    assert len(images["validate"]) == {0.1: 3, 0.3: 12}[share]
+    held = reports["train"]["vqa_rad_held_out_for_validation"]
+    assert held == reports["validate"]["vqa_rad_held_out_for_validation"]
+    assert reports["train"]["dropped"]["held_out_for_validation"] == held["rows"]
+    assert reports["validate"]["rows_in"] == held["rows"]
+
+
+def test_validation_rows_give_away_no_test_row(realdata, tmp_path):
+    report = prepare(
+        PrepareConfig(
+            output=str(tmp_path / "o.json"), dataset="VQA_RAD", split="validate",
+            vqa_rad_root=str(realdata / "VQA_RAD"), validate_share=0.1,
+        )
+    )  # fmt: skip
+    assert report["dropped"] == {
+        "duplicate": 1,
+        "repeats_test_question": 1,
+        "rewords_test_question": 1,
+    }
 
 
 def test_the_very_command(data):
@@ -326,7 +400,25 @@ FLAGS = {
     ),
     "VQA-RAD validate": (
         ["--output", "o.json", "--dataset", "VQA_RAD", "--split", "validate"],
-        "VQA-RAD has no validate split",
+        "--validate_share 0.1",
+    ),
+    "near duplicates of the test split itself": (
+        ["--output", "o.json", "--near_duplicates", "drop", "--split", "test"],
+        "--near_duplicates drop contradicts --split test",
+    ),
+    "no share": (["--output", "o.json", "--validate_share", "0"], "above 0 and below 1"),
+    "all of it": (["--output", "o.json", "--validate_share", "1"], "above 0 and below 1"),
+    "share that is no number": (
+        ["--output", "o.json", "--validate_share", "nan"],
+        "validate_share",
+    ),
+    "share of SLAKE": (
+        ["--output", "o.json", "--validate_share", "0.1", "--dataset", "SLAKE"],
+        "--validate_share contradicts --dataset SLAKE",
+    ),
+    "share of the test split": (
+        ["--output", "o.json", "--validate_share", "0.1", "--split", "test"],
+        "--validate_share contradicts --split test",
     ),
     "chinese VQA-RAD": (["--output", "o.json", "--lang", "zh"], "--lang zh contradicts"),
     "output is a folder": (["--output", "data"], "is not a file name"),
@@ -392,6 +484,8 @@ def test_known_traps_are_counted_without_stopping(data, monkeypatch, capsys):
 def test_missing_test_split_can_be_waived(data, monkeypatch, capsys):
     (data / "SLAKE/test.json").unlink()
     flags = ["--output", "o.json", "--dataset", "SLAKE", "--leaks", "keep"]
+    code, _, err = command(monkeypatch, capsys, *flags, "--near_duplicates", "drop")
+    assert (code, "cannot check the training rows" in err) == (2, True)
     assert command(monkeypatch, capsys, *flags)[0] == 0
     (unchecked,) = json.loads(report_path("o.json").read_text())["leaks"]["unchecked"]
     assert "no test.json" in unchecked
@@ -485,3 +579,15 @@ def test_images_of_the_test_split_are_left_out_when_asked(data):
         kept[disjoint] = [r.qid for r in read_sft_records("data/o.json")[0]]
         assert report["vqa_rad_images_shared_with_test"]["rows"] == 1
     assert kept == {False: ["5", "7"], True: ["5"]}
+
+
+def test_a_pipeline_on_slurm_trains_on_what_the_documented_commands_prepare(monkeypatch):
+    """README and ``slurm/pipeline.yaml`` differ in nothing but where the file goes."""
+    root = SCRIPT.parents[1]
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    line = next(line for line in readme.splitlines() if "--output data/train.json" in line)
+    monkeypatch.setattr(sys, "argv", shlex.split(line)[1:])
+    documented = parse(PrepareConfig)
+    stages = yaml.safe_load((root / "slurm/pipeline.yaml").read_text(encoding="utf-8"))["stages"]
+    submitted = PrepareConfig(**stages["prepare_train"]["config"])
+    assert dataclasses.replace(submitted, output=documented.output) == documented

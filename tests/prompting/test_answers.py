@@ -100,7 +100,8 @@ def test_what_is_recovered_of_a_truncated_object_is_what_was_said(value, data):
         ({"boxes": [[-1, 2, 3, 4]]}, "'boxes' is of the wrong form"),
         ({"boxes": [[3, 2, 1, 4]]}, "'boxes' is of the wrong form"),
         ({"boxes": [[1, 2, 1, 4]]}, "'boxes' is of the wrong form"),
-        ({"boxes": [[1.0, 2, 3, 4]]}, "'boxes' is of the wrong form"),
+        ({"boxes": [[1.5, 2, 3, 4]]}, "'boxes' is of the wrong form"),
+        ({"boxes": [[1, 2, 3, 1000.5]]}, "'boxes' is of the wrong form"),
         ({"boxes": [[False, 0, True, True]]}, "'boxes' is of the wrong form"),
         ({"boxes": [["1", "2", "3", "4"]]}, "'boxes' is of the wrong form"),
         ({"caption": "\ud800"}, "a lone surrogate"),
@@ -179,6 +180,71 @@ def test_well_formed_boxes_beside_broken_ones_are_kept():
     assert parsed.boxes == ((1, 2, 3, 4),)
 
 
+def test_an_integer_that_is_written_with_a_point_is_one():
+    parsed = parse_answer('{"caption": "", "reasoning": [], "boxes": [[1.0, 2, 3e1, 40.0]], '
+                          '"answer": ""}')  # fmt: skip
+    assert parsed.valid_json
+    assert str(parsed.boxes) == "((1, 2, 30, 40),)"
+
+
+# What a model wrote, the answer that is its final one, and the caption beside it.
+YES, NO = '{"caption": "draft", "answer": "Yes"}', '{"caption": "final", "answer": "No"}'
+FINAL = [
+    (f"{YES} Wait, it is clear. {NO}", "No", "final"),
+    (f"<think>{YES}</think>{NO}", "No", "final"),
+    (f"<think>\n```json\n{YES}\n```\n</think>\n```json\n{NO}\n```", "No", "final"),
+    (f"{YES}\n{NO}", "No", "final"),
+    (f"{YES},{NO},", "No", "final"),
+    (f"[{YES}, {NO}]", "No", "final"),
+    (f"{YES * 100}{NO}", "No", "final"),
+    ('{"answer": ' * 100 + NO, "No", "final"),
+    (f'{"{a: 1} " * 100}{NO}', "No", "final"),
+    ('{"answer": <yes or no>} ' * 100 + NO + ' {"answer": <yes or no>}' * 20, "No", "final"),
+    (f"{NO} <answer></answer>", "No", "final"),
+    (f"{YES} <answer>No</answer>", "No", "draft"),
+    (f"<answer>Yes</answer> {NO}", "No", "final"),
+    (f"<answer>{YES}</answer> <answer>{NO}</answer>", "No", "final"),
+    (f"{YES} <answer>{NO}", "No", "final"),
+    (f"{NO} That was all: {{}}", "No", "final"),
+    (f'{NO} {{"note": "the mass is gone"}}', "No", "final"),
+    (f'{NO} {{"caption": "and what else"}}', "No", "final"),
+    (f'{NO} {{"caption": "x", "answer": null}}', "No", "final"),
+    (f'{NO} {{"caption": "x", "answer": ""}}', "No", "final"),
+    (f'{NO} {{"caption": "cut o', "No", "final"),
+    (f'{YES} {{"caption": "final", "answer": "No", "boxes": [[1, 2', "No", "final"),
+    (f'{YES} {{"caption": "final", "boxes": [[1 2]], "answer": "No"}} Done.', "No", "final"),
+    ('{"caption": "draft", "boxes": [[1 2]], "answer": "Yes"} {"caption": "final", "boxes": '
+     '[[1 2]], "answer": "No"}', "No", "final"),
+    ('{"caption": "draft"} {"caption": "final"}', "", "final"),
+    ('{"caption": "final", "reasoning": ["not {\\"answer\\": \\"Yes\\"}"], "answer": "No"} .',
+     "No", "final"),
+    (f'{{"response": {NO}}}', "No", "final"),
+    (f'{{"result": [{NO}]}}', "No", "final"),
+    (f"[{NO}]", "No", "final"),
+    (f"[[{NO}]]", "No", "final"),
+    (f'{{"output": {{"result": {NO}}}}}', "No", "final"),
+    (f'{{"draft": {YES}, "final": {NO}}}', "No", "final"),
+    (f'{{"answer": {NO}}}', "No", "final"),
+    (f'Here: {{"response": {NO}}}', "No", "final"),
+    (f'{{"think": {{"steps": ["a"]}}, "reply": {NO}}} ok', "No", "final"),
+    (f'{{"caption": "final", "answer": "No", "other": {YES}}}', "No", "final"),
+    ('{"answer": "No", "caption": "final"', "No", "final"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "answer", "caption"), FINAL, ids=range(len(FINAL)))
+def test_the_final_object_counts(text, answer, caption):
+    parsed = parse_answer(text)
+    assert not parsed.valid_json
+    assert (parsed.answer, parsed.caption) == (answer, caption)
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([YES, "text ", "{", "}", '{"a": 1}', '{"answer": ']), max_size=80))
+def test_a_final_object_is_found_behind_any_thinking(thinking):
+    assert parse_answer("".join(thinking) + " " + NO).answer == "No"
+
+
 @settings(deadline=None)
 @given(st.tuples(*[st.floats(0, 500)] * 4), st.tuples(st.integers(1, 500), st.integers(1, 500)))
 def test_every_box_that_the_kit_writes_is_one_that_it_reads(corners, size):
@@ -190,22 +256,13 @@ def test_every_box_that_the_kit_writes_is_one_that_it_reads(corners, size):
 @pytest.mark.parametrize(
     "unit",
     ["{", "[", '{"', '{"a":', '{"answer":', '"answer":[{', '{"answer": "', "<answer>", '"answer" ',
-     "\\", '\\"', "9", " ", "a,", "no. ", "\ud800", '{"a":1} '],
+     "\\", '\\"', "9", " ", "a,", "no. ", "\ud800", '{"a":1} ', '{"answer":1} ', '{"answer":1'],
 )  # fmt: skip
 def test_a_megabyte_takes_time_in_proportion(unit):
     text = unit * (1_000_000 // len(unit))
     start = time.process_time()
     parse_answer(text)
     parse_answer('{"answer": ' + text + '"}')
-    assert time.process_time() - start < 8
-
-
-def test_a_megabyte_is_compared_in_proportion():
-    start = time.process_time()
-    for unit in ("a,", "no. ", "'", "\ud800", "left, "):
-        text = unit * (1_000_000 // len(unit) // 4)
-        as_set(text)
-        yes_no(text)
     assert time.process_time() - start < 8
 
 
@@ -220,6 +277,15 @@ def test_a_megabyte_is_compared_in_proportion():
         ("3.5 cm.", "3.5 cm"),
         (".5", ".5"),
         ("No.5", "no.5"),
+        ("≥ 3", "≥3"),
+        ("－５", "-5"),
+        ("CD4+ cells", "cd4+ cells"),
+        ("non-contrast - T1-weighted", "non contrast t1 weighted"),
+        ("12,345,678 of 1,2,3", "12345678 of 1 2 3"),
+        ("L4-5", "l4 5"),
+        ("½", "1/2"),
+        ("50 %", "50%"),
+        ("左肺 右侧", "左肺右侧"),
         ("(T2)", "t2"),
         ("ＣＴ", "ct"),
         ("Straße", "strasse"),
@@ -257,6 +323,8 @@ def test_normalising_again_changes_nothing(text):
         ("Left and top", "top, left", True),
         ("Upper Left Lung, Lower Right", "Upper Left Lung", False),
         ("肝、肺", "肺，肝", True),
+        ("左肺, 右侧", "左肺右侧", True),
+        ("肝和肺", "肺及肝", True),
         ("hand", "h, d", False),
     ],
 )
@@ -278,7 +346,8 @@ def test_lists_have_no_order(items, random):
     ("text", "said"),
     [("yes", "yes"), ("No.", "no"), ("YES, there is a mass", "yes"), ("there's no mass", "no"),
      ("normal", None), ("not", None), ("Yes, no", None), ("", None), ("eyes", None), ("ｎｏ", "no"),
-     ("yes/no", None), ("\ud800 no", "no")],
+     ("yes/no", None), ("\ud800 no", "no"), ("是。", "yes"), ("不是的", "no"), ("是，不是", None),
+     ("不正常", None), ("无法判断", None), ("对称", None)],
 )  # fmt: skip
 def test_yes_no(text, said):
     assert yes_no(text) == said

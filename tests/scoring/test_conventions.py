@@ -219,8 +219,10 @@ def test_exact_agrees_with_a_plain_rewriting():
         said = [draw.choice(vocabulary) for _ in range(draw.randint(0, 3))]
         clean_gold = {word.lower().strip(".") for word in gold}
         clean_said = {word.lower().strip(".") for word in said}
-        if len(gold) == 1 and clean_gold <= {"yes", "no"}:
-            expected = clean_said & {"yes", "no"} == clean_gold
+        decided = [words & {"yes", "no"} for words in (clean_gold, clean_said)]
+        begun = [words[0].lower().strip(".") if words else "" for words in (gold, said)]
+        if any(kind == {start} for kind, start in zip(decided, begun, strict=True)):
+            expected = decided[0] == decided[1]
         else:
             expected = clean_gold == clean_said
         assert exact_match(" , ".join(said), ", ".join(gold)) == float(expected), (said, gold)

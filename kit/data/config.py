@@ -1,0 +1,102 @@
+"""The configuration of the first stage."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from kit.command import option
+from kit.data import slake, vqa_rad
+from kit.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """Prepare SLAKE and VQA-RAD for training and evaluation."""
+
+    output: str = option(help="data file to write, one JSON record a line")
+    dataset: Literal["SLAKE", "VQA_RAD", "both"] = option("both", help="which dataset to read")
+    split: Literal["train", "validate", "test"] = option("train", help="which split to prepare")
+    slake_root: str = option("data/SLAKE", help="folder with SLAKE's train.json and imgs/")
+    vqa_rad_root: str = option("data/VQA_RAD", help="folder with VQA-RAD's JSON and images")
+    lang: Literal["en", "zh", "both"] = option("en", help="language of SLAKE's questions")
+    download: bool = option(False, help="fetch the datasets from their public hub mirrors first")
+    image_disjoint: bool = option(
+        False, help="drop VQA-RAD training rows whose image is in the test split"
+    )
+    leaks: Literal["drop", "keep", "refuse"] = option(
+        "drop", help="what to do with training rows that give away test rows"
+    )
+    near_duplicates: Literal["keep", "drop"] = option(
+        "keep", help="what to do with training images that look like one of the test split"
+    )
+    validate_share: float | None = option(
+        None, help="share of VQA-RAD's training images that are its validate split, e.g. 0.1"
+    )
+    strict: bool = option(False, help="stop at the first broken row")
+    skip_bad: bool = option(False, help="drop broken rows and count them in the report")
+
+    def __post_init__(self):
+        if self.strict and self.skip_bad:
+            raise _contradiction("--strict", "--skip_bad", "choose one")
+        if self.image_disjoint and self.dataset == "SLAKE":
+            raise _contradiction("--image_disjoint", "--dataset SLAKE", "it is for VQA-RAD")
+        if self.image_disjoint and self.split != "train":
+            raise _contradiction(
+                "--image_disjoint", f"--split {self.split}", "it is for train only"
+            )
+        if self.near_duplicates == "drop" and self.split != "train":
+            raise _contradiction(
+                "--near_duplicates drop", f"--split {self.split}", "it is for train only"
+            )
+        self._check_share()
+        if self.dataset != "SLAKE" and self.lang == "zh":
+            raise _contradiction("--lang zh", f"--dataset {self.dataset}", "VQA-RAD is in English")
+        self._check_output()
+
+    def _check_share(self) -> None:
+        share = self.validate_share
+        if share is None:
+            if self.dataset == "VQA_RAD" and self.split == "validate":
+                fix = "give --validate_share 0.1, here and to --split train"
+                raise ConfigError("VQA-RAD has no validate split", where="--split", fix=fix)
+            return
+        if not 0 < share < 1:
+            what = f"must be a share above 0 and below 1, not {share}"
+            raise ConfigError(what, where="--validate_share", fix="give 0.1")
+        if self.dataset == "SLAKE":
+            fix = "SLAKE has a validate split of its own"
+            raise _contradiction("--validate_share", "--dataset SLAKE", fix)
+        if self.split == "test":
+            fix = "it is for train and validate"
+            raise _contradiction("--validate_share", "--split test", fix)
+
+    def _check_output(self) -> None:
+        output = Path(self.output)
+        if not self.output.strip() or output.is_dir():
+            raise ConfigError("is not a file name", where=f"--output {output}", fix="name a file")
+        sources = [Path(self.slake_root, f"{name}.json") for name in ("train", "test")]
+        sources += [Path(self.slake_root, f"{name}.json") for name in ("validate", "validation")]
+        sources += [Path(self.vqa_rad_root, vqa_rad.PUBLIC_FILE)]
+        if os.path.abspath(output) in map(os.path.abspath, sources):
+            what = "would overwrite the dataset itself"
+            raise ConfigError(what, where=f"--output {output}", fix="choose another name")
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """The datasets to read, in the order of the output."""
+        if self.dataset != "both":
+            return (self.dataset,)
+        if self.split == "validate" and self.validate_share is None:  # VQA-RAD has none
+            return (slake.DATASET,)
+        return slake.DATASET, vqa_rad.DATASET
+
+    def root(self, dataset: str) -> Path:
+        """The folder of a dataset."""
+        return Path(self.slake_root if dataset == slake.DATASET else self.vqa_rad_root)
+
+
+def _contradiction(first: str, second: str, fix: str) -> ConfigError:
+    return ConfigError(f"{first} contradicts {second}", where="command line", fix=fix)
