@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kit.counterfactual.images import ImageCache
-from kit.data.audit import question_only_floor
+from kit.data.audit import question_only_floor, thumbnail, volumes
+from kit.data.images import open_image
 from kit.data.records import SftRecord, read_sft_records
 from kit.evaluate.ablations import measure_ablations, other_images
 from kit.evaluate.answering import Answer, Predictor, Request, answer, load_model, plan
@@ -55,6 +56,7 @@ def evaluate(config: EvaluateConfig) -> int:
     if parts.missing:
         references = References(
             floor,
+            volumes_of(records),
             other_images(records, config.seed) if config.counterfactual else {},
             consistency_of(config, modes, accelerator.device),
         )
@@ -90,12 +92,29 @@ def evaluate(config: EvaluateConfig) -> int:
 
 @dataclass(frozen=True)
 class References:
-    """What answers are measured with: the ``floor`` of each record (None: not wanted), another
-    image for each, and what compares captions with questions (None: not wanted)."""
+    """What answers are measured with: the ``floor`` of each record (None: not wanted), the
+    volume of each image, another image for each, and what compares captions with questions (None:
+    not wanted)."""
 
     floor: Sequence[str] | None
+    volumes: dict[str, str]
     partners: dict[str, str]
     consistency: Consistency | None
+
+
+def volumes_of(records: Sequence[SftRecord]) -> dict[str, str]:
+    """The volume of each image: neighbouring slices of one scan are not independent, and count as
+    one (``kit.data.audit.volumes``), within their dataset."""
+    by_dataset: dict[str, set[str]] = {}
+    for record in records:
+        by_dataset.setdefault(record.dataset, set()).add(record.image)
+    return {
+        str(path): volume
+        for images in by_dataset.values()
+        for path, volume in volumes(
+            {Path(image): thumbnail(open_image(image)) for image in sorted(images)}
+        ).items()
+    }
 
 
 def consistency_of(config: EvaluateConfig, modes: Sequence[str], device) -> Consistency | None:
@@ -129,7 +148,8 @@ def answer_batch(
         row = prediction_row(
             item, done.truncated, references.floor[index] if references.floor else None
         )
-        rows.append((index, row | {"confidences": confidence}))
+        row |= {"volume": references.volumes[item.record.image], "confidences": confidence}
+        rows.append((index, row))
     if config.counterfactual:
         flips = measure_flips(predictor, answers, draws=config.random_draws, seed=config.seed)
         ablations = measure_ablations(predictor, answers, references.partners)
