@@ -5,7 +5,7 @@
 Fine-tunes the embedded model on phantoms, then runs GRPO on others twice from there with the same
 seeds, with the counterfactual reward (weight 0.2, online) and without (weight 0). On phantoms that
 neither was trained on it compares mean total rewards (the full one, measured for all three models
-alike) and the gaps between flips of answers, each with a bootstrap interval over images. Prints a
+alike) and the gaps between flips of answers, each with a 95% interval over images. Prints a
 table and writes ``study.json``. Not a test: it takes an hour on two cores.
 """
 
@@ -33,7 +33,7 @@ from kit.grpo.rollout import MODE, Task, roll_out
 from kit.model.adapters import load_adapter
 from kit.model.load import load_base, load_processor
 from kit.model.sampler import Sampling
-from kit.report.statistics import bootstrap_interval
+from kit.report.statistics import mean_interval
 from kit.train.config import GrpoConfig, SftConfig
 from kit.train.sft import train as train_sft
 
@@ -193,7 +193,7 @@ def compare(found: dict[str, dict]) -> list[dict]:
 
 
 def difference(what: str, values: list[float], images: list[str]) -> dict:
-    low, high = bootstrap_interval(values, images)
+    low, high = mean_interval(values, images, (-1.0, 1.0))
     mean = sum(values) / len(values)
     return {"what": what, "mean": mean, "low": low, "high": high, "n": len(values)}
 
