@@ -7,7 +7,7 @@ and variant. ``after`` is the reward as it is shipped; ``before`` counts every d
 spread, pays the counterfactual part for wrong answers too and takes the KL penalty's gradient the
 other way; ``without`` has no counterfactual part. All models, SFT too, are then measured alike on
 phantoms that none was trained on: reward of sampled completions and its parts, greedy exact match,
-and gaps between flips of answers, with bootstrap intervals over images (over the seeds together;
+and gaps between flips of answers, with intervals over images (over the seeds together;
 each seed beside). Writes ``study.json`` and ``study.md``. What is done is kept: the same command
 goes on. Not a test: a seed of a variant takes half an hour on two cores.
 """
@@ -38,7 +38,7 @@ from kit.grpo.rollout import MODE, Task, roll_out
 from kit.model.adapters import load_adapter
 from kit.model.load import load_base, load_processor
 from kit.model.sampler import Sampling
-from kit.report.statistics import bootstrap_interval
+from kit.report.statistics import mean_interval
 from kit.scoring.faithfulness import group_rewards
 from kit.scoring.settings import COMPONENTS, Weights
 from kit.train.config import GrpoConfig, SftConfig
@@ -278,11 +278,11 @@ def differences(found: dict[str, dict[int, list[Row]]]) -> list[dict]:
 
 
 def interval(pairs: Sequence[tuple[float, str]]) -> dict[str, float | int | None]:
-    """The mean of (value, image) pairs and its bootstrap interval over images."""
+    """The mean of (value, image) pairs and its interval over images."""
     if not pairs:
         return {"mean": None, "low": None, "high": None, "n": 0}
     values, images = zip(*pairs, strict=True)
-    low, high = bootstrap_interval(values, images)
+    low, high = mean_interval(values, images, (-1.0, 1.0)) or (None, None)
     return {"mean": sum(values) / len(values), "low": low, "high": high, "n": len(values)}
 
 
@@ -290,8 +290,8 @@ def as_markdown(study: dict) -> str:
     """The tables of ``study.md``."""
 
     def told(found: dict, form: str = ".3f") -> str:
-        if found["mean"] is None:
-            return "-"
+        if found["mean"] is None or found["low"] is None:
+            return "-" if found["mean"] is None else f"{found['mean']:{form}}"
         return f"{found['mean']:{form}} [{found['low']:{form}}, {found['high']:{form}}]"
 
     models = study["models"]

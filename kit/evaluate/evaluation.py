@@ -79,7 +79,7 @@ def evaluate(config: EvaluateConfig) -> int:
         rows = sorted(parts.rows(), key=lambda row: (row["index"], MODES.index(row["mode"])))
         for row in rows:
             del row["index"]
-        metrics = summarise(rows, config.seed) | {"n": len(records), "n_dropped": len(dropped)}
+        metrics = summarise(rows) | {"n": len(records), "n_dropped": len(dropped)}
         name = Path(config.adapter or config.base_model).name
         write_results(output, rows, metrics, name)
         parts.remove()

@@ -23,7 +23,7 @@ class ReportConfig:
     cases_per_kind: int = option(
         6, help="answers of each kind, model and mode that the gallery shows; 0: no gallery"
     )
-    seed: int = option(0, help="of bootstrap intervals")
+    seed: int = option(0, help="of the swaps of models that tests draw")
 
     def __post_init__(self):
         for name in ("evaluations", "output"):

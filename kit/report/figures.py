@@ -66,8 +66,8 @@ def _bars(metrics, mode: str, names: Mapping[str, str], title: str) -> dict:
         values = [own[f"{mode}/{name}"] for name in there]
         if not there:
             continue
-        above = [own[f"{mode}/{n}/high"] - v for n, v in zip(there, values, strict=True)]
-        below = [v - own[f"{mode}/{n}/low"] for n, v in zip(there, values, strict=True)]
+        above = [own.get(f"{mode}/{n}/high", v) - v for n, v in zip(there, values, strict=True)]
+        below = [v - own.get(f"{mode}/{n}/low", v) for n, v in zip(there, values, strict=True)]
         figure.add_bar(
             name=model,
             x=[names[name] for name in there],

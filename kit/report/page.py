@@ -48,9 +48,9 @@ def _embedded(value) -> str:
 def _unbroken(text: str) -> str:
     """Text whose lines do not break within "p = 0.5" or an interval.
 
-    >>> _unbroken("McNemar p = 0.5 [1, 2]").replace(chr(160), "_")
-    'McNemar_p_=_0.5 [1,_2]'
+    >>> _unbroken("corrected p <= 0.5 [1, 2]").replace(chr(160), "_")
+    'corrected p_<=_0.5 [1,_2]'
     """
-    for pattern in (r"(?<=McNemar) (?=p)", r" (?=[=<] )", r"(?<=[=<]) ", r"(?<=,) (?=[-+\d.%]+\])"):
+    for pattern in (r" (?=<?= )", r"(?<==) ", r"(?<=,) (?=[-+\d.%]+\])"):
         text = re.sub(pattern, "\u00a0", text)
     return text

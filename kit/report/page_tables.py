@@ -7,11 +7,17 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from kit.report import published
 from kit.report.comparison import Comparison
+from kit.report.metrics import FAINT, STRONG
 from kit.report.table import ROWS, Row, rows_with_values
 
 Metrics = Mapping[str, Mapping[str, float]]
 
-STRATA = ("exact", "flip_gap", "iou/mean")
+STRATA = {
+    "exact": "exact match", "flip_gap": "evidence gap", "iou/mean": "IoU with gold boxes",
+    "claimed_flip_gap": "own-box gap", "both_flip_gap": "gap of evidence and own boxes together",
+    "drop_gap": "probability drop, evidence - random",
+    "claimed_drop_gap": "probability drop, own boxes - random",
+}  # fmt: skip
 HEADLINES = {
     "exact/all": "exact match", "above_floor": "... above a guess without image, points",
     "flip_gap": "evidence gap, points", "claimed_flip_gap": "own-box gap, points",
@@ -21,8 +27,12 @@ HEADLINES = {
 GROUPS = {
     "": "answer type", "dataset": "dataset", "modality": "modality", "location": "organ",
     "content": "content type", "evidence": "evidence", "guessable": "question-only guess is right",
+    "change": "change of a pixel that is painted over",
 }  # fmt: skip
-STRATUM_WORDS = {"xray_lesion": "X-ray lesion"}
+STRATUM_WORDS = {
+    "xray_lesion": "X-ray lesion", "faint": f"faint, below {FAINT:g} of 255",
+    "middle": f"between {FAINT:g} and {STRONG:g}", "strong": f"strong, above {STRONG:g}",
+}  # fmt: skip
 
 
 def summary(metrics: Metrics, comparisons: Sequence[Comparison], mode: str) -> Iterator[dict]:
@@ -67,15 +77,11 @@ def _line(
 def _surely_best(
     row: Row, metrics: Metrics, comparisons: Sequence[Comparison], mode: str
 ) -> str | None:
-    """The model that is better than every other one by an interval that leaves out 0."""
+    """The model that is surely better than every other one."""
     beaten: dict[str, set[str]] = {}
     for one in comparisons:
-        if (one.mode, one.metric) == (mode, row.name) and row.better:
-            low, high = one.difference.low * row.better, one.difference.high * row.better
-            if max(low, high) < 0:
-                beaten.setdefault(one.a, set()).add(one.b)
-            elif min(low, high) > 0:
-                beaten.setdefault(one.b, set()).add(one.a)
+        if (one.mode, one.metric) == (mode, row.name) and one.better:
+            beaten.setdefault(one.better, set()).update({one.a, one.b} - {one.better})
     there = {model for model, own in metrics.items() if f"{mode}/{row.name}" in own}
     return next((model for model in there if beaten.get(model) == there - {model}), None)
 
@@ -90,16 +96,16 @@ def _changes(row: Row, model: str, names: list[str], comparisons, mode: str):
             if (one.a, one.b, one.mode, one.metric) != (other, model, mode, row.name):
                 continue
             found = one.difference
-            sign = (found.low > 0) - (found.high < 0)
             scale = 1 if row.unit == "" else 100
             digits = 3 if row.unit == "" else 1
             mean, low, high = (
-                f"{scale * v:+.{digits}f}" for v in (found.mean, found.low, found.high)
+                "" if v is None else f"{scale * v:+.{digits}f}"
+                for v in (found.mean, found.low, found.high)
             )
             yield {
-                "text": f"{mean} [{low}, {high}] vs {other}",
-                "kind": {1: "good", -1: "bad", 0: "soft"}[sign * row.better],
-                "sure": bool(sign),
+                "text": f"{mean} [{low}, {high}] vs {other}" if low else f"{mean} vs {other}",
+                "kind": {model: "good", other: "bad", None: "soft"}[one.better],
+                "sure": one.better is not None,
             }
 
 
@@ -125,11 +131,11 @@ def beside_published(metrics: Metrics, datasets: Mapping[str, int], mode: str) -
 
 def strata(metrics: Metrics, mode: str) -> Iterator[dict]:
     """For each headline metric a table of its values by stratum."""
-    for metric in STRATA:
+    for metric, words in STRATA.items():
         row = ROWS["exact/all" if metric == "exact" else metric]
         lines = [*_stratum_lines(metrics, mode, metric, row)]
         if lines:
-            yield {"metric": metric, "words": row.words, "lines": lines}
+            yield {"metric": metric, "words": words, "lines": lines}
 
 
 def _stratum_lines(metrics: Metrics, mode: str, metric: str, row: Row) -> Iterator[dict]:

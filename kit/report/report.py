@@ -15,11 +15,12 @@ from kit.errors import RecordError, UserError
 from kit.files import atomic_write, require_folder, write_json
 from kit.prompting.messages import MODES
 from kit.report.cases import KINDS, Pictures, gallery
-from kit.report.comparison import Comparison, compare
+from kit.report.comparison import Comparison, compare, correction
 from kit.report.config import ReportConfig
 from kit.report.figures import figures
 from kit.report.page import render
 from kit.report.page_tables import beside_published, headlines, strata, summary
+from kit.report.statistics import cluster_of
 from kit.report.table import metrics_table
 from kit.report.verdict import best_model, verdict
 
@@ -96,6 +97,8 @@ def write_page(
             (row["qid"], row["image"]) for row in every if row["dataset"] == slake.DATASET
         ),
         images=len({row["image"] for row in every}),
+        clusters=len({cluster_of(row) for row in every}),
+        correction=correction(comparisons),
         inpainting=sorted(methods),
         kind_words={k.name: {"words": k.words, "meaning": k.meaning} for k in KINDS},
         cards=cards,
@@ -138,7 +141,7 @@ def _in_words(metrics, comparisons) -> list[str]:
         found = verdict(metrics, comparisons, mode)
         if found.lead:
             lines += ["", f"{mode}:", *(f"  {sentence}" for sentence in found.lead + found.rest)]
-    return lines
+    return [*lines, "", correction(comparisons)] if comparisons else lines
 
 
 def _datasets(models: Mapping[str, Rows]) -> dict[str, int]:

@@ -10,7 +10,8 @@ over all orders, so that no result hangs on the order of a file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,7 +64,7 @@ def excess_aurc(confidence: Sequence[float], correct: Sequence[float]) -> float:
 
 
 class Resampled:
-    """AURC, its excess and the calibration error in many resamples at once, for a bootstrap.
+    """AURC, its excess and the calibration error for many ways to count the records at once.
 
     A record that was drawn k times counts as k records of equal confidence. The sum of the risks
     over one level of confidence is ``e W + (E0 - e W0) (H(W0 + W) - H(W0))``: W0 and E0 are the
@@ -93,8 +94,10 @@ class Resampled:
         return sum(apart) / drawn.sum(axis=1)
 
     def _area(self, drawn: np.ndarray, order: np.ndarray, starts: np.ndarray) -> np.ndarray:
-        size = np.add.reduceat(drawn[:, order], starts, axis=1)
-        wrong = np.add.reduceat(drawn[:, order] * self.wrong[order], starts, axis=1)
+        size = drawn[:, order]
+        wrong = size * self.wrong[order]
+        if len(starts) < len(order):
+            size, wrong = (np.add.reduceat(each, starts, axis=1) for each in (size, wrong))
         rate = np.divide(wrong, size, out=np.zeros_like(wrong), where=size > 0)
         size_before = np.cumsum(size, axis=1) - size
         wrong_before = np.cumsum(wrong, axis=1) - wrong
@@ -171,6 +174,28 @@ def calibration_error(
     """
     bins = reliability(confidence, correct, n_bins)
     return sum(b.n * abs(b.accuracy - b.confidence) for b in bins) / sum(b.n for b in bins)
+
+
+def calibration_noise(
+    confidence: Sequence[float], correct: Sequence[float], clusters: Sequence[Hashable]
+) -> float:
+    """What calibration error answers of this many clusters would show on average if confidence
+    and accuracy were equal in every bin: the error is a sum of absolute values, and so leans up.
+
+    Each bin's own is ``sqrt(2 / pi)`` of the standard error of its share, over clusters.
+
+    >>> calibration_noise([0.5, 0.5], [1, 0], ["a", "b"]).__round__(3)
+    0.399
+    """
+    _, number = np.unique([repr(cluster) for cluster in clusters], return_inverse=True)
+    apart = np.asarray(correct, dtype=np.float64) - np.asarray(confidence, dtype=np.float64)
+    n, n_clusters = len(apart), number.max() + 1
+    noise = 0.0
+    for part in _equal_mass(np.asarray(confidence, dtype=np.float64), BINS):
+        sums = np.bincount(number[part], weights=apart[part], minlength=n_clusters)
+        variance = n_clusters / max(1, n_clusters - 1) * ((sums - sums.mean()) ** 2).sum()
+        noise += math.sqrt(2 / math.pi * variance) / n
+    return noise
 
 
 def _order_and_levels(confidence: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

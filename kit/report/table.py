@@ -9,13 +9,13 @@ from typing import Literal
 from kit.prompting.messages import MODES
 from kit.report.risk_coverage import THRESHOLDS
 
-Unit = Literal["%", "points", ""]
+Unit = Literal["%", "points", "grey", ""]
 
 
 @dataclass(frozen=True)
 class Row:
-    """A metric without its mode, what it is called, its unit, and whether more of it is better
-    (1), worse (-1) or neither (0)."""
+    """A metric without its mode, what it is called, its unit (shares in percent or points, or as
+    they are; grey levels), and whether more of it is better (1), worse (-1) or neither (0)."""
 
     name: str
     words: str
@@ -30,12 +30,12 @@ class Row:
         """
         if value is None:
             return "-"
-        if self.unit == "":
-            return f"{value:.3f}"
+        if self.unit in ("", "grey"):
+            return f"{value:.3f}" if self.unit == "" else f"{value:.1f}"
         return f"{100 * value:+.1f}" if self.unit == "points" else f"{100 * value:.1f}%"
 
     def bounds(self, metrics: Mapping[str, float], mode: str) -> str:
-        """The interval of a metric as it is shown; empty without one."""
+        """The interval of a metric as it is shown; empty without one (too few images)."""
         ends = [metrics.get(f"{mode}/{self.name}/{end}") for end in ("low", "high")]
         if None in ends:
             return ""
@@ -62,11 +62,25 @@ _CONSISTENT = [
     )
 ]
 
+
+def _changes(prefix: str, whose: str) -> list[Row]:
+    """How much painting over changes, and what had to be left out."""
+    return [
+        Row(f"{prefix}region_change", f"change of a pixel without {whose}, 0-255", "grey", 0),
+        Row(f"{prefix}control_change", "... without random regions", "grey", 0),
+        Row(f"{prefix}unmatched_rate", f"{whose}: no random region is like it", "%", 0),
+    ]
+
+
 GROUPS: dict[str, list[Row]] = {
     "Answers": [
         Row("exact/all", "exact match"),
         Row("exact/open", "exact match, open"),
         Row("exact/closed", "exact match, closed"),
+        Row("relaxed/all", "exact match, relaxed (spelling, number words, units)"),
+        Row("relaxed/open", "... open"),
+        Row("relaxed/closed", "... closed"),
+        Row("laterality_error", "right but for left and right", "%", -1),
         Row("floor/question_only", "question-only floor", "%", 0),
         Row("above_floor", "exact match above that floor", "points"),
         Row("llava_med/open_recall", "LLaVA-Med open recall"),
@@ -95,27 +109,32 @@ GROUPS: dict[str, list[Row]] = {
         Row("both_flip_gap", "gap of the two", "points"),
         Row("drop_gap", "probability drop, evidence - random", "points"),
         Row("claimed_drop_gap", "probability drop, own boxes - random", "points"),
+        *_changes("", "evidence"),
+        *_changes("claimed_", "own boxes"),
+        *_changes("both_", "both"),
     ],
     "Without the image": [
-        Row("image_sensitivity", "image sensitivity"),
+        Row("vrs", "visual reliance score (VRS): image - another's", "points"),
+        Row("hvrr", "hallucinated visual reasoning (HVRR)", "%", -1),
+        Row("image_sensitivity", "image sensitivity, mean of blank and another's"),
         Row("changed/blank", "answers change: blank image", "%", 0),
-        Row("changed/shuffled", "answers change: another's image", "%", 0),
+        Row("changed/shuffled", "answers change: another's image (IS)", "%", 0),
         Row("changed/question_only", "answers change: no image", "%", 0),
         Row("exact/blank", "exact match, blank image", "%", 0),
         Row("exact/shuffled", "exact match, another's image", "%", 0),
         Row("exact/question_only", "exact match, no image", "%", 0),
-        Row("accuracy_survival/question_only", "accuracy that survives without image", "%", -1),
+        Row("accuracy_survival/question_only", "right answers that survive without image", "%", -1),
     ],
     "Confidence": [
         Row("aurc", "AURC by answer probability", "", -1),
         Row("excess_aurc", "... above the oracle's", "", -1),
-        Row("ece", "calibration error", "%", -1),
+        Row("ece", "calibration error of the direct answer", "%", -1),
         Row("aurc/consistency", "AURC by caption consistency", "", -1),
         Row("excess_aurc/consistency", "... above the oracle's", "", -1),
         *_CONSISTENT,
         Row("aurc/self_consistency", "AURC by self-consistency", "", -1),
         Row("excess_aurc/self_consistency", "... above the oracle's", "", -1),
-        Row("ece/self_consistency", "calibration error", "%", -1),
+        Row("ece/self_consistency", "calibration error of self-consistency", "%", -1),
     ],
 }  # fmt: skip
 

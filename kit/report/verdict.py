@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from kit.report.comparison import Comparison
+from kit.report.statistics import FEWEST
 from kit.report.table import ROWS
 
 SOURCES = {"": "the evidence (gold boxes)", "claimed_": "the boxes that it claims"}
 HALF = 0.5
-FEWEST = 10  # answers that anything is said of
 
 Metrics = Mapping[str, Mapping[str, float]]
 
@@ -47,75 +47,83 @@ def best_model(metrics: Metrics, mode: str) -> str | None:
     return max(values, key=values.get, default=None)
 
 
-def _accuracy(best: str, metrics: Metrics, comparisons: Sequence[Comparison], mode: str):
-    name = f"{mode}/exact/all"
-    values = {model: own[name] for model, own in metrics.items() if name in own}
-    own = metrics[best]
-    others = [model for model in values if model != best]
-    sure = {other: _between(other, best, "exact/all", comparisons, mode) for other in others}
-    tied = [other for other, found in sure.items() if found and found[1] <= 0]
-    lead = "answers best" if others else "answers"
-    if None in sure.values():
-        lead = "has the highest exact match"
+def _accuracy(
+    best: str, metrics: Metrics, comparisons: Sequence[Comparison], mode: str
+) -> Iterator[str]:
+    own, name = metrics[best], f"{mode}/exact/all"
+    found = {
+        other: _between(best, other, comparisons, mode)
+        for other, values in metrics.items()
+        if other != best and name in values
+    }
+    beaten = [other for other, one in found.items() if one and one.better == best]
+    tied = [other for other, one in found.items() if one and one.better != best]
+    lead = "answers best" if found and len(beaten) == len(found) else "has the highest exact match"
     if tied:
-        lead = "has the highest exact match, not distinguishable from " + " and ".join(tied)
-    yield (
-        f"{best} {lead}: {_percent(own[name])} exact match "
-        f"[{_percent(own[f'{name}/low'])}, {_percent(own[f'{name}/high'])}] "
-        f"on {int(own[f'{name}/n'])} questions."
-    )
-    for other, found in sure.items():
-        if found is None:
+        lead += f", not distinguishable from {' and '.join(tied)}"
+    if not found:
+        lead = "answers"
+    row, n = ROWS["exact/all"], int(own[f"{name}/n"])
+    value = row.with_bounds(own, mode)
+    few = "" if row.bounds(own, mode) else f" of fewer than {FEWEST} images: no interval"
+    yield f"{best} {lead}: {value} exact match on {n} questions{few}."
+    for other, one in found.items():
+        if one is None:
             yield f"Against {other} nothing can be said: they were not asked the same questions."
             continue
-        mean, low, high, p_value, exact_p = found
-        tests = f"bootstrap over images {_p(p_value)}, McNemar {_p(exact_p)}"
-        span = f"{_points(mean)} points [{_points(low)}, {_points(high)}]"
-        if low > 0:
-            yield f"{best} against {other}: {span}; {tests}."
-        else:
-            yield f"{best} against {other}: {span}, which may be chance; {tests}."
+        chance = "" if other in beaten else ", which may be chance"
+        p_values = f"{_p(one.difference.p_value)}, corrected {_p(one.p_adjusted)}"
+        yield f"{best} against {other}: {_apart(one, best)}{chance}; {p_values}."
 
 
-def _between(a: str, b: str, metric: str, comparisons: Sequence[Comparison], mode: str):
-    """``b`` above ``a``: difference, bounds, p-value and that of McNemar's test."""
-    for one in comparisons:
-        if one.mode != mode or one.metric != metric or {one.a, one.b} != {a, b}:
-            continue
-        found = one.difference
-        exact = one.mcnemar.p_value if one.mcnemar else None
-        if one.a == a:
-            return found.mean, found.low, found.high, found.p_value, exact
-        return 0 - found.mean, 0 - found.high, 0 - found.low, found.p_value, exact
-    return None
+def _between(a: str, b: str, comparisons: Sequence[Comparison], mode: str) -> Comparison | None:
+    """The two models in exact match."""
+    of_mode = (one for one in comparisons if (one.mode, one.metric) == (mode, "exact/all"))
+    return next((one for one in of_mode if {one.a, one.b} == {a, b}), None)
 
 
-def _looking(best: str, metrics: Metrics, mode: str):
+def _apart(one: Comparison, model: str) -> str:
+    """What a model has above the other, in points."""
+    found, sign = one.difference, 1 if one.b == model else -1
+    ends = [] if found.low is None else sorted((sign * found.low, sign * found.high))
+    return _with_ends(f"{_points(sign * found.mean)} points", ends)
+
+
+def _with_ends(text: str, ends: Sequence[float]) -> str:
+    """
+    >>> _with_ends("+3.0 points", [0.01, 0.05]), _with_ends("+3.0 points", [])
+    ('+3.0 points [+1.0, +5.0]', '+3.0 points')
+    """
+    return f"{text} [{', '.join(map(_points, ends))}]" if ends else text
+
+
+def _looking(best: str, metrics: Metrics, mode: str) -> Iterator[str]:
     """Does the best model look where the evidence is, and where it says it looks?"""
     own = metrics[best]
     for prefix, what in SOURCES.items():
         name = f"{mode}/{prefix}flip_gap"
         if name not in own:
             continue
-        gap, low, high, n = (own[f"{name}{end}"] for end in ("", "/low", "/high", "/n"))
-        if n < FEWEST:
+        gap, n = own[name], int(own[f"{name}/n"])
+        ends = [own[f"{name}/{end}"] for end in ("low", "high") if f"{name}/{end}" in own]
+        if not ends:
             yield (
                 f"Whether {best}'s answers rest on {what} cannot be said: "
-                f"only {int(n)} could be tested."
+                f"only {n} could be tested, of fewer than {FEWEST} images."
             )
             continue
         roi, random = (own[f"{mode}/{prefix}{kind}_flip_rate"] for kind in ("roi", "random"))
         answers = f"{best}'s answers do not measurably rest on"
-        if low > 0:
+        if ends[0] > 0:
             answers = f"{'Some of ' if roi < HALF else ''}{best}'s answers rest on"
         yield (
             f"{answers} {what}: {_percent(roi)} change when that is painted over, "
-            f"{_percent(random)} when random parts of its size are; gap {_points(gap)} points "
-            f"[{_points(low)}, {_points(high)}] on {int(n)} answers."
+            f"{_percent(random)} when random parts like it are; "
+            f"{_with_ends(f'gap {_points(gap)} points', ends)} on {n} answers."
         )
 
 
-def _floor(metrics: Metrics, mode: str):
+def _floor(metrics: Metrics, mode: str) -> Iterator[str]:
     floors = [own.get(f"{mode}/floor/question_only") for own in metrics.values()]
     floor = next((value for value in floors if value is not None), None)
     if floor is None:
@@ -132,24 +140,22 @@ def _floor(metrics: Metrics, mode: str):
     )
 
 
-def _gaps(metrics: Metrics, comparisons: Sequence[Comparison], mode: str):
+def _gaps(metrics: Metrics, comparisons: Sequence[Comparison], mode: str) -> Iterator[str]:
     """How the gaps of the models compare, over the answers that both have such regions for."""
     for prefix, what in SOURCES.items():
         metric = f"{prefix}flip_gap"
         gaps = [
             f"{model} {ROWS[metric].with_bounds(own, mode)}"
             for model, own in metrics.items()
-            if own.get(f"{mode}/{metric}/n", 0) >= FEWEST
+            if f"{mode}/{metric}/low" in own
         ]
         if len(gaps) < 2:
             continue
         apart = [
-            f"{one.b} has {_points(found.mean)} [{_points(found.low)}, {_points(found.high)}] "
-            f"above {one.a}{'' if found.low > 0 or found.high < 0 else ', maybe by chance'}"
+            f"{one.b} has {_apart(one, one.b).replace(' points', '')} above {one.a}"
+            f"{'' if one.better else ', maybe by chance'}"
             for one in comparisons
-            if (one.mode, one.metric) == (mode, metric)
-            for found in [one.difference]
-            if found.n >= FEWEST
+            if (one.mode, one.metric) == (mode, metric) and one.difference.low is not None
         ]
         yield (
             f"Gap for {what}, in points: {', '.join(gaps)}."
@@ -161,12 +167,12 @@ def _gaps(metrics: Metrics, comparisons: Sequence[Comparison], mode: str):
         )
 
 
-def _image(metrics: Metrics, mode: str):
+def _image(metrics: Metrics, mode: str) -> Iterator[str]:
     if parts := _of_each(metrics, f"{mode}/exact/question_only", _percent):
         yield f"Asked without any image, they are right in: {parts}."
 
 
-def _confidence(metrics: Metrics, mode: str):
+def _confidence(metrics: Metrics, mode: str) -> Iterator[str]:
     if parts := _of_each(metrics, f"{mode}/excess_aurc", "{:.3f}".format):
         yield (
             f"How well they know when they are wrong (excess AURC by answer probability; 0 is "
@@ -193,11 +199,9 @@ def _points(value: float) -> str:
 
 def _p(value: float | None) -> str:
     """
-    >>> _p(0.0004), _p(0.25)
-    ('p < 0.001', 'p = 0.25')
+    >>> _p(0.0004), _p(0.001), _p(0.25)
+    ('p <= 0.001', 'p <= 0.001', 'p = 0.25')
     """
     if value is None:
         return "p unknown"
-    if value < 0.001:
-        return "p < 0.001"
-    return f"p = {value:.2g}"
+    return "p <= 0.001" if value <= 0.001 else f"p = {value:.2g}"

@@ -68,7 +68,7 @@ def evaluation_section(subject: Subject) -> str:
     parts = [
         f"`{last.name}` is this model, as the adapter on its base or merged"
         + (f", on {'; '.join(asked)}." if asked else ".")
-        + " In brackets: 95% bootstrap interval over images; n: answers that the value is over."
+        + " In brackets: 95% interval over ten images or more; n: answers that the value is over."
     ]
     if dropped := int(last.metrics.get("n_dropped", 0)):
         parts.append(f"{dropped} broken lines of its data were left out.")

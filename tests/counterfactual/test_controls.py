@@ -22,7 +22,7 @@ from kit.counterfactual.regions import mask_of, whole_pixels
 from kit.data.phantom.dataset import write_slake_phantoms
 from kit.data.questions import RawQuestion
 from kit.data.slake import read_slake
-from kit.report.statistics import bootstrap_interval
+from kit.report.statistics import mean_interval
 
 SIZE = (60, 40)
 
@@ -194,7 +194,7 @@ class Scans:
         for entry, own in zip(self.rows, changed, strict=True):
             others = [self.total_change(*entry[:2], other) > limit for other in controls_of(entry)]
             gaps.append(float(own > limit) - np.mean(others))
-        interval = bootstrap_interval(gaps, [entry[1] for entry in self.rows])
+        interval = mean_interval(gaps, [entry[1] for entry in self.rows], (-1.0, 1.0))
         return float(np.mean(gaps)), *interval
 
 

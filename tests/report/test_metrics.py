@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from kit.report.metrics import strata_of, summarise, summarise_mode, values_of
+from kit.report.statistics import mean_interval
 from kit.scoring.accuracy import KEYS, score_answer
 
 ANSWERS = ["yes", "no", "Normal", "Lung", "Lung, Heart", "left lung", "", "10", "not seen."]
@@ -68,8 +69,9 @@ def test_each_metric_is_the_mean_over_the_rows_that_it_applies_to():
     for name, values in columns.items():
         assert metrics[name] == pytest.approx(sum(values) / len(values), abs=1e-12), name
         assert metrics[f"{name}/n"] == len(values)
-        assert metrics[f"{name}/low"] <= metrics[name] + 1e-12
-        assert metrics[f"{name}/high"] >= metrics[name] - 1e-12
+        if f"{name}/low" in metrics:
+            assert metrics[f"{name}/low"] <= metrics[name] + 1e-12
+            assert metrics[f"{name}/high"] >= metrics[name] - 1e-12
 
 
 def scored(image: int, question: int, exact: float) -> dict:
@@ -101,34 +103,41 @@ def test_every_metric_has_bounds_around_it_and_the_number_of_rows_that_it_is_ove
     names = {name for name in metrics if not name.endswith(ENDS)}
     assert {"exact/all", "exact/open", "iou/mean", "aurc", "ece", "above_floor"} <= names
     assert metrics.keys() == {f"{name}{end}" for name in names for end in ("", *ENDS)}
-    for name in names - {"aurc", "excess_aurc", "ece"}:  # of which resamples are biased
+    for name in names:
         low, high = metrics[f"{name}/low"], metrics[f"{name}/high"]
         assert low - 1e-12 <= metrics[name] <= high + 1e-12, name
         assert metrics[f"{name}/n"] == (110 if name.startswith(("iou", "pointing")) else 150), name
 
 
-def test_bounds_are_percentiles_over_images_that_are_drawn_whole():
-    """Against a plain loop; drawing questions instead would give half the width."""
-    rows, draw = images_alike(40, seed=2), random.Random(0)
+def test_bounds_are_over_images_and_not_over_questions():
+    """Wilson's of as many answers as the spread of the images is worth: half the width of that
+    would be of questions taken as independent."""
+    rows = images_alike(40, seed=2)
     metrics = summarise_mode(rows)
-    by_image = defaultdict(list)
-    for row in rows:
-        by_image[row["image"]].append(row["scores"]["exact"])
-    members = list(by_image.values())
-    found = [
-        np.mean([v for values in draw.choices(members, k=len(members)) for v in values])
-        for _ in range(4000)
-    ]
-    expected = np.quantile(found, [0.025, 0.975])
-    bounds = [metrics[f"exact/all/{side}"] for side in ("low", "high")]
-    assert bounds == pytest.approx(list(expected), abs=0.02)
-    assert width_of(metrics, "exact/all") > 0.2
+    exact = np.array([row["scores"]["exact"] for row in rows])
+    images = [row["image"] for row in rows]
+    assert (metrics["exact/all/low"], metrics["exact/all/high"]) == mean_interval(exact, images)
+    low, high = mean_interval(exact, range(200))
+    assert width_of(metrics, "exact/all") > 1.8 * (high - low)
 
 
-def test_what_is_the_same_for_every_row_is_certain():
+def test_slices_of_one_volume_are_one_cluster():
+    rows = images_alike(40, seed=2)
+    volumes = [row | {"volume": str(row["qid"] // 20)} for row in rows]  # of four images each
+    exact = [row["scores"]["exact"] for row in rows]
+    metrics = summarise_mode(volumes)
+    bounds = (metrics["exact/all/low"], metrics["exact/all/high"])
+    assert bounds == mean_interval(exact, [row["volume"] for row in volumes])
+    assert width_of(metrics, "aurc") > 1.2 * width_of(summarise_mode(rows), "aurc")
+    few = summarise_mode(volumes[:180])  # nine volumes
+    assert not [name for name in few if name.endswith(("/low", "/high"))]
+    assert few["exact/all/n"] == 180
+
+
+def test_what_is_the_same_for_every_row_is_not_certain():
     metrics = summarise_mode(images_alike(30, seed=3))
-    bounds = [metrics[f"iou/mean{end}"] for end in ("", "/low", "/high")]
-    assert bounds == pytest.approx([0.4, 0.4, 0.4])
+    low, high = metrics["iou/mean/low"], metrics["iou/mean/high"]
+    assert 0.33 < low < 0.37 < 0.4 < 0.45 < high < 0.5
 
 
 def test_bounds_narrow_with_more_images_and_not_with_more_questions_about_them():
@@ -139,15 +148,9 @@ def test_bounds_narrow_with_more_images_and_not_with_more_questions_about_them()
     ]  # of four times as many
     narrow, same, wide = (summarise_mode(part) for part in (others, rows + again, rows))
     for name in ("exact/all", "aurc", "ece"):
-        assert width_of(same, name) == pytest.approx(width_of(wide, name), rel=0.03), name
+        assert width_of(same, name) == pytest.approx(width_of(wide, name), rel=0.05), name
     for name in ("exact/all", "above_floor"):
         assert width_of(narrow, name) / width_of(wide, name) == pytest.approx(0.5, abs=0.06), name
-
-
-def test_bounds_follow_from_the_seed():
-    rows = images_alike(20, seed=5)
-    assert summarise_mode(rows, seed=5) == summarise_mode(rows, seed=5)
-    assert summarise_mode(rows, seed=5) != summarise_mode(rows, seed=6)
 
 
 def test_metrics_that_apply_to_nothing_are_absent():
@@ -192,9 +195,10 @@ def looked_at(number: int, **changes) -> dict:
 def test_a_model_that_looks_only_at_the_evidence_has_a_gap_of_one():
     metrics = summarise_mode([looked_at(n) for n in range(12)])
     for prefix in ("", "claimed_", "both_"):
-        assert metrics[f"{prefix}flip_gap"] == metrics[f"{prefix}flip_gap/low"] == 1
+        assert metrics[f"{prefix}flip_gap"] == 1
         assert metrics[f"{prefix}drop_gap"] == 0.5
-    assert metrics["image_sensitivity"] == 1
+    assert metrics["image_sensitivity"] == metrics["vrs"] == 1
+    assert metrics["hvrr"] == 0
     assert metrics["accuracy_survival/blank"] == metrics["exact/blank"] == 0
     assert metrics["flip_gap/n"] == 12
 
@@ -212,6 +216,7 @@ def test_a_model_that_ignores_the_image_has_no_sensitivity_and_keeps_its_accurac
     ]
     metrics = summarise_mode(rows)
     assert metrics["image_sensitivity"] == metrics["flip_gap"] == metrics["drop_gap"] == 0
+    assert metrics["vrs"] == 0
     assert metrics["accuracy_survival/question_only"] == 1
     assert "claimed_flip_gap" not in metrics
 
@@ -223,37 +228,51 @@ def test_an_oracle_s_confidence_has_no_excess_area():
         for n, e in enumerate(exact)
     ]
     metrics = summarise_mode(rows)
-    assert metrics["excess_aurc"] == metrics["excess_aurc/high"] == 0
+    assert metrics["excess_aurc"] == 0
     assert metrics["aurc"] > 0
     assert metrics["ece"] == pytest.approx(0.1)
 
 
-def test_survival_is_a_ratio_and_so_are_its_resamples():
-    """Against a plain loop over resamples of images."""
-    draw = np.random.default_rng(4)
+def test_survival_is_the_share_of_right_answers_that_stay_right():
+    """Right on the first five with the image and on the last five without: none survived, though
+    as many are right."""
     rows = [
         looked_at(
             n,
-            scores={"exact": float(draw.integers(2))},
-            ablations={"blank": {"answer": "", "changed": 0.0, "exact": float(draw.integers(2))}},
+            scores={"exact": float(n < 5)},
+            ablations={"blank": {"answer": "", "changed": 1.0, "exact": float(n >= 5)}},
         )
-        for n in range(60)
+        for n in range(10)
     ]
-    metrics = summarise_mode(rows, seed=2)
-    members = defaultdict(list)
-    for row in rows:
-        members[row["image"]].append((row["ablations"]["blank"]["exact"], row["scores"]["exact"]))
-    images = sorted(members)
-    found = []
-    for _ in range(4000):
-        drawn = [
-            pair
-            for i in draw.integers(len(images), size=len(images))
-            for pair in members[images[i]]
-        ]
-        found.append(sum(a for a, _ in drawn) / sum(b for _, b in drawn))
-    bounds = [metrics[f"accuracy_survival/blank/{side}"] for side in ("low", "high")]
-    assert bounds == pytest.approx(np.quantile(found, [0.025, 0.975]), abs=0.06)
+    metrics = summarise_mode(rows)
+    assert (metrics["exact/all"], metrics["exact/blank"]) == (0.5, 0.5)
+    assert (metrics["accuracy_survival/blank"], metrics["accuracy_survival/blank/n"]) == (0, 5)
+    rows[0]["ablations"]["blank"]["exact"] = 1.0
+    assert summarise_mode(rows)["accuracy_survival/blank"] == 1 / 5
+
+
+@pytest.mark.parametrize(
+    ("mode", "said", "claims"),
+    [
+        ("caption_reason_answer", {"caption": "A CT scan."}, 1),
+        ("caption_reason_answer", {"caption": " ", "boxes": []}, 0),
+        ("caption_reason_answer", {"caption": "", "boxes": [[0, 0, 9, 9]]}, 1),
+        ("caption_reason_answer", {"caption": "Why?", "confidences": {"consistency": -1.0}}, 0),
+        ("caption_reason_answer", {"caption": "", "reasoning": ["The lung is dark."]}, 0),
+        ("think_answer", {"caption": "", "reasoning": ["The lung is dark."]}, 1),
+        ("think_answer", {"caption": "", "reasoning": [" "]}, 0),
+    ],
+)
+def test_a_claim_to_see_is_hallucinated_where_another_image_changes_nothing(mode, said, claims):
+    still = {"answer": "yes", "changed": 0.0, "exact": 1.0}
+    rows = [
+        looked_at(0, mode=mode, ablations={"shuffled": still}, **said),
+        looked_at(1, mode=mode, **said),  # whose answer changes
+    ]
+    metrics = summarise_mode(rows)
+    assert (metrics["hvrr"], metrics["hvrr/n"]) == (claims / 2, 2)
+    assert metrics["vrs"] == 0.5
+    assert "hvrr" not in summarise_mode([looked_at(0, ablations={"blank": still})])
 
 
 def test_thresholds_of_consistency_against_a_plain_count():
@@ -316,6 +335,58 @@ def test_sensitivity_is_the_mean_of_blank_and_shuffled():
     assert metrics["image_sensitivity"] == 0.5
     assert (metrics["changed/blank"], metrics["changed/shuffled"]) == (1, 0)
     assert (metrics["exact/shuffled"], metrics["accuracy_survival/shuffled"]) == (1, 1)
+
+
+def test_gaps_stand_apart_by_how_much_their_own_region_s_removal_changes():
+    def removed(roi: float, change: float) -> dict:
+        return {
+            "roi": roi, "random": 0.0, "drop_roi": roi, "drop_random": 0.5, "region_change": change,
+            "control_change": 2 * change,
+        }  # fmt: skip
+
+    rows = [
+        looked_at(n, flips={"gold": removed(1.0, gold), "claimed": removed(0.0, 9.9)})
+        for n, gold in enumerate((9.9, 10.0, 40.0, 40.1, 60.0))
+    ]
+    metrics = summarise_mode(rows)
+    for stratum, n in (("faint", 1), ("middle", 2), ("strong", 2)):
+        for name, value in (("flip_gap", 1.0), ("drop_gap", 0.5)):
+            assert metrics[f"{name}/change/{stratum}"] == value
+            assert metrics[f"{name}/change/{stratum}/n"] == n
+    assert metrics["claimed_flip_gap/change/faint/n"] == 5
+    assert "claimed_flip_gap/change/strong" not in metrics
+    assert metrics["region_change"] == pytest.approx(32.0)
+    assert metrics["claimed_control_change"] == pytest.approx(19.8)
+
+
+def test_what_had_no_match_is_counted_among_what_has_such_a_region():
+    flips = looked_at(0)["flips"]["gold"]
+    rows = [
+        looked_at(0, flips={"gold": flips}, unmatched=["claimed"]),
+        looked_at(1, flips={"gold": flips}, unmatched=[]),
+        looked_at(2, flips={}, unmatched=["gold"]),
+        looked_at(3, flips={}, unmatched=[]),  # no region at all
+    ]
+    metrics = summarise_mode(rows)
+    assert (metrics["unmatched_rate"], metrics["unmatched_rate/n"]) == (1 / 3, 3)
+    assert (metrics["claimed_unmatched_rate"], metrics["claimed_unmatched_rate/n"]) == (1, 1)
+    assert "both_unmatched_rate" not in metrics
+    assert "unmatched_rate" not in summarise_mode([looked_at(0)])  # rows that do not say
+
+
+def test_relaxed_scores_and_laterality_stand_beside_exact_match():
+    rows = [
+        looked_at(n, answer_type=kind, scores={"exact": 0.0, "relaxed": r, "laterality_error": e})
+        for n, (kind, r, e) in enumerate([("OPEN", 1.0, None), ("CLOSED", 0.0, 1.0)])
+    ]
+    metrics = summarise_mode(rows)
+    assert (metrics["relaxed/all"], metrics["relaxed/open"], metrics["relaxed/closed"]) == (
+        0.5,
+        1,
+        0,
+    )
+    assert (metrics["laterality_error"], metrics["laterality_error/n"]) == (1, 1)
+    assert metrics["exact/all"] == 0
 
 
 def test_a_floor_is_what_the_model_is_measured_against():

@@ -17,8 +17,10 @@ def metrics_of(**values) -> dict[str, float]:
     return found
 
 
-def apart(a, b, metric, low, high) -> Comparison:
-    return Comparison(a, b, MODE, metric, Difference((low + high) / 2, low, high, 0.1, 50, 9))
+def apart(a, b, metric, mean, p_adjusted=0.01, ends=0.1) -> Comparison:
+    low, high = (mean - ends, mean + ends) if ends else (None, None)
+    difference = Difference(mean, low, high, 0.001, 50, 19)
+    return Comparison(a, b, MODE, metric, difference, None, "other", p_adjusted)
 
 
 def bold(lines, words) -> list[bool]:
@@ -35,13 +37,13 @@ MODELS = {
 
 @pytest.mark.parametrize(
     ("last", "expected"),
-    [((0.05, 0.2), [False, False, True]), ((-0.05, 0.2), [False, False, False])],
+    [(0.05, [False, False, True]), (0.051, [False, False, False])],
 )
 def test_bold_is_what_is_better_than_every_other_model_by_more_than_chance(last, expected):
     comparisons = [
-        apart("a", "b", "exact/all", 0.1, 0.3),
-        apart("a", "c", "exact/all", 0.2, 0.4),
-        apart("b", "c", "exact/all", *last),
+        apart("a", "b", "exact/all", 0.2),
+        apart("a", "c", "exact/all", 0.3),
+        apart("b", "c", "exact/all", 0.2, last),
     ]
     assert bold(summary(MODELS, comparisons, MODE), "exact match") == expected
     assert bold(headlines(MODELS, comparisons, MODE), "exact match") == expected
@@ -49,9 +51,9 @@ def test_bold_is_what_is_better_than_every_other_model_by_more_than_chance(last,
 
 def test_less_is_better_where_it_is():
     comparisons = [
-        apart("a", "b", "excess_aurc", -0.3, -0.1),
-        apart("a", "c", "excess_aurc", -0.4, -0.2),
-        apart("b", "c", "excess_aurc", 0.01, 0.1),
+        apart("a", "b", "excess_aurc", -0.2),
+        apart("a", "c", "excess_aurc", -0.3),
+        apart("b", "c", "excess_aurc", 0.05),
     ]
     lines = [*summary(MODELS, comparisons, MODE)]
     assert bold(lines, "... above the oracle's") == [False, True, False]
@@ -59,6 +61,17 @@ def test_less_is_better_where_it_is():
     kinds = [[change["kind"] for change in cell["changes"]] for cell in line["cells"]]
     assert kinds == [[], ["good"], ["good", "bad"]]
     assert line["cells"][2]["changes"][0]["text"] == "-0.300 [-0.400, -0.200] vs a"
+
+
+@pytest.mark.parametrize(
+    ("p_adjusted", "ends", "kind", "text"),
+    [(0.06, 0.1, "soft", "+30.0 [+20.0, +40.0] vs a"), (0.05, 0, "good", "+30.0 vs a")],
+)
+def test_colour_goes_by_the_corrected_p_value_and_not_by_the_interval(p_adjusted, ends, kind, text):
+    found = [apart("a", "b", "exact/all", 0.3, p_adjusted, ends)]
+    line = next(summary({"a": MODELS["a"], "b": MODELS["b"]}, found, MODE))
+    (change,) = line["cells"][1]["changes"]
+    assert change == {"text": text, "kind": kind, "sure": kind == "good"}
 
 
 def test_one_model_alone_is_best_at_nothing():
@@ -93,3 +106,12 @@ def test_strata_are_grouped_and_named():
         ("answer type", "open"): "40.0%", ("modality", "CT"): "60.0%",
         ("evidence", "organ"): "70.0%", ("evidence", "X-ray lesion"): "20.0%",
     }  # fmt: skip
+
+
+def test_gaps_stand_by_how_much_painting_over_changes():
+    values = {"drop_gap": 0.1, "drop_gap/change/faint": 0.0, "drop_gap/change/strong": 0.3}
+    metrics = {f"{MODE}/{k}": v for k, v in values.items()} | {f"{MODE}/{k}/n": 7 for k in values}
+    (table,) = strata({"a": metrics}, MODE)
+    assert table["words"] == "probability drop, evidence - random"
+    lines = [(line["name"], line["cells"][0]["text"]) for line in table["lines"]]
+    assert lines == [("faint, below 10 of 255", "+0.0"), ("strong, above 40", "+30.0")]

@@ -10,7 +10,7 @@ from helpers import metrics_of
 
 from kit.errors import UserError
 from kit.report.cases import KINDS, choose
-from kit.report.comparison import compare
+from kit.report.comparison import REPEATED, compare, correction
 from kit.report.report import ReportConfig, report
 from kit.report.table import ROWS, metrics_table
 from kit.report.verdict import verdict
@@ -40,14 +40,17 @@ def test_files_hold_metrics_differences_and_the_verdict(written, evaluations):
     apart = metrics["sft"][name] - metrics["base"][name]
     assert exact["difference"] == pytest.approx(apart)
     assert (exact["a"], exact["b"], exact["n"]) == ("base", "sft", 14)
-    assert "mcnemar/p_value" in exact
+    assert (exact["family"], exact["clusters"]) == ("primary", exact["clusters"])
+    assert 0 < exact["p_value"] <= exact["p_adjusted"] <= 1
+    assert not any("mcnemar" in key for one in found["differences"] for key in one)
     shown = metrics["base"].keys() & metrics["sft"].keys()
     for name in ROWS:
         if f"{MODE}/{name}" in shown:  # but what no question has a value of for both
             few = "claimed" in name or "both" in name or "consistency@" in name
+            few |= name in REPEATED or "survival" in name
             assert few or (MODE, name) in by_metric, name
     comparisons = compare({name: rows_of(folder) for name, folder in evaluations.items()})
-    for sentence in verdict(metrics, comparisons, MODE).lead:
+    for sentence in (*verdict(metrics, comparisons, MODE).lead, correction(comparisons)):
         assert sentence in text
 
 

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import random
 from fractions import Fraction
 
 import numpy as np
@@ -10,8 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import rankdata
+from scipy import stats
 from sklearn.calibration import calibration_curve
+from statsmodels.stats.proportion import proportion_confint
 from torchmetrics.classification import BinaryCalibrationError
 
 from kit.report.risk_coverage import (
@@ -21,12 +21,13 @@ from kit.report.risk_coverage import (
     at_threshold,
     aurc,
     calibration_error,
+    calibration_noise,
     excess_aurc,
     oracle_aurc,
     reliability,
     risk_coverage_curve,
 )
-from kit.report.statistics import bootstrap_statistic
+from kit.report.statistics import statistic_interval
 
 SEEDS = st.integers(0, 2**32 - 1)
 DEGREES = st.sampled_from([0.0, 1.0]) | st.floats(0, 1)  # right, wrong, or right to a degree
@@ -134,7 +135,9 @@ def test_areas_whose_value_is_known(correct):
     n = len(correct)
     rising = np.linspace(0.1, 0.9, n)
     assert excess_aurc(correct, correct) == 0
-    assert excess_aurc(rankdata(correct, method="ordinal"), correct) == pytest.approx(0, abs=1e-12)
+    assert excess_aurc(stats.rankdata(correct, method="ordinal"), correct) == pytest.approx(
+        0, abs=1e-12
+    )
     assert aurc([0.5] * n, correct) == pytest.approx(1 - np.mean(correct), abs=1e-12)
     assert aurc(rising, [1.0] * n) == excess_aurc(rising, [1.0] * n) == 0
     assert aurc(rising, [0.0] * n) == pytest.approx(1)
@@ -158,7 +161,7 @@ def test_areas_know_the_order_of_confidences_only(levels, seed):
     correct = np.random.default_rng(seed).random(len(levels)).round(1)
     confidence = np.array(levels) / 40
     alike = [np.exp(9 * confidence), confidence**3, np.log(confidence), 7 * confidence - 2]
-    for other in [*alike, rankdata(confidence, method="dense")]:
+    for other in [*alike, stats.rankdata(confidence, method="dense")]:
         assert aurc(other, correct) == aurc(confidence, correct)
         assert excess_aurc(other, correct) == excess_aurc(confidence, correct)
 
@@ -219,21 +222,33 @@ def test_resampled_calibration_error_against_repeated_records_of_the_same_bins(p
         assert error == pytest.approx(apart, abs=1e-12)
 
 
-def test_bootstrap_of_an_area_against_a_plain_loop():
+def test_jackknife_of_an_area_against_a_plain_loop():
     """Images of uneven size, with many equal confidences."""
-    rng, confidence, correct = by_dice(21, 45, levels=8)
-    images = np.sort(rng.integers(0, 15, 45))
+    _, confidence, correct = by_dice(21, 45, levels=8)
+    images = np.sort(np.random.default_rng(3).integers(0, 15, 45))
     again = Resampled(confidence, correct)
-    for resampled, area in ((again.aurc, aurc), (again.excess_aurc, excess_aurc)):
-        draw, plain = random.Random(2), []
-        names = sorted(set(images.tolist()))
-        for _ in range(2_000):
-            rows = [np.flatnonzero(images == n) for n in draw.choices(names, k=len(names))]
-            rows = np.concatenate(rows)
-            plain.append(area(confidence[rows], correct[rows]))
-        low, high = np.quantile(plain, [0.05, 0.95])
-        ours = bootstrap_statistic(resampled, images, confidence=0.9, n_resamples=10_000)
-        assert ours == pytest.approx((low, high), abs=0.1 * (high - low))
+    for counted, area in ((again.aurc, aurc), (again.excess_aurc, excess_aurc)):
+        names = np.unique(images)
+        plain = [area(confidence[images != n], correct[images != n]) for n in names]
+        error = np.sqrt((len(names) - 1) * np.var(plain))
+        value = area(confidence, correct)
+        size, t = value * (1 - value) / error**2, stats.t.ppf(0.975, len(names) - 1)
+        wilson = proportion_confint(value * size, size, alpha=2 * stats.norm.sf(t), method="wilson")
+        assert statistic_interval(value, counted, images) == pytest.approx(wilson)
+
+
+@given(seed=SEEDS)
+@settings(max_examples=20, deadline=None)
+def test_noise_of_calibration_is_what_a_calibrated_model_shows_on_average(seed):
+    """Against answers that are drawn anew by the confidences themselves, one an image."""
+    rng = np.random.default_rng(seed)
+    confidence = rng.uniform(0.1, 0.9, 200)
+    errors, noises = [], []
+    for _ in range(60):
+        correct = (rng.random(200) < confidence).astype(float)
+        errors.append(calibration_error(confidence, correct))
+        noises.append(calibration_noise(confidence, correct, range(200)))
+    assert np.mean(noises) == pytest.approx(np.mean(errors), rel=0.15)
 
 
 # Answering only above a threshold

@@ -3,7 +3,7 @@
 import pytest
 
 from kit.report.comparison import Comparison
-from kit.report.statistics import Difference, McNemar
+from kit.report.statistics import Difference, Discordant
 from kit.report.verdict import best_model, verdict
 
 MODE = "caption_reason_answer"
@@ -19,33 +19,58 @@ def metrics_of(exact: float, **more) -> dict[str, float]:
     return found
 
 
-def apart(a, b, mean, low, high, metric="exact/all") -> Comparison:
-    difference = Difference(mean, low, high, 0.0005, 200, 50)
-    return Comparison(a, b, MODE, metric, difference, McNemar(3, 30, 0.02))
+def apart(a, b, mean, p_adjusted, metric="exact/all", ends=(-0.1, 0.1)) -> Comparison:
+    low, high = (mean + end for end in ends) if ends else (None, None)
+    difference = Difference(mean, low, high, p_adjusted / 4, 200, 50)
+    return Comparison(a, b, MODE, metric, difference, Discordant(3, 30), "primary", p_adjusted)
 
 
 def test_a_clear_winner_is_named_with_what_it_has_above_the_others():
     metrics = {"base": metrics_of(0.4), "sft": metrics_of(0.7)}
-    lead = verdict(metrics, [apart("base", "sft", 0.3, 0.2, 0.4)], MODE).lead
-    assert lead[0] == "sft answers best: 70.0% exact match [65.0%, 75.0%] on 200 questions."
-    assert lead[1].startswith("sft against base: +30.0 points [+20.0, +40.0];")
-    assert "p < 0.001" in lead[1]
-    assert "McNemar p = 0.02" in lead[1]
+    lead = verdict(metrics, [apart("base", "sft", 0.3, 0.0008)], MODE).lead
+    assert lead[0] == "sft answers best: 70.0% [65.0, 75.0] exact match on 200 questions."
+    said = "sft against base: +30.0 points [+20.0, +40.0]; p <= 0.001, corrected p <= 0.001."
+    assert lead[1] == said
 
 
 def test_one_that_is_ahead_by_chance_is_not_called_best():
-    metrics = {"sft": metrics_of(0.70), "grpo": metrics_of(0.71)}
-    lead = verdict(metrics, [apart("sft", "grpo", 0.01, -0.02, 0.04)], MODE).lead
+    """It is the corrected p-value that says so: the interval leaves out 0, and so does p."""
+    metrics = {"sft": metrics_of(0.70), "grpo": metrics_of(0.75)}
+    lead = verdict(metrics, [apart("sft", "grpo", 0.05, 0.06, ends=(-0.02, 0.02))], MODE).lead
     assert "not distinguishable from sft" in lead[0]
     assert "best" not in lead[0]
-    assert "which may be chance" in lead[1]
+    assert "+5.0 points [+3.0, +7.0], which may be chance; p = 0.015, corrected p = 0.06" in lead[1]
+
+
+def test_every_model_that_may_be_as_good_is_named():
+    """Else "not distinguishable from base" would say that it beats the third."""
+    metrics = {"base": metrics_of(0.5), "sft": metrics_of(0.6), "grpo": metrics_of(0.62)}
+    pairs = {"sure": apart("base", "grpo", 0.12, 0.01), "base": apart("base", "grpo", 0.12, 0.3)}
+    other = apart("sft", "grpo", 0.02, 0.9)
+    lead = verdict(metrics, [pairs["base"], other], MODE).lead[0]
+    assert "not distinguishable from base and sft" in lead
+    lead = verdict(metrics, [pairs["sure"], other], MODE).lead[0]
+    assert "not distinguishable from sft:" in lead
 
 
 def test_a_difference_is_turned_round_where_the_first_is_the_better():
     metrics = {"sft": metrics_of(0.72), "grpo": metrics_of(0.60)}
-    lead = verdict(metrics, [apart("sft", "grpo", -0.12, -0.2, -0.05)], MODE).lead
+    lead = verdict(metrics, [apart("sft", "grpo", -0.12, 0.02)], MODE).lead
     assert lead[0].startswith("sft answers best")
-    assert lead[1].startswith("sft against grpo: +12.0 points [+5.0, +20.0];")
+    assert lead[1].startswith("sft against grpo: +12.0 points [+2.0, +22.0];")
+
+
+def test_few_images_have_no_interval_and_nothing_is_made_of_them():
+    more = {"flip_gap": 0.5, "roi_flip_rate": 0.5, "random_flip_rate": 0.0}
+    metrics = {
+        name: {k: v for k, v in metrics_of(e, **more).items() if not k.endswith(("low", "high"))}
+        for name, e in (("base", 0.4), ("sft", 0.7))
+    }
+    lead = verdict(metrics, [apart("base", "sft", 0.3, 0.5, ends=())], MODE).lead
+    few = "70.0% exact match on 200 questions of fewer than 10 images: no interval."
+    assert lead[0] == f"sft has the highest exact match, not distinguishable from base: {few}"
+    assert lead[1].startswith("sft against base: +30.0 points, which may be chance;")
+    assert "cannot be said: only 200 could be tested, of fewer than 10 images" in lead[2]
 
 
 def test_other_questions_are_no_ground_for_a_comparison():
@@ -68,18 +93,11 @@ def test_it_is_said_whether_the_best_model_looks(gap, words):
     assert lead[-1].startswith(words)
 
 
-def test_a_gap_of_a_few_answers_is_not_made_much_of():
-    more = {"flip_gap": 0.5, "roi_flip_rate": 0.5, "random_flip_rate": 0.0}
-    metrics = metrics_of(0.5, **more) | {f"{MODE}/flip_gap/n": 2}
-    lead = verdict({"m": metrics}, [], MODE).lead
-    assert "cannot be said: only 2 could be tested" in lead[-1]
-
-
 def test_gaps_are_compared_and_chance_is_called_chance():
     more = {"flip_gap": 0.2, "roi_flip_rate": 0.22, "random_flip_rate": 0.02}
     metrics = {"a": metrics_of(0.5, **more), "b": metrics_of(0.6, **more)}
-    sure = apart("a", "b", 0.1, 0.05, 0.15, "flip_gap")
-    chance = apart("a", "b", 0.02, -0.05, 0.15, "flip_gap")
+    sure = apart("a", "b", 0.1, 0.04, "flip_gap")
+    chance = apart("a", "b", 0.02, 0.4, "flip_gap")
     for one, words in ((sure, "above a."), (chance, "above a, maybe by chance.")):
         rest = verdict(metrics, [one], MODE).rest
         assert any(sentence.endswith(words) for sentence in rest)
