@@ -1,8 +1,10 @@
-"""Regions, inpainting, the probe, flips, ablations, shards."""
+"""Regions, controls, inpainting, the probe, flips, ablations, shards."""
 
 from breaks.kind import Break
 
 REGIONS = "kit/counterfactual/regions.py"
+CONTROLS = "kit/counterfactual/controls.py"
+ENTAILMENT = "kit/data/entailment.py"
 INPAINT = "kit/counterfactual/inpaint.py"
 IMAGES = "kit/counterfactual/images.py"
 PROBE = "kit/counterfactual/probe.py"
@@ -11,21 +13,21 @@ PARTS = "kit/evaluate/parts.py"
 
 BREAKS = (
     Break(
-        "random regions may touch the evidence",
-        REGIONS,
+        "controls may touch the evidence",
+        CONTROLS,
         "a2 - x1 + left + 1)",
         "a2 - x1 + left)",
         (
-            "tests/counterfactual/test_regions.py::test_matches_have_the_same_area_inside_the_image_and_touch_nothing",
+            "tests/counterfactual/test_controls.py::test_controls_have_the_same_area_inside_the_image_and_touch_nothing",
         ),
     ),
     Break(
         "boxes that overlap are moved one by one",
-        REGIONS,
+        CONTROLS,
         "near = [g for g in groups if any(_overlap(box, other) for other in g)]",
         "near = []",
         (
-            "tests/counterfactual/test_regions.py::test_matches_have_the_same_area_inside_the_image_and_touch_nothing",
+            "tests/counterfactual/test_controls.py::test_controls_have_the_same_area_inside_the_image_and_touch_nothing",
         ),
     ),
     Break(
@@ -49,11 +51,62 @@ BREAKS = (
         ("tests/counterfactual/test_regions.py::test_gold_boxes_come_before_claimed_ones",),
     ),
     Break(
-        "random regions do not depend on the seed",
+        "controls do not depend on the seed",
         IMAGES,
-        "repr((*seed, boxes))",
-        "repr(boxes)",
-        ("tests/counterfactual/test_regions.py::test_the_same_claim_meets_the_same_matches",),
+        "repr((*seed, region))",
+        "repr(region)",
+        ("tests/counterfactual/test_controls.py::test_the_same_claim_meets_the_same_controls",),
+    ),
+    Break(
+        "controls may lie in air",
+        CONTROLS,
+        "for held in (body, black):",
+        "for held in ():",
+        ("tests/counterfactual/test_controls.py::test_air_is_no_control_of_tissue",),
+    ),
+    Break(
+        "controls change less than the evidence on the whole",
+        CONTROLS,
+        "if abs(total) > len(chosen) * math.log(MEAN_TOLERANCE):",
+        "if False:",
+        ("tests/counterfactual/test_controls.py::test_controls_are_as_tolerances_say",),
+    ),
+    Break(
+        "controls of a claim may touch the gold boxes",
+        FLIPS,
+        "draws=draws, seed=names, avoid=gold",
+        "draws=draws, seed=names, avoid=()",
+        ("tests/evaluate/test_flips.py::test_regions_of_an_answer",),
+    ),
+    Break(
+        "what has no control is not told",
+        FLIPS,
+        "unmatched = [source for source in found if source not in flips]",
+        "unmatched = []",
+        ("tests/evaluate/test_flips.py::test_what_has_no_control_is_left_out_and_told",),
+    ),
+    Break(
+        "images are exchanged for those of another kind",
+        "kit/evaluate/ablations.py",
+        "lambda r: (r.dataset, r.modality, r.location),",
+        "lambda r: (r.dataset,),",
+        (
+            "tests/evaluate/test_ablations.py::test_images_are_exchanged_for_their_like_where_there_is_one",
+        ),
+    ),
+    Break(
+        "an answer follows from boxes of anything",
+        ENTAILMENT,
+        "and not _QUALITY.search(question)",
+        "",
+        ("tests/data/test_targets.py::test_so_is_said_where_the_step_before_holds_the_answer",),
+    ),
+    Break(
+        "Nodule begins with no",
+        ENTAILMENT,
+        "(no|not|none|zero|0)\\b",
+        "(no|not|none|zero|0)",
+        ("tests/data/test_targets.py::test_so_is_said_where_the_step_before_holds_the_answer",),
     ),
     Break(
         "the whole image is blurred",
@@ -100,17 +153,17 @@ BREAKS = (
     Break(
         "another spelling is a flip",
         FLIPS,
-        '"roi": float(as_set(without) != before)',
-        '"roi": float(without != item.parsed.answer)',
+        '"roi": float(not same_answer(without, before))',
+        '"roi": float(without != before)',
         ("tests/evaluate/test_flips.py::test_evaluation_reports_what_was_counted_by_hand",),
     ),
     Break(
         "one random flip is as good as all",
         FLIPS,
-        '"random": sum(as_set(one) != before for one in random) / len(random)',
-        '"random": float(any(as_set(one) != before for one in random))',
+        '"random": sum(not same_answer(one, before) for one in others) / len(others)',
+        '"random": float(any(not same_answer(one, before) for one in others))',
         (
-            "tests/evaluate/test_flips.py::test_what_is_removed_is_the_region_and_its_match_and_nothing_else",
+            "tests/evaluate/test_flips.py::test_what_is_removed_is_the_region_and_its_control_and_nothing_else",
         ),
     ),
     Break(
