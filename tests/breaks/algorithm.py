@@ -257,6 +257,13 @@ BREAKS = (
         ("tests/grpo/test_advantages.py::test_what_only_captions_tell_apart_has_no_advantage",),
     ),
     Break(
+        "what has no spread by min_reward_std is not sampled again",
+        "kit/grpo/grpo.py",
+        "has_no_spread(totals(rewards), config.min_reward_std)",
+        "has_no_spread(totals(rewards))",
+        ("tests/grpo/test_grpo.py::test_zero_spread_groups_are_told_skipped_and_sampled_again",),
+    ),
+    Break(
         "the reward is computed in the precision of the model",
         "kit/grpo/grpo.py",
         "with zero.gathered(accelerator, wrapped):\n            groups",
