@@ -229,10 +229,11 @@ def test_rewards_are_scored_as_in_evaluation_whatever_the_precision(trained, tmp
     """The model alone is asked in bfloat16: the sentence encoder would move scores by 1e-3."""
     changes = {"bf16": True, "max_steps": 1, "max_completion_length": 64, "num_generations": 2}
     changes |= {"reward_funcs": ["text_reward:under_autocast"], "counterfactual": "off"}
+    changes |= {"per_device_train_batch_size": 2, "beta": 0.0}
     train(config(trained, tmp_path, **changes))
     done = rows(tmp_path, "completions.jsonl")
     captions = [parse_answer(row["text"]).caption for row in done]
-    assert len(set(captions)) > 2
+    assert len(set(captions)) > 1
     expected = Consistency().scores(captions, [row["question"] for row in done])
     assert [row["rewards"]["consistency"] for row in done] == expected
     assert {row["rewards"]["under_autocast"] for row in done} == {0.0}
