@@ -12,7 +12,9 @@ DIRECTIONS = frozenset([
 # fmt: on
 _CHINESE_DIRECTION = re.compile(r"[左右上下前后内外中顶底]+[侧方部边面角间央心端]?|[两双]侧")
 _SIDES = {"left": "right", "right": "left", "l": "r", "r": "l", "左": "右", "右": "左"}
-_SIDE = re.compile(r"左右|(?<![^\W_])(?:left|right|[LR](?= [a-z]))(?![^\W_])|[左右]", re.IGNORECASE)
+_SIDE = re.compile(
+    r"左右|(?<![a-z0-9])(?:left|right|[LR](?= [a-z]))(?![a-z0-9])|[左右]", re.IGNORECASE
+)
 # fmt: off
 _PLACES = DIRECTIONS - {"side"} | {
     "above", "below", "under", "behind", "proximal", "distal", "bilateral", "unilateral", "inner",

@@ -116,9 +116,11 @@ _APOSTROPHES = re.compile(r"['’‘`]")
 _THOUSANDS = re.compile(r"(?<![\w.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 # What is neither a letter nor a digit; in a group what is content, between them what is not.
 _PUNCTUATION = re.compile(
-    r"(?<![\w.])(?P<number>(?:\d*\.)?\d+)\s*(?P<between>[-/])\s*(?=\.?\d)"  # 3 - 4, 1/2
+    r"(?<![\w.])(?P<number>(?:\d*\.)?\d+)"
+    r"(?:(?P<between>[-/])|\s+(?P<apart>[-/])\s+)(?=\.?\d)"  # 3-4, 1 / 2
     r"|(?P<mark>[<>≤≥~±])\s*(?=[+-]?\.?\d)"  # > 3
-    r"|(?<=\w)\s*(?P<relation>[<>≤≥])\s*(?=\w)"  # left > right
+    r"|(?<=\w)(?<!\ba)(?<!\ban)(?<!\bthe)\s*(?P<relation>[<>≤≥])"
+    r"(?=\s*(?:(?:an?|the)\s+)*(?!(?:an?|the)\b)[^\W\d])"  # left > right
     r"|(?<![\w)\]])(?P<sign>[+-])(?=\.?\d)"  # -5, but not T1-5
     r"|(?<=\w)(?P<plus>\++)(?!\w)"  # T1+
     r"|(?<=\d)(?P<minus>-)(?=[\s.!?)]*$)"  # CD4-
@@ -249,7 +251,7 @@ def normal_words(text: str) -> str:
 def _content(found: re.Match) -> str:
     """What stays of a punctuation mark."""
     if found["number"]:
-        return found["number"] + found["between"]
+        return found["number"] + (found["between"] or found["apart"])
     if found["relation"]:
         return f" {found['relation']} "
     if before := found["mark"] or found["sign"]:

@@ -25,6 +25,7 @@ _APPROXIMATE = re.compile(r"~|(?<!\w)(?:about|approximately|around) (?=\d)")
 _BARE_POINT = re.compile(r"(?<![\w.])\.(?=\d)")  # .5
 _LAST_ZEROS = re.compile(r"(?<=\d)(?:\.0+|(?P<kept>\.\d*?[1-9])0+)(?!\d)")  # 3.0, 3.50
 _EACH_SIDE = re.compile(r"(?<!\w)(left|right) (?:and|&) (left|right) (\w+)")
+_LETTER_OF_SIDE = re.compile(r"^([lr])(?= [^\W\d])")  # R hemidiaphragm
 _BOTH = re.compile(r"(?:both|bilateral) (?=\w)")
 # fmt: off
 _MODALITIES = frozenset(["ct", "mr", "mri", "pet", "xray", "ultrasound", "us", "cta", "mra"])
@@ -38,7 +39,8 @@ def relaxed_answer(first: str, second: str) -> bool:
 
     Forgiven are number words (two, 2), British spelling and plurals, a unit without its space
     (3cm), forms of X-ray, "about", zeros that end a decimal, "side" after a direction, "scan" and
-    "image" after a modality, "plane" after a plane, and both for left and right ("both lungs").
+    "image" after a modality, "plane" after a plane, R and L for right and left before a word, and
+    both for left and right ("both lungs"); in Chinese 侧 and 边 after a direction, and counts.
     Symmetric.
 
     >>> relaxed_answer("two", "2"), relaxed_answer("Right side", "right"), relaxed_answer("2", "3")
@@ -61,6 +63,7 @@ def _relaxed_set(text: str) -> frozenset[str]:
 
 def _relaxed_item(text: str) -> str:
     text = _X_RAY.sub("xray", normal_words(text))
+    text = _LETTER_OF_SIDE.sub(lambda side: "left" if side[1] == "l" else "right", text)
     text = _LAST_ZEROS.sub(lambda end: end["kept"] or "", _BARE_POINT.sub("0.", text))
     text = _APPROXIMATE.sub("", _UNIT.sub(" ", text))
     kept: list[str] = []

@@ -102,6 +102,7 @@ def test_open_answers(gold, said, exact, llava_med, medevalkit):
         ("Left Lung, Right", "Right Lung, Left", 1),
         ("Left Lung, Right", "Left Lung, Left", 0),
         ("R hemidiaphragm", "L hemidiaphragm", 1),
+        ("R hemidiaphragm", "left hemidiaphragm", 1),
         ("Upper left lobe of the lung", "upper right lobe of lung", 1),
         ("Yes, in the left lung", "Yes, in the right lung", 1),
         ("Yes, in the left lung", "Yes", 0),
