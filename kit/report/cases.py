@@ -16,7 +16,7 @@ from kit.counterfactual.inpaint import inpaint
 from kit.data.boxes import grid_to_pixels
 from kit.data.images import open_image
 from kit.errors import ImageError
-from kit.prompting.answers import as_set
+from kit.prompting.answers import same_answer
 
 SIDE = 320  # longest side of a picture, in pixels
 QUALITY = 80
@@ -30,7 +30,7 @@ def _flip(row: Mapping, part: str) -> float | None:
 
 
 def _differs(answer: str, row: Mapping) -> bool:
-    return as_set(answer) != as_set(row["answer"])
+    return not same_answer(answer, row["answer"])
 
 
 def _right(row: Mapping) -> bool:

@@ -65,7 +65,9 @@ def _accuracy(
         lead = "answers"
     row, n = ROWS["exact/all"], int(own[f"{name}/n"])
     value = row.with_bounds(own, mode)
-    few = "" if row.bounds(own, mode) else f" of fewer than {FEWEST} images: no interval"
+    few = (
+        "" if row.bounds(own, mode) else f" of fewer than {FEWEST} independent images: no interval"
+    )
     yield f"{best} {lead}: {value} exact match on {n} questions{few}."
     for other, one in found.items():
         if one is None:
@@ -109,7 +111,7 @@ def _looking(best: str, metrics: Metrics, mode: str) -> Iterator[str]:
         if not ends:
             yield (
                 f"Whether {best}'s answers rest on {what} cannot be said: "
-                f"only {n} could be tested, of fewer than {FEWEST} images."
+                f"only {n} could be tested, of fewer than {FEWEST} independent images."
             )
             continue
         roi, random = (own[f"{mode}/{prefix}{kind}_flip_rate"] for kind in ("roi", "random"))

@@ -57,8 +57,8 @@ BREAKS = (
     Break(
         "p-values smaller than the draws can show",
         STATISTICS,
-        "return (far + 1) / (DRAWS + 1)",
-        "return far / DRAWS",
+        "return (far + 1) / (draws + 1)",
+        "return far / draws",
         ("tests/report/test_statistics.py::test_no_p_value_is_smaller_than_the_draws_can_show",),
     ),
     Break(

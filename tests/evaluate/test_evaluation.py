@@ -99,7 +99,8 @@ def test_promised_names_are_there_and_finite(plain):
     assert all(0 <= value <= 1 for value in shares)
     for name in metrics.keys() - counts:
         start = name.removesuffix("/low").removesuffix("/high")
-        assert {f"{start}/low", f"{start}/high", f"{start}/n"} <= metrics.keys()
+        assert f"{start}/n" in metrics
+        assert (f"{start}/low" in metrics) == (f"{start}/high" in metrics)
 
 
 # -------------------------------------------------------------------- answers that are known
@@ -249,9 +250,10 @@ def test_floor_asks_no_model(mode, known, prepared, records):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_bounds_are_percentiles_over_images(mode, known):
-    """Against a plain loop over the written rows; and the n of each is that of its rows."""
+def test_few_images_give_no_bounds_and_each_n_is_that_of_its_rows(mode, known):
     rows, metrics = known
+    assert len({row["image"] for row in rows}) < 10
+    assert not [name for name in metrics if name.endswith(("/low", "/high"))]
     own = [row for row in rows if row["mode"] == mode]
     values = {
         "exact/all": lambda row: row["scores"]["exact"],
@@ -264,23 +266,10 @@ def test_bounds_are_percentiles_over_images(mode, known):
     }
     if mode == "caption_reason_answer":
         values["iou/mean"] = lambda row: row.get("grounding", {}).get("iou")
-    rng = np.random.default_rng(0)
     for name, value in values.items():
-        by_image = {}
-        for row in own:
-            if value(row) is not None:
-                by_image.setdefault(row["image"], []).append(value(row))
-        members = list(by_image.values())
-        found = [
-            np.mean(
-                np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))])
-            )
-            for _ in range(2000)
-        ]
-        bounds = [metrics[f"{mode}/{name}/{side}"] for side in ("low", "high")]
-        assert bounds == pytest.approx(list(np.quantile(found, [0.025, 0.975])), abs=0.03), name
-        assert metrics[f"{mode}/{name}/n"] == sum(map(len, members)), name
-    assert metrics[f"{mode}/exact/all/low"] < metrics[f"{mode}/exact/all/high"]
+        found = [value(row) for row in own if value(row) is not None]
+        assert metrics[f"{mode}/{name}"] == pytest.approx(np.mean(found)), name
+        assert metrics[f"{mode}/{name}/n"] == len(found), name
 
 
 # ------------------------------------------------------------------------ which model answers

@@ -90,10 +90,11 @@ def page_of(seed: int, gain: float = 0.0, n_images: int = 40) -> tuple[bool, boo
 
 @pytest.mark.slow
 def test_a_page_of_equal_models_seldom_calls_any_two_different():
-    """At most 5% of 300; those of 100 are within chance of that."""
-    alarms = sum(page_of(seed)[0] for seed in range(100))
-    assert alarms <= 9
+    """At most 5% (8 of 300 when this was written); 60 are within chance of that."""
+    alarms = sum(page_of(seed)[0] for seed in range(60))
+    assert alarms <= 7
 
 
 def test_a_gain_of_fifteen_points_is_found():
-    assert sum(page_of(seed, gain=0.15)[1] for seed in range(4)) >= 3
+    """In 96 images, of models that have nothing but an image's ease in common."""
+    assert page_of(0, gain=0.15, n_images=96)[1]

@@ -51,12 +51,13 @@ def test_each_metric_is_the_mean_over_the_rows_that_it_applies_to():
         values = row["scores"]
         for key in KEYS[1:]:
             if values[key] is not None:
-                columns[key].append(values[key])
+                columns["relaxed/all" if key == "relaxed" else key].append(values[key])
                 if key in parted:
                     columns[f"{key}/dataset/{row['dataset']}"].append(values[key])
         exact = values["exact"]
         columns["exact/all"].append(exact)
-        columns["exact/open" if row["answer_type"] == "OPEN" else "exact/closed"].append(exact)
+        for key in ("exact", "relaxed"):
+            columns[f"{key}/{row['answer_type'].lower()}"].append(values[key])
         columns[f"exact/location/{row['location']}"].append(exact)
         columns[f"exact/dataset/{row['dataset']}"].append(exact)
         if row["modality"]:

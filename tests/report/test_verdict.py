@@ -67,10 +67,12 @@ def test_few_images_have_no_interval_and_nothing_is_made_of_them():
         for name, e in (("base", 0.4), ("sft", 0.7))
     }
     lead = verdict(metrics, [apart("base", "sft", 0.3, 0.5, ends=())], MODE).lead
-    few = "70.0% exact match on 200 questions of fewer than 10 images: no interval."
+    few = "70.0% exact match on 200 questions of fewer than 10 independent images: no interval."
     assert lead[0] == f"sft has the highest exact match, not distinguishable from base: {few}"
     assert lead[1].startswith("sft against base: +30.0 points, which may be chance;")
-    assert "cannot be said: only 200 could be tested, of fewer than 10 images" in lead[2]
+    assert (
+        "cannot be said: only 200 could be tested, of fewer than 10 independent images" in lead[2]
+    )
 
 
 def test_other_questions_are_no_ground_for_a_comparison():
