@@ -29,6 +29,7 @@ from kit.run.process import join
 from kit.run.stop import StopRequest
 from kit.scoring.accuracy import score_answer
 from kit.scoring.consistency import Consistency
+from kit.scoring.exact import exact_match
 from kit.scoring.grounding import grounding_scores
 
 
@@ -198,12 +199,13 @@ def prediction_row(item: Answer, truncated: bool, floor: str | None) -> dict:
         "reasoning": list(parsed.reasoning),
         "boxes": [list(box) for box in parsed.boxes],
         "answer": parsed.answer,
-        "scores": score_answer(parsed.answer, record.answer, answer_type=record.answer_type),
+        "scores": score_answer(
+            parsed.answer, record.answer, answer_type=record.answer_type, question=record.question
+        ),
     }
     if "boxes" in REQUIRED_KEYS[mode] and record.regions and record.image_size:
         gold_boxes = [region.box_xyxy_pixels for region in record.regions]
         row["grounding"] = grounding_scores(parsed.boxes, gold_boxes, record.image_size).to_json()
     if floor is not None:
-        scored = score_answer(floor, record.answer, answer_type=record.answer_type)
-        row["floor"] = {"answer": floor, "exact": scored["exact"]}
+        row["floor"] = {"answer": floor, "exact": exact_match(floor, record.answer)}
     return row
