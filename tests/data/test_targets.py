@@ -147,6 +147,7 @@ FOLLOWS = [
     (False, "Is the liver healthy?", "No", "Abnormality", RAW.evidence),
     (False, "Is the liver healthy?", "Yes", "Abnormality", RAW.evidence),
     (True, "Does the picture contain liver?", "Yes", "Organ", RAW.evidence),
+    (False, "Does the picture show a healthy liver?", "Yes", "Organ", RAW.evidence),
     (False, "Does the picture contain liver?", "No", "Organ", RAW.evidence),
     (False, "Is there a lesion in the liver?", "Yes", "Abnormality", RAW.evidence),
     (False, "What is the largest organ in the picture?", "Liver", "Size", RAW.evidence),
