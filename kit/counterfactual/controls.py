@@ -25,6 +25,10 @@ BLACK = 15  # grey levels below are air, or as dark as that
 _SIDE = 256  # longer sides are looked at in this size
 _CANDIDATES = 48  # places whose change is measured
 _ALIKE = 256  # places with a contrast nearest to the region's, among which they are drawn
+_CONTRAST = 1.75  # the most by which that may differ, either way
+_NEAR = 1.03  # a change that is as good as equal: with enough of these no more are looked for,
+_ENOUGH = 20  # and after so many of which none comes
+_FAR = math.log(CHANGE_TOLERANCE)  # within the tolerance
 _RING = 3  # pixels around a box, with which it is contrasted
 _TRIES = 3  # for each candidate, to find room for all parts of a region
 
@@ -75,10 +79,15 @@ class Content:
         if not boxes:
             return ()
         own = self.change(boxes)
-        apart = {
-            region: math.log((self.change(region) + 1) / (own + 1))
-            for region in dict.fromkeys(self._candidates(boxes, avoid, rng))
-        }
+        apart: dict[Boxes, float] = {}
+        near = 0
+        for region in self._candidates(boxes, avoid, rng):
+            if region not in apart:
+                apart[region] = math.log((self.change(region) + 1) / (own + 1))
+                near += abs(apart[region]) <= math.log(_NEAR)
+            hopeless = len(apart) == _ENOUGH and min(map(abs, apart.values())) > _FAR
+            if near == draws or hopeless:
+                break
         return _balanced(apart, draws)
 
     def _candidates(
@@ -132,9 +141,10 @@ class Content:
         for held in (body, black):
             free &= np.abs(held - held[top, left]) <= SHARE_TOLERANCE * total
         contrast = np.log(np.sqrt(np.maximum(0, contrast / total)) + 1)
-        places = np.argwhere(free)
-        apart = np.abs(contrast[free] - contrast[top, left])
-        return places[np.argsort(apart, kind="stable")[:_ALIKE]]
+        apart = np.abs(contrast - contrast[top, left])
+        free &= apart <= math.log(_CONTRAST)
+        nearest = np.argsort(apart[free], kind="stable")[:_ALIKE]
+        return np.argwhere(free)[nearest]
 
     def _moved(self, group: list[PixelBox], place: np.ndarray) -> list[PixelBox]:
         """The boxes of a group with its top-left corner at a place of the small image."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,20 +57,20 @@ class ImageCache:
         region: Boxes,
         *,
         draws: int,
-        seed: Sequence[object],
+        seed: int,
         avoid: Boxes = (),
     ) -> tuple[Boxes, ...]:
         """Up to ``draws`` other regions of the image that match one in all but their place, as
         ``kit.counterfactual.controls`` has it; none where nothing matches.
 
-        They follow from the image, ``seed``, the region and what to ``avoid`` alone, so that the
+        They follow from the image, the region, ``seed`` and what to ``avoid`` alone, so that the
         same claim meets the same controls whenever and wherever it is judged.
         """
-        asked = (path, region, draws, *seed, avoid)
+        asked = (path, region, draws, seed, avoid)
         if asked not in self._controls:
             if path not in self._contents:
                 self._contents[path] = Content(self._open(path), self.method)
-            digest = hashlib.sha256(repr((*seed, region)).encode()).digest()
+            digest = hashlib.sha256(repr((seed, region)).encode()).digest()
             rng = np.random.default_rng(int.from_bytes(digest[:16], "little"))
             self._controls[asked] = self._contents[path].controls(
                 region, draws=draws, rng=rng, avoid=avoid

@@ -84,13 +84,12 @@ def measure(
         size = predictor.image_cache.size(record.image)
         gold = [region.box_xyxy_pixels for region in record.regions]
         evidence, _ = evidence_region(gold, parsed.boxes, size)
-        names = (config.seed, record.dataset, record.qid, record.question)
         if evidence:
             controls = predictor.image_cache.controls(
                 record.image,
                 evidence,
                 draws=config.random_draws,
-                seed=names,
+                seed=config.seed,
                 avoid=whole_pixels(gold, size),
             )
             cases[index] = Case(record.image, record.question, record.answer, evidence, controls)

@@ -97,10 +97,9 @@ def interventions_of(
     gold = whole_pixels([r.box_xyxy_pixels for r in record.regions], record.image_size)
     claimed = claimed_region(item.parsed.boxes, record.image_size)
     both = tuple(dict.fromkeys((*gold, *claimed))) if gold and claimed else ()
-    names = (seed, record.dataset, record.qid, record.question)
     return {
         source: Intervention(
-            region, cache.controls(record.image, region, draws=draws, seed=names, avoid=gold)
+            region, cache.controls(record.image, region, draws=draws, seed=seed, avoid=gold)
         )
         for source, region in {"gold": gold, "claimed": claimed, "both": both}.items()
         if region

@@ -154,10 +154,7 @@ def online_scores(
             if not (is_paid(parsed, record, answers) and 0 < share < LARGEST_SHARE):
                 scores.append(0.0)
                 continue
-            names = (seed, record.dataset, record.qid, record.question)
-            controls = image_cache.controls(
-                record.image, claim, draws=draws, seed=names, avoid=gold
-            )
+            controls = image_cache.controls(record.image, claim, draws=draws, seed=seed, avoid=gold)
             if controls:
                 case = Case(record.image, record.question, parsed.answer, claim, controls)
                 measured.append((len(scores), case, share))

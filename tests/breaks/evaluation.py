@@ -53,7 +53,7 @@ BREAKS = (
     Break(
         "controls do not depend on the seed",
         IMAGES,
-        "repr((*seed, region))",
+        "repr((seed, region))",
         "repr(region)",
         ("tests/counterfactual/test_controls.py::test_the_same_claim_meets_the_same_controls",),
     ),
@@ -74,8 +74,8 @@ BREAKS = (
     Break(
         "controls of a claim may touch the gold boxes",
         FLIPS,
-        "draws=draws, seed=names, avoid=gold",
-        "draws=draws, seed=names, avoid=()",
+        "draws=draws, seed=seed, avoid=gold",
+        "draws=draws, seed=seed, avoid=()",
         ("tests/evaluate/test_flips.py::test_regions_of_an_answer",),
     ),
     Break(

@@ -146,14 +146,13 @@ def test_the_body_is_the_largest_thing_and_all_within_its_outline():
 def test_the_same_claim_meets_the_same_controls(tmp_path):
     path = tmp_path / "noise.png"
     Image.fromarray(noise(*SIZE)).save(path)
-    claim, seed = ((1, 1, 9, 9),), (0, "SLAKE", "7", "What?")
+    claim = ((1, 1, 9, 9),)
 
     def controls(seed):
         return ImageCache(None).controls(str(path), claim, draws=2, seed=seed)
 
-    assert controls(seed) == controls(seed)
-    others = {controls(other) for other in (seed, (1, *seed[1:]), (0, "SLAKE", "8", "What?"))}
-    assert len(others) == 3
+    assert controls(0) == controls(0)
+    assert len({controls(seed) for seed in range(3)}) == 3
 
 
 # --------------------------------------------------------------- what a biased measure would say
@@ -167,7 +166,7 @@ class Scans:
         for row in {(r.image, r.evidence): r for r in rows if r.evidence}.values():
             region = whole_pixels([r.box_xyxy_pixels for r in row.evidence], row.image_size)
             path = str(row.image)
-            found = self.cache.controls(path, region, draws=2, seed=(0, row.qid))
+            found = self.cache.controls(path, region, draws=2, seed=0)
             (self.rows if found else self.unmatched).append((row, path, region, found))
 
     def anywhere(self, region, size):
