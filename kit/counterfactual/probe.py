@@ -26,24 +26,25 @@ MODE = "caption_reason_answer"  # its trunk; the mode whose answers claim boxes
 class Case:
     """An answer to a question about an image, and the parts that are taken away in turn.
 
-    ``evidence`` is taken away as a whole; each of ``random`` is a match of it.
+    ``evidence`` is taken away as a whole; each of ``controls`` is one of it
+    (``kit.counterfactual.controls``).
     """
 
     image: str
     question: str
     answer: str
     evidence: Boxes
-    random: tuple[Boxes, ...]
+    controls: tuple[Boxes, ...]
 
 
 @dataclass(frozen=True)
 class Effect:
     """Probability of an answer (geometric mean over its tokens, in 0..1) for the whole image,
-    without the evidence, and without each random match."""
+    without the evidence, and without each control."""
 
     original: float
     without_evidence: float
-    without_random: tuple[float, ...]
+    without_controls: tuple[float, ...]
 
     @property
     def delta_roi(self) -> float:
@@ -56,14 +57,14 @@ class Effect:
 
     @property
     def delta_rand(self) -> float | None:
-        """The mean drop over the random matches, or None where there is none.
+        """The mean drop over the controls, or None where there is none.
 
         >>> Effect(0.75, 0.25, (0.75, 0.5)).delta_rand
         0.125
         """
-        if not self.without_random:
+        if not self.without_controls:
             return None
-        return self.original - sum(self.without_random) / len(self.without_random)
+        return self.original - sum(self.without_controls) / len(self.without_controls)
 
 
 def probe(
@@ -81,7 +82,7 @@ def probe(
     wanted = [
         [
             (image_cache.prepared(case.image, without), case.question, case.answer)
-            for without in ((), case.evidence, *case.random)
+            for without in ((), case.evidence, *case.controls)
         ]
         for case in cases
     ]
@@ -94,8 +95,8 @@ def probe(
     probabilities = iter(found)
     effects = []
     for asks in wanted:
-        original, without, *random = (next(probabilities) for _ in asks)
-        effects.append(Effect(original, without, tuple(random)))
+        original, without, *controls = (next(probabilities) for _ in asks)
+        effects.append(Effect(original, without, tuple(controls)))
     return effects
 
 

@@ -41,7 +41,7 @@ class InferenceConfig:
         0, help="which, from 0; the same run without shards merges them when all are done"
     )
     skip_bad: bool = option(False, help="drop broken lines of the data instead of stopping")
-    seed: int = option(0, help="of random regions")
+    seed: int = option(0, help="of controls and sampled answers")
 
     def __post_init__(self):
         for name in ("data", "output"):

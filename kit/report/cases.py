@@ -82,14 +82,14 @@ KINDS = (
     Kind(
         "random_flip",
         "flips at random",
-        "a random region was taken out and the answer changed: it should not have",
+        "a control was taken out and the answer changed: it should not have",
         lambda row: bool(_flip(row, "random")),
         lambda row: _flip(row, "random"),
     ),
     Kind(
         "faithful",
         "faithful",
-        "right, changed without the evidence and did not change without random regions",
+        "right, changed without the evidence and did not change without its controls",
         lambda row: _right(row) and _flip(row, "roi") == 1 and _flip(row, "random") == 0,
         lambda row: row.get("grounding", {}).get("iou", 0.0),
     ),

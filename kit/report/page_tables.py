@@ -15,8 +15,8 @@ Metrics = Mapping[str, Mapping[str, float]]
 STRATA = {
     "exact": "exact match", "flip_gap": "evidence gap", "iou/mean": "IoU with gold boxes",
     "claimed_flip_gap": "own-box gap", "both_flip_gap": "gap of evidence and own boxes together",
-    "drop_gap": "probability drop, evidence - random",
-    "claimed_drop_gap": "probability drop, own boxes - random",
+    "drop_gap": "probability drop, evidence - controls",
+    "claimed_drop_gap": "probability drop, own boxes - controls",
 }  # fmt: skip
 HEADLINES = {
     "exact/all": "exact match", "above_floor": "... above a guess without image, points",

@@ -67,8 +67,8 @@ def _changes(prefix: str, whose: str) -> list[Row]:
     """How much painting over changes, and what had to be left out."""
     return [
         Row(f"{prefix}region_change", f"change of a pixel without {whose}, 0-255", "grey", 0),
-        Row(f"{prefix}control_change", "... without random regions", "grey", 0),
-        Row(f"{prefix}unmatched_rate", f"{whose}: no random region is like it", "%", 0),
+        Row(f"{prefix}control_change", "... without its controls", "grey", 0),
+        Row(f"{prefix}unmatched_rate", f"{whose}: no control, left out", "%", 0),
     ]
 
 
@@ -99,16 +99,16 @@ GROUPS: dict[str, list[Row]] = {
     ],
     "Faithfulness": [
         Row("roi_flip_rate", "answers flip without evidence"),
-        Row("random_flip_rate", "... without random regions", "%", -1),
+        Row("random_flip_rate", "... without its controls", "%", -1),
         Row("flip_gap", "gap of the two", "points"),
         Row("claimed_roi_flip_rate", "answers flip without own boxes"),
-        Row("claimed_random_flip_rate", "... without random regions", "%", -1),
+        Row("claimed_random_flip_rate", "... without its controls", "%", -1),
         Row("claimed_flip_gap", "gap of the two", "points"),
         Row("both_roi_flip_rate", "answers flip without both"),
-        Row("both_random_flip_rate", "... without random regions", "%", -1),
+        Row("both_random_flip_rate", "... without its controls", "%", -1),
         Row("both_flip_gap", "gap of the two", "points"),
-        Row("drop_gap", "probability drop, evidence - random", "points"),
-        Row("claimed_drop_gap", "probability drop, own boxes - random", "points"),
+        Row("drop_gap", "probability drop, evidence - controls", "points"),
+        Row("claimed_drop_gap", "probability drop, own boxes - controls", "points"),
         *_changes("", "evidence"),
         *_changes("claimed_", "own boxes"),
         *_changes("both_", "both"),

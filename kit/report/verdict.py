@@ -120,7 +120,7 @@ def _looking(best: str, metrics: Metrics, mode: str) -> Iterator[str]:
             answers = f"{'Some of ' if roi < HALF else ''}{best}'s answers rest on"
         yield (
             f"{answers} {what}: {_percent(roi)} change when that is painted over, "
-            f"{_percent(random)} when random parts like it are; "
+            f"{_percent(random)} when controls like it elsewhere are; "
             f"{_with_ends(f'gap {_points(gap)} points', ends)} on {n} answers."
         )
 

@@ -20,8 +20,8 @@ INDEXED = {
     "llava_med/closed_accuracy": "LLaVA-Med closed accuracy",
     "medevalkit/total": "MedEvalKit accuracy",
     "iou/mean": "Mean IoU of the boxes",
-    "flip_gap": "Answer flips without the evidence, beyond flips without random regions",
-    "claimed_flip_gap": "Answer flips without its own boxes, beyond flips without random regions",
+    "flip_gap": "Answer flips without the evidence, beyond flips without its controls",
+    "claimed_flip_gap": "Answer flips without its own boxes, beyond flips without its controls",
     "json_valid_rate": "Valid JSON",
 }
 
@@ -82,8 +82,9 @@ def evaluation_section(subject: Subject) -> str:
     parts.append(
         "*question-only floor*: what a guesser scores that sees the training questions and no "
         "image. *flip*: the answer changes when a part of the image is taken out by inpainting. "
-        "*gap*: how much more often it changes without the evidence than without random parts of "
-        "the same size. *AURC*: area under the risk-coverage curve, lower is better."
+        "*gap*: how much more often it changes without the evidence than without its controls (the "
+        "same shape elsewhere, of as much body, changed as much). *AURC*: area under the "
+        "risk-coverage curve, lower is better."
     )
     return "\n\n".join(parts)
 

@@ -228,7 +228,7 @@ class GrpoConfig(TrainingConfig):
     inpainting: Literal["telea", "ns", "blur", "mean"] = option(
         "telea", help="how claimed boxes are taken out of an image (online)"
     )
-    random_draws: int = option(2, help="random regions that claimed boxes are compared with")
+    random_draws: int = option(2, help="controls that claimed boxes are compared with")
     consistency_model: str = option(
         DEFAULT_ENCODER, help="sentence-transformers model, by name or folder"
     )

@@ -56,7 +56,9 @@ def test_equals_one_image_at_a_time(base_model, processor, cases):
 
         assert effect.original == pytest.approx(chance(()), abs=1e-5)
         assert effect.without_evidence == pytest.approx(chance(case.evidence), abs=1e-5)
-        assert effect.without_random == pytest.approx([chance(r) for r in case.random], abs=1e-5)
+        assert effect.without_controls == pytest.approx(
+            [chance(r) for r in case.controls], abs=1e-5
+        )
     assert effects[-2].delta_rand is None
     assert effects[-1] == effects[0]
 
@@ -71,8 +73,8 @@ def test_no_image_passes_the_vision_tower_twice(base_model, processor, cases, mo
 
     monkeypatch.setattr(logprobs, "encode_images", counted)
     probe(base_model, ImageCache(processor), cases, batch_size=4)
-    distinct = {(c.image, w) for c in cases for w in ((), c.evidence, *c.random)}
-    assert sum(seen) == len(distinct) < sum(2 + len(case.random) for case in cases)
+    distinct = {(c.image, w) for c in cases for w in ((), c.evidence, *c.controls)}
+    assert sum(seen) == len(distinct) < sum(2 + len(case.controls) for case in cases)
 
 
 def test_leaves_no_gradient_and_the_model_as_it_was(fresh_model, processor, cases):

@@ -50,7 +50,7 @@ class Oracle:
 
     def __call__(self, model, image_cache, cases, **options):
         return [
-            Effect(0.9, self.chance(c.evidence), tuple(self.chance(r) for r in c.random))
+            Effect(0.9, self.chance(c.evidence), tuple(self.chance(r) for r in c.controls))
             for c in cases
         ]
 
@@ -383,6 +383,6 @@ def test_the_probe_is_asked_of_what_the_completion_itself_says(monkeypatch):
         asked.clear()
         scores = online_scores(None, IMAGE_CACHE, [group], draws=2, seed=0, answers=answers)
         assert [(case.question, case.answer) for case in asked] == [(QUESTION, a) for a in said]
-        assert all(case.evidence == (LESION,) and len(case.random) == 2 for case in asked)
+        assert all(case.evidence == (LESION,) and len(case.controls) == 2 for case in asked)
         assert scores == [scores[2] * (answers == "given"), 0, scores[2]]
         assert scores[2] > 0

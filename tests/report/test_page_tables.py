@@ -112,6 +112,6 @@ def test_gaps_stand_by_how_much_painting_over_changes():
     values = {"drop_gap": 0.1, "drop_gap/change/faint": 0.0, "drop_gap/change/strong": 0.3}
     metrics = {f"{MODE}/{k}": v for k, v in values.items()} | {f"{MODE}/{k}/n": 7 for k in values}
     (table,) = strata({"a": metrics}, MODE)
-    assert table["words"] == "probability drop, evidence - random"
+    assert table["words"] == "probability drop, evidence - controls"
     lines = [(line["name"], line["cells"][0]["text"]) for line in table["lines"]]
     assert lines == [("faint, below 10 of 255", "+0.0"), ("strong, above 40", "+30.0")]

@@ -137,9 +137,10 @@ def test_pictures_load_and_boxes_lie_on_them(opened):
 
 def test_mode_and_theme_are_switched(opened):
     page = opened()
-    first = page.locator(".short .lead:visible").first.inner_text()
+    shown = page.locator(".short:visible")
+    first = shown.all_inner_texts()
     page.select_option("#mode", "think_answer")
-    assert page.locator(".short .lead:visible").first.inner_text() != first
+    assert shown.all_inner_texts() != first
     assert page.locator("[data-figure='boxes']").is_hidden()  # no boxes in that mode
     assert page.locator("[data-figure='flips']").is_visible()
     page.click("#theme")
