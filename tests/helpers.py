@@ -49,6 +49,14 @@ def most_apart(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     return max(float((a[k] - b[k]).abs().max()) for k in a)
 
 
+def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    """How far apart weights are, as a part of their length: Adam makes of a gradient that is
+    rounding alone a step as large as any, so single numbers tell little."""
+    assert a.keys() == b.keys()
+    first, second = (torch.cat([w[k].flatten().double() for k in a]) for w in (a, b))
+    return float((first - second).norm() / first.norm())
+
+
 def launcher(accelerate_config: str | Path | None) -> list[str]:
     """The beginning of a command that really starts a script, with a config of accelerate_configs/
     or another file and a free port; plain Python without one. ``ranks.launcher`` is cheaper."""

@@ -193,7 +193,7 @@ def mean_change(pixels: np.ndarray, boxes: Sequence[PixelBox], method: str = "te
 
     >>> image = np.full((8, 8, 3), 50, np.uint8)
     >>> image[2:4, 2:4] = 150
-    >>> mean_change(image, [(2, 2, 4, 4)], "ns"), mean_change(image, [(0, 5, 3, 8)], "ns")
+    >>> mean_change(image, [(2, 2, 4, 4)], "ns"), mean_change(image, [(5, 5, 8, 8)], "ns")
     (100.0, 0.0)
     """
     without = inpaint(pixels, boxes, method)

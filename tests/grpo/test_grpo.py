@@ -8,7 +8,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from helpers import adapter_of, flags_of, lasting, most_apart, rows, wait_for_rows
+from helpers import adapter_of, distance, flags_of, lasting, most_apart, rows, wait_for_rows
 from peft import PeftModel
 from ranks import Ranks, launcher, run
 from safetensors.torch import load_file
@@ -130,7 +130,7 @@ def test_two_processes_are_one(undisturbed, trained, tmp_path):
     whole = undisturbed("grpo", settings(trained, counterfactual="offline"))
     done = run([*launcher("cpu"), *command(trained, tmp_path / "two", "--batch_size", "2")])
     assert done.returncode == 0, done.stderr
-    assert most_apart(adapter_of(whole), adapter_of(tmp_path / "two")) < 1e-5
+    assert distance(adapter_of(whole), adapter_of(tmp_path / "two")) < 1e-5
     one, two = (rows(folder, "completions.jsonl") for folder in (whole, tmp_path / "two"))
     assert [r["text"] for r in one] == [r["text"] for r in two]
 

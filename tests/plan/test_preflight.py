@@ -37,7 +37,7 @@ def test_a_report(stage, launch, capsys):
     assert code == 0
     assert "recommended: none or DDP, quantization none" in said
     assert f"{launch} with quantization none fits" in said
-    assert "49 of them of an image" in said, "196 by 196 pixels are 7 by 7 tokens"
+    assert "64 of them of an image" in said, "224 by 224 pixels are 8 by 8 tokens"
     assert ("128 completions" in said) == (stage == "grpo" and launch == "cpu")
 
 
