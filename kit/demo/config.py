@@ -16,10 +16,10 @@ class QuickstartConfig:
 
     output_dir: str = option("runs/quickstart", help="run folder", aliases=["--out_dir"])
     train_images: int = option(240, help="phantoms to train on")
-    test_images: int = option(36, help="phantoms to evaluate on, none of which is trained on")
+    test_images: int = option(32, help="phantoms to evaluate on, none of which is trained on")
     sft_epochs: float = option(4.0, help="passes of SFT over the training questions")
     grpo_records: int = option(400, help="training questions that GRPO is done on")
-    grpo_steps: int = option(24, help="steps of GRPO, each of 8 prompts with 8 completions")
+    grpo_steps: int = option(20, help="steps of GRPO, each of 8 prompts with 8 completions")
     seed: int = option(0, help="of phantoms and training")
 
     def __post_init__(self):
