@@ -11,11 +11,23 @@ from pathlib import Path
 import psutil
 import torch
 import yaml
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parent.parent
 HANGS_AFTER = 240.0  # seconds; none takes half of that
 CLOCKS = ("time/", "tokens_per_second")
+
+
+@st.composite
+def pixel_boxes(draw, size: tuple[int, int], smallest: int = 1, largest: int = 16):
+    """One to four different boxes in whole pixels of an image of this width and height."""
+    result = []
+    for _ in range(draw(st.integers(1, 4))):
+        width, height = (draw(st.integers(smallest, largest)) for _ in range(2))
+        x, y = draw(st.integers(0, size[0] - width)), draw(st.integers(0, size[1] - height))
+        result.append((x, y, x + width, y + height))
+    return tuple(dict.fromkeys(result))
 
 
 def rows(folder: Path, name: str = "metrics.jsonl") -> list[dict]:

@@ -14,8 +14,7 @@ from collections.abc import Sequence
 
 from kit.data.evidence import is_lesion, organs_named, speaks_of_lesions, words_of
 from kit.data.questions import RawQuestion
-
-NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+from kit.data.words import CHINESE, COUNTS, chinese_polarity
 
 _PRESENCE = re.compile(
     r"\b(contain|exist|appear|includ|present|visible|have|has|show|see|observ|there)|[有含存看显]"
@@ -24,8 +23,8 @@ _QUALITY = re.compile(
     r"\b(healthy|unhealthy|normal|abnormal|enlarged|big|bigger|large|larger|look|belong|same)\b"
     r"|健康|正常|异常[吗么]|大(?!脑)|属于"
 )
-_YES = re.compile(r"yes\b|是|对|有|存在|包含|可以|能")
-_NO = re.compile(r"(no|not|none|zero|0)\b|不|没|无|否")
+_YES = re.compile(r"yes\b")
+_NO = re.compile(r"(no|not|none|zero|0)\b")
 _FILLERS = frozenset(["in", "on", "at", "the", "of", "image", "side"])
 
 
@@ -36,6 +35,9 @@ def polarity(answer: str) -> bool | None:
     (True, False, None, False, False)
     """
     text = answer.strip().casefold()
+    if CHINESE.search(text):
+        said = chinese_polarity(text.rstrip("。."))
+        return None if len(said) != 1 else said == {"yes"}
     if _NO.match(text):
         return False
     return True if _YES.match(text) else None
@@ -64,7 +66,7 @@ def is_counted(raw: RawQuestion) -> bool:
     labels = [region.label for region in raw.evidence]
     number = len(set(labels) if "kind" in words_of(raw.question) else labels)
     said = raw.answer.strip().casefold()
-    return said == str(number) or (number < len(NUMBERS) and said == NUMBERS[number])
+    return said == str(number) or (number < len(COUNTS) and said == COUNTS[number])
 
 
 def is_placed(raw: RawQuestion, places: Sequence[str]) -> bool:

@@ -1,4 +1,5 @@
-"""What questions, answers and labels have in common: directions, spellings, Chinese yes and no."""
+"""What questions, answers and labels have in common: directions, numbers, spellings, Chinese yes
+and no."""
 
 from __future__ import annotations
 
@@ -22,6 +23,13 @@ _PLACES = DIRECTIONS - {"side"} | {
 }
 # fmt: on
 _PLACE = re.compile(r"[a-z]+|[左右][上下]?|[上下前后内外][侧方部边面叶]|[顶底]部")
+
+# fmt: off
+COUNTS = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
+    "eleven", "twelve",
+)
+# fmt: on
 
 HAN = "[㐀-鿿]"
 CHINESE = re.compile(HAN)

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import re
 
-from kit.data.words import american, is_direction, stem
+from kit.data.words import COUNTS, american, is_direction, stem
 from kit.prompting.answers import as_set, folded, normal_words, same_answer
 
-# fmt: off
-_COUNTS = (
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
-    "eleven", "twelve",
-)
-# fmt: on
-_NUMBERS = {word: str(value) for value, word in enumerate(_COUNTS)}
+_NUMBERS = {word: str(value) for value, word in enumerate(COUNTS)}
 _CHINESE_COUNTS = {sign: str(value) for value, sign in enumerate("零一二三四五六七八九十")}
 _CHINESE_COUNTS["两"] = "2"
 _CHINESE_COUNT = re.compile(r"([零一二两三四五六七八九十]|\d+)[个只颗枚]?")

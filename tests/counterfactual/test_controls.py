@@ -5,6 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
+from helpers import pixel_boxes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -35,16 +36,6 @@ def noise(width: int, height: int, low: int = 60) -> np.ndarray:
 NOISE = Content(noise(*SIZE))
 
 
-@st.composite
-def boxes(draw, most=4, largest=14):
-    result = []
-    for _ in range(draw(st.integers(1, most))):
-        width, height = draw(st.integers(2, largest)), draw(st.integers(2, largest))
-        x, y = draw(st.integers(0, SIZE[0] - width)), draw(st.integers(0, SIZE[1] - height))
-        result.append((x, y, x + width, y + height))
-    return tuple(dict.fromkeys(result))
-
-
 def neighbourhood(region, size) -> np.ndarray:
     """The region and the pixels next to it, corners too."""
     taken = mask_of(region, size)
@@ -67,7 +58,7 @@ def check(found, evidence, size) -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(boxes(), st.integers(0, 2**32))
+@given(pixel_boxes(SIZE, smallest=2, largest=14), st.integers(0, 2**32))
 def test_controls_have_the_same_area_inside_the_image_and_touch_nothing(evidence, seed):
     found = NOISE.controls(evidence, draws=3, rng=np.random.default_rng(seed))
     check(found, evidence, SIZE)

@@ -1,8 +1,8 @@
 """Evidence regions, on random boxes."""
 
 import pytest
+from helpers import pixel_boxes
 from hypothesis import given
-from hypothesis import strategies as st
 
 from kit.counterfactual.regions import (
     area_share,
@@ -15,16 +15,6 @@ from kit.counterfactual.regions import (
 SIZE = (60, 40)
 
 
-@st.composite
-def boxes(draw, most=4, largest=16):
-    result = []
-    for _ in range(draw(st.integers(1, most))):
-        width, height = draw(st.integers(1, largest)), draw(st.integers(1, largest))
-        x, y = draw(st.integers(0, SIZE[0] - width)), draw(st.integers(0, SIZE[1] - height))
-        result.append((x, y, x + width, y + height))
-    return tuple(dict.fromkeys(result))
-
-
 def test_gold_boxes_come_before_claimed_ones():
     gold, claimed = [(1.5, 2.0, 10.0, 20.9)], [(0, 0, 500, 500)]
     assert evidence_region(gold, claimed, SIZE) == (((1, 2, 10, 21),), "gold")
@@ -32,7 +22,7 @@ def test_gold_boxes_come_before_claimed_ones():
     assert evidence_region([], [], SIZE) == ((), None)
 
 
-@given(boxes(largest=30))
+@given(pixel_boxes(SIZE, largest=30))
 def test_area_share_counts_pixels_once(evidence):
     share = area_share(evidence, SIZE)
     assert 0 < share <= 1
