@@ -110,8 +110,8 @@ def volumes_of(records: Sequence[SftRecord]) -> dict[str, str]:
     for record in records:
         by_dataset.setdefault(record.dataset, set()).add(record.image)
     return {
-        str(path): volume
-        for images in by_dataset.values()
+        str(path): f"{dataset}/{volume}"
+        for dataset, images in by_dataset.items()
         for path, volume in volumes(
             {Path(image): thumbnail(open_image(image)) for image in sorted(images)}
         ).items()

@@ -14,11 +14,11 @@ from ranks import launcher, run
 
 from kit.data.audit import question_only_floor
 from kit.data.images import open_image
-from kit.data.records import read_sft_records
+from kit.data.records import SftRecord, read_sft_records
 from kit.errors import UserError
 from kit.evaluate import evaluation
 from kit.evaluate.config import EvaluateConfig
-from kit.evaluate.evaluation import evaluate, plan
+from kit.evaluate.evaluation import evaluate, plan, volumes_of
 from kit.model.adapters import add_lora, load_adapter
 from kit.model.lengths import prompt_lengths
 from kit.model.load import load_base
@@ -286,6 +286,24 @@ def test_neither_batches_nor_other_modes_change_an_answer(plain, prepared, tmp_p
         assert metrics["n"] == 9
         assert not [name for name in metrics if "/" in name and not name.startswith(mode)]
         assert f"{mode}/floor/question_only" not in metrics
+
+
+def test_slices_of_one_scan_are_one_volume(tmp_path):
+    """Nearly equal images of one dataset; an equal one of another dataset is another scan."""
+    rng = np.random.default_rng(0)
+    scan = rng.integers(0, 200, (64, 64))
+    drawn = {"a": scan, "b": scan + rng.integers(0, 4, scan.shape), "c": scan[::-1], "d": scan}
+    records = []
+    for name, pixels in drawn.items():
+        Image.fromarray(pixels.astype(np.uint8)).convert("RGB").save(tmp_path / f"{name}.png")
+        dataset = "other" if name == "d" else "one"
+        path = str(tmp_path / f"{name}.png")
+        records.append(SftRecord("", "", "{}", path, "q", "a", dataset=dataset))
+    found = volumes_of(records)
+    assert found.keys() == {record.image for record in records}
+    a, b, c, d = (found[record.image] for record in records)
+    assert a == b
+    assert len({a, c, d}) == 3
 
 
 @pytest.fixture(scope="module")
