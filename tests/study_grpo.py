@@ -39,6 +39,7 @@ from kit.model.adapters import load_adapter
 from kit.model.load import load_base, load_processor
 from kit.model.sampler import Sampling
 from kit.report.statistics import mean_interval
+from kit.run import checkpoint
 from kit.scoring.faithfulness import group_rewards
 from kit.scoring.settings import COMPONENTS, Weights
 from kit.train.config import GrpoConfig, SftConfig
@@ -105,6 +106,8 @@ def main() -> None:
                     "batch_size": settings.batch_size, "log_completions": "false",
                     **VARIANTS[name],
                 }  # fmt: skip
+                if checkpoint.checkpoints(folder):
+                    flags["resume_from_checkpoint"] = "latest"
                 train_grpo(shipped(GrpoConfig, "grpo_tiny.yaml", flags))
             found[name][seed] = measure(folder, test_data, settings)
             spreads[name][seed] = without_spread(folder)
