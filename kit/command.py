@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import TypeVar, get_origin, get_type_hints
 
 import yaml
-from transformers.hf_argparser import HfArgumentParser
+from transformers.hf_argparser import HfArgumentParser, string_to_bool
 from transformers.utils import logging as transformers_logging
 
 from kit.errors import ConfigError, UserError
 from kit.files import DISK_FULL, explain_os_error
+from kit.yaml_files import mapping_in, read_yaml
 
 Config = TypeVar("Config")
 
@@ -84,11 +85,28 @@ def parse_mapping(config_class: type[Config], content: dict, where: object) -> C
     Raises:
         ConfigError: as :func:`parse`.
     """
-    content = dict(content)
+    content = dict(mapping_in(content, where))
     cfg = content.pop("cfg", None)
+    parse_part(config_class, content, where)  # so that its mistakes are laid at its door
     flags = _flags_of(config_class, content, where)
-    _parser(config_class, where=str(where)).parse_args([] if cfg else flags)
     return parse(config_class, [*(["--cfg", str(cfg)] if cfg else []), *flags])
+
+
+def parse_part(config_class: type, content: dict, where: object) -> dict:
+    """The values of a mapping, as a part of a YAML file, in the types of ``config_class``, of which
+    it may leave any out. A field of type ``dict`` takes a mapping, as it is.
+
+    Raises:
+        ConfigError: unknown key, or a value of another type or shape.
+    """
+    content = mapping_in(content, where)
+    types = get_type_hints(config_class)
+    inner = {k: mapping_in(v, f"{where}, {k}") for k, v in content.items() if types.get(k) is dict}
+    empty = {k: [] for k, v in content.items() if v == [] and get_origin(types.get(k)) is list}
+    values = {k: v for k, v in content.items() if v is not None and k not in inner | empty}
+    flags = _flags_of(config_class, values, where)
+    namespace = _parser(config_class, where=str(where)).parse_args(flags)
+    return inner | empty | {key: getattr(namespace, key) for key in values}
 
 
 def parse_known(
@@ -187,6 +205,11 @@ class _Parser(HfArgumentParser):
             return value
         return super()._get_values(action, arg_strings)
 
+    def _get_value(self, action, arg_string):
+        if action.type is string_to_bool:  # YAML has two more words
+            arg_string = {"on": "yes", "off": "no"}.get(arg_string.lower(), arg_string)
+        return super()._get_value(action, arg_string)
+
     def error(self, message: str):
         known = [o.lstrip("-") for a in self._actions for o in a.option_strings]
         known += self.also
@@ -207,34 +230,7 @@ def _parser(config_class: type, where: str, **options) -> _Parser:
 
 
 def _yaml_flags(config_class: type, path: Path) -> list[str]:
-    return _flags_of(config_class, read_yaml(path, flag="--cfg"), path)
-
-
-def read_yaml(path: str | Path, flag: str = "its path") -> dict:
-    """The mapping that a YAML file holds; empty for an empty file. ``flag``: what named it.
-
-    Raises:
-        ConfigError: not readable, not a mapping, or a key stands twice.
-    """
-    path = Path(path)
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
-    except FileNotFoundError as error:
-        raise ConfigError("no such config file", where=path, fix=f"check {flag}") from error
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(
-            f"cannot read the config file: {reason}", where=path, fix="fix the YAML"
-        ) from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigError(
-            "a config file must be a mapping of keys to values",
-            where=path,
-            fix="write 'key: value' lines",
-        )
-    return content
+    return _flags_of(config_class, read_yaml(path, flag="--cfg", as_text=True), path)
 
 
 def _flags_of(config_class: type, content: dict, where: object) -> list[str]:
@@ -265,23 +261,11 @@ def _wrong_shape(value: object, takes_list: bool) -> str | None:
         return "takes no mapping"
     if isinstance(value, list) and not takes_list:
         return "takes one value, not a list"
+    if isinstance(value, list) and any(v is None or isinstance(v, (dict, list)) for v in value):
+        return "takes a list of single values: put each into quotation marks"
     if value == []:
         return "is an empty list: remove it for the default, or write none"
     return None
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error; by itself the last one would win."""
-
-    def construct_mapping(self, node, deep=False):
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                line = key.start_mark.line + 1
-                raise yaml.YAMLError(f"key {key.value!r} stands twice, again in line {line}")
-            if isinstance(key, yaml.ScalarNode):
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
 
 
 def _known_key(word: str, known: dict[str, dataclasses.Field]) -> str | None:

@@ -6,9 +6,9 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +20,19 @@ from kit.errors import UserError
 from slurm.resources import Resources, minutes_of
 
 SIGNAL = "USR2"  # what kit.run.stop.StopRequest hears
-OTHERS = ("reservation", "begin")  # that submitit does not name
+NAMED = ("partition", "account", "qos", "constraint", "nodelist", "exclude")
+UNNAMED = ("reservation", "begin")  # by submitit
+SEE = "see sinfo -o '%P %l %D %c %m %G'"  # partitions: time limit, nodes, cores, MB, GPUs
+ON_ONE_MACHINE = ("ext2/ext3", "xfs", "btrfs", "zfs", "tmpfs", "ramfs", "overlayfs", "f2fs")
 submitit.JobEnvironment.USR_SIG = SIGNAL  # whatever SUBMITIT_PREEMPT_SIGNAL says
+submitit.SlurmExecutor.affinity = lambda executor: 2  # it shows a job where there is no SLURM too
 
 
 # ------------------------------------------------------------------------ submitting
 def executor_for(
     folder: Path,
     code: Path,
-    name: str,
+    job_name: str,
     resources: Resources,
     *,
     after: str | None = None,
@@ -43,12 +47,12 @@ def executor_for(
     python = f"{listening} {shlex.quote(sys.executable)}"
     executor = submitit.SlurmExecutor(folder=folder, python=python)
     parameters = {
-        "job_name": name,
+        "job_name": job_name,
         "time": resources.minutes,
         "nodes": resources.nodes,
         "ntasks_per_node": resources.per_node,
         "cpus_per_task": resources.cpus_per_task,
-        "gpus_per_node": resources.gpus_per_node or None,
+        "gpus_per_node": resources.gpus_per_node if resources.gpus else None,
         "mem": f"{resources.mem_gb}GB" if resources.mem_gb else None,
         "signal_delay_s": resources.signal_delay_s,
         "dependency": after,
@@ -67,10 +71,8 @@ def executor_for(
         ],
         "additional_parameters": {"requeue": True}
         | ({"kill-on-invalid-dep": "yes"} if after else {})
-        | {key: getattr(resources, key) for key in OTHERS if getattr(resources, key)},
-    }
-    for key in ("partition", "account", "qos", "constraint", "nodelist", "exclude"):
-        parameters[key] = getattr(resources, key)
+        | {key: getattr(resources, key) for key in UNNAMED if getattr(resources, key)},
+    } | {key: getattr(resources, key) for key in NAMED}
     executor.update_parameters(
         **{key: value for key, value in parameters.items() if value is not None}
     )
@@ -108,6 +110,11 @@ def header(executor: submitit.SlurmExecutor, count: int) -> str:
 
 
 # ------------------------------------------------------------------------ asking SLURM
+def is_here() -> bool:
+    """Whether SLURM's commands are on this machine."""
+    return shutil.which("sbatch") is not None
+
+
 def ask(*command: str) -> str:
     """What a SLURM command prints.
 
@@ -128,89 +135,48 @@ def ask(*command: str) -> str:
     return done.stdout
 
 
-def require(resources: Resources, name: str) -> None:
-    """Refuse, before anything is submitted, what the partition can never give.
+def require(script: str, resources: Resources, name: str) -> None:
+    """Refuse, before anything is submitted, the sbatch file of a job that could never start.
+
+    SLURM says what its nodes cannot give, but of the time limit only where ``EnforcePartLimits``
+    is set: elsewhere the job would wait for ever.
 
     Raises:
-        UserError: no such partition, more time, nodes, GPUs, cores or memory than it has, or
-            what else SLURM itself says against it.
+        UserError: it says so, or no partition of those named allows that much time.
     """
-    partitions = [
-        dict(re.findall(r"(\w+)=(\S*)", line))
-        for line in ask("scontrol", "--oneliner", "show", "partition").splitlines()
-    ]
-    known = [p["PartitionName"] for p in partitions]
-    default = next((p["PartitionName"] for p in partitions if p.get("Default") == "YES"), None)
-    chosen = resources.partition or default
-    if chosen is None or chosen not in known:
-        what = f"{name}: there is no partition {chosen!r}" if chosen else f"{name}: no default"
-        fix = f"one of {', '.join(known)}: --partition, or slurm/cluster.yaml"
-        raise UserError(what, where="partition", fix=fix)
-    limit = next(p for p in partitions if p["PartitionName"] == chosen)["MaxTime"]
-    if limit != "UNLIMITED" and resources.minutes > minutes_of(limit):
-        raise UserError(
-            f"{name}: {resources.time} is more than partition {chosen} allows, {limit}",
-            where="time",
-            fix=f"ask for {limit} at most: a run that is cut off goes on by itself",
-        )
-    nodes = _nodes(chosen)
-    fitting = [node for node in nodes if node.holds(resources)]
-    if len(fitting) < resources.nodes:
-        shown = sorted({str(node) for node in nodes})
-        raise UserError(
-            f"{name}: partition {chosen} has {len(fitting)} nodes with {_wanted(resources)}, not "
-            f"{resources.nodes}",
-            where="nodes, gpus_per_node, tasks_per_node, cpus_per_task, mem_gb",
-            fix=f"its nodes have {'; '.join(shown)}",
-        )
-    with tempfile.TemporaryDirectory() as folder:
-        executor = executor_for(Path(folder), Path(folder), name, resources)
-        script = Path(folder) / "test.sh"
-        script.write_text(header(executor, 1))
-        tested = subprocess.run(
-            ["sbatch", "--test-only", str(script)], capture_output=True, text=True
-        )
+    lines = ask("sinfo", "--all", "--noheader", "--format=%P %l").splitlines()
+    tested = subprocess.run(["sbatch", "--test-only"], input=script, capture_output=True, text=True)
     if tested.returncode:
-        what = f"{name}: SLURM refuses: {_last_line(tested.stderr)}"
-        fix = "change what is asked for in slurm/cluster.yaml or by flags"
-        raise UserError(what, where=f"partition {chosen}", fix=fix)
-
-
-@dataclass(frozen=True)
-class _Node:
-    cpus: int
-    memory_mb: int
-    gpus: int
-
-    def holds(self, resources: Resources) -> bool:
-        return (
-            self.cpus >= resources.per_node * resources.cpus_per_task
-            and self.gpus >= resources.gpus_per_node
-            and self.memory_mb >= (resources.mem_gb or 0) * 1024
+        said = "; ".join(map(_last_line, tested.stderr.splitlines()))
+        fix = f"{SEE}; change what is asked for in cluster.yaml or by flags"
+        raise UserError(f"{name}: SLURM refuses: {said}", where="sbatch --test-only", fix=fix)
+    limits = dict(line.split() for line in lines)
+    default = [partition for partition in limits if partition.endswith("*")]
+    chosen = resources.partition.split(",") if resources.partition else default
+    allowed = [limits.get(p, limits.get(f"{p}*", "infinite")) for p in chosen]
+    if "infinite" not in allowed and resources.minutes > max(map(minutes_of, allowed), default=0):
+        raise UserError(
+            f"{name}: {resources.time} is more than {', '.join(chosen)} allows, "
+            f"{', '.join(allowed)}",
+            where="time",
+            fix="ask for that at most: a run that is cut off goes on by itself",
         )
 
-    def __str__(self) -> str:
-        return f"{self.gpus} GPUs, {self.cpus} cores, {self.memory_mb // 1024} GB"
 
-
-def _nodes(partition: str) -> list[_Node]:
-    form = "%N|%c|%m|%G"
-    lines = ask("sinfo", "--noheader", "--Node", f"--partition={partition}", f"--format={form}")
-    found = []
-    for line in lines.splitlines():
-        _, cpus, memory, gres = line.split("|")
-        # gpu:4, gpu:a100:4(S:0-1), beside others
-        gpus = sum(int(n) for n in re.findall(r"gpu:(?:[^,:(]+:)?(\d+)", gres))
-        found.append(_Node(int(cpus.rstrip("+")), int(memory.rstrip("+")), gpus))
-    return found
-
-
-def _wanted(resources: Resources) -> str:
-    words = [f"{resources.gpus_per_node} GPUs"] if resources.gpus_per_node else []
-    words.append(f"{resources.per_node * resources.cpus_per_task} cores")
-    if resources.mem_gb:
-        words.append(f"{resources.mem_gb} GB")
-    return ", ".join(words)
+def warn_if_not_shared(run: Path) -> None:
+    """Say so if a run folder is on a disk of this machine, and there are nodes on others: where
+    they do not see it, SLURM can write no log and ends each job at once."""
+    there = next(path for path in (run, *run.parents) if path.exists())
+    found = subprocess.run(["stat", "-f", "-c", "%T", there], capture_output=True, text=True)
+    hosts = {host.split(".")[0] for host in ask("sinfo", "--all", "-hN", "-o", "%n").split()}
+    others = hosts - {socket.gethostname().split(".")[0]}
+    if found.stdout.strip() in ON_ONE_MACHINE and others:
+        print(
+            f"warning: {run} is on a disk of this machine ({found.stdout.strip()}): jobs on "
+            f"{', '.join(sorted(others)[:3])} end at once, without a log, unless they see it; "
+            "--run_dir and the outputs belong on a shared one",
+            file=sys.stderr,
+        )
 
 
 def _last_line(text: str) -> str:

@@ -3,21 +3,50 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from kit.command import parse_mapping, read_yaml
+from kit.command import option, parse_mapping, parse_part, require
 from kit.errors import ConfigError
-from slurm.resources import Resources
+from kit.yaml_files import read_yaml
+from slurm.resources import Resources, read_cluster
 from slurm.stages import STAGES, Stage, shard_of, stage_named
 
 ROOT = Path(__file__).resolve().parent.parent
-ENTRY_KEYS = ("stage", "config", "accelerate_config", "shards", "resources")
+
+
+@dataclass
+class Entry:
+    """The keys of a stage in a pipeline file, and of a sweep file."""
+
+    stage: str = option("train_grpo", help="in a pipeline file its name, if left out")
+    accelerate_config: str | None = option(None, help="a file of accelerate_configs/")
+    config: dict = field(default_factory=dict)
+    resources: dict = field(default_factory=dict)
+
+    @property
+    def launch(self) -> Path | None:
+        return Path(self.accelerate_config) if self.accelerate_config else None
+
+    def resources_for(self, stage: Stage, cluster: str | Path, where: object) -> Resources:
+        overrides = parse_part(Resources, self.resources, f"{where}, resources")
+        return Resources(**resources_of(stage, cluster, self.launch, overrides))
+
+
+@dataclass
+class PipelineEntry(Entry):
+    shards: int = option(1, help="jobs that share an evaluation")
+
+
+@dataclass
+class PipelineFile:
+    run: str = option("runs/pipeline", help="run folder")
+    stages: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,19 +84,6 @@ class Job:
     shards_of: str | None = None
 
 
-def read_cluster(path: str | Path, kind: str) -> dict:
-    """What a cluster.yaml says for ``cpu`` or ``gpu`` jobs.
-
-    Raises:
-        ConfigError: an unknown key.
-    """
-    content = read_yaml(path)
-    parts = {part: content.pop(part, None) or {} for part in ("cpu", "gpu")}
-    merged = content | parts[kind]
-    require_known(merged, [f.name for f in dataclasses.fields(Resources)], path)
-    return merged
-
-
 def resources_of(stage: Stage, cluster: str | Path, launch: Path | None, overrides: dict) -> dict:
     """The keys of :class:`Resources` for a job: ``overrides``, over cluster.yaml, over what its
     accelerate configuration says."""
@@ -81,7 +97,7 @@ def resources_of(stage: Stage, cluster: str | Path, launch: Path | None, overrid
 def with_process_count(resources: Resources, launch: Path | None) -> Resources:
     """With the number of processes a node as the accelerate configuration has it, where neither
     that nor GPUs were asked for."""
-    if launch is None or resources.tasks_per_node or resources.gpus_per_node:
+    if launch is None or resources.tasks_per_node or resources.gpus:
         return resources
     written = read_yaml(launch)
     processes = int(written.get("num_processes", 1)) // int(written.get("num_machines", 1))
@@ -114,6 +130,7 @@ def job_of(
     cluster: str | Path,
 ) -> list[Job]:
     """The jobs of one run of a stage: itself, or its shards and the merging of them."""
+    require(shards >= 1, "shards", "must be at least 1", shards)
     stage = STAGES[stage_name]
     resources = with_process_count(resources, launch)
     require_launch(launch, resources, name)
@@ -140,25 +157,19 @@ def read_pipeline(path: str | Path, cluster: str | Path, run: str | None) -> tup
     Raises:
         ConfigError: an unknown key, stage or value, or stages that wait for each other.
     """
-    content = read_yaml(path)
-    require_known(content, ["run", "stages"], path)
-    folder = Path(run or content.get("run") or "runs/pipeline")
+    content = PipelineFile(**parse_part(PipelineFile, read_yaml(path, as_text=True), path))
+    folder = Path(run or content.run)
     jobs: list[Job] = []
-    for name, entry in (content.get("stages") or {}).items():
+    for name, written in content.stages.items():
         where = f"{path}, stages: {name}"
-        if not isinstance(entry, dict):
-            raise ConfigError("a stage must be a mapping", where=where, fix="write key: value")
-        require_known(entry, ENTRY_KEYS, where)
-        stage = stage_named(entry.get("stage", name), where)
-        config = parse_mapping(stage.config_class, filled(entry.get("config") or {}, folder), where)
-        launch = Path(entry["accelerate_config"]) if entry.get("accelerate_config") else None
-        overrides = entry.get("resources") or {}
-        require_known(overrides, [f.name for f in dataclasses.fields(Resources)], where)
-        resources = Resources(**resources_of(stage, cluster, launch, overrides))
-        jobs += job_of(
-            name, entry.get("stage", name), config, resources, launch,
-            int(entry.get("shards", 1)), cluster,
-        )  # fmt: skip
+        if not re.fullmatch(r"\w[\w.-]*", str(name)):
+            fix = "letters, digits, _, - and . make the name of a folder"
+            raise ConfigError(f"{name!r} cannot name a stage", where=where, fix=fix)
+        entry = PipelineEntry(**{"stage": name} | parse_part(PipelineEntry, written, where))
+        stage = stage_named(entry.stage, where)
+        config = parse_mapping(stage.config_class, filled(entry.config, folder), where)
+        resources = entry.resources_for(stage, cluster, where)
+        jobs += job_of(name, entry.stage, config, resources, entry.launch, entry.shards, cluster)
     if not jobs:
         raise ConfigError("no stages", where=path, fix="see slurm/pipeline.yaml")
     return folder, in_order(jobs, path)
@@ -288,12 +299,3 @@ def _digest(path: Path, outputs: set[str]) -> list | None:
         for p in path.rglob("*")
         if p.is_file()
     )
-
-
-def require_known(content: dict, known: Sequence[str], where: object) -> None:
-    """Raise ConfigError for a key that is none of the known ones."""
-    for key in content:
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            fix = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
-            raise ConfigError(f"unknown key {key!r}", where=where, fix=fix)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from kit.command import option
+from kit.command import option, parse_part
 from kit.errors import ConfigError
+from kit.yaml_files import read_yaml
 
 
 @dataclass(frozen=True)
 class Resources:
     """What one job asks of SLURM; any of it is a key of cluster.yaml and a flag."""
 
-    partition: str | None = option(None, help="left out: the cluster's default")
+    partition: str | None = option(
+        None, help="one, or several as a,b; left out: the cluster's default"
+    )
     account: str | None = option(None, help="who pays")
     qos: str | None = option(None, help="quality of service")
     constraint: str | None = option(None, help="features that the nodes must have")
@@ -22,7 +26,7 @@ class Resources:
     reservation: str | None = option(None, help="a reservation to run in")
     begin: str | None = option(None, help="not before this time, as now+2hours")
     nodes: int = option(1, help="nodes of a job")
-    gpus_per_node: int = option(0, help="GPUs of each")
+    gpus_per_node: str = option("0", help="GPUs of each, with their type if it matters: a100:4")
     tasks_per_node: int = option(
         0, help="processes of a node; 0: one a GPU, without GPUs as the accelerate config says"
     )
@@ -38,8 +42,11 @@ class Resources:
     )
 
     def __post_init__(self):
+        if not re.fullmatch(r"([A-Za-z][\w.-]*:)?\d+", str(self.gpus_per_node)):
+            what = f"gpus_per_node must be a number, or type:number, not {self.gpus_per_node}"
+            raise ConfigError(what, where="gpus_per_node", fix="write 4, or a100:4")
         for name, least in (
-            ("nodes", 1), ("gpus_per_node", 0), ("tasks_per_node", 0), ("cpus_per_task", 1),
+            ("nodes", 1), ("tasks_per_node", 0), ("cpus_per_task", 1),
             ("signal_delay_s", 1), ("mem_gb", 1),
         ):  # fmt: skip
             value = getattr(self, name)
@@ -64,13 +71,44 @@ class Resources:
         return minutes_of(self.time)
 
     @property
+    def gpus(self) -> int:
+        """GPUs of a node.
+
+        >>> Resources(gpus_per_node="a100:4").gpus
+        4
+        """
+        return int(str(self.gpus_per_node).rpartition(":")[2])
+
+    @property
     def tasks(self) -> int:
         """Processes in all."""
         return self.nodes * self.per_node
 
     @property
     def per_node(self) -> int:
-        return self.tasks_per_node or self.gpus_per_node or 1
+        return self.tasks_per_node or self.gpus or 1
+
+
+@dataclass(frozen=True)
+class ClusterFile(Resources):
+    """The keys of a cluster.yaml: those for all jobs, and those for some."""
+
+    cpu: dict = field(default_factory=dict)
+    gpu: dict = field(default_factory=dict)
+
+
+def read_cluster(path: str | Path, kind: str) -> dict:
+    """What a cluster.yaml says for ``cpu`` or ``gpu`` jobs.
+
+    Raises:
+        ConfigError: an unknown key, or a value of another type.
+    """
+    content = parse_part(ClusterFile, read_yaml(path, as_text=True), path)
+    parts = {
+        part: parse_part(Resources, content.pop(part, {}), f"{path}, {part}")
+        for part in ("cpu", "gpu")
+    }
+    return content | parts[kind]
 
 
 def minutes_of(time: str) -> int:

@@ -17,16 +17,16 @@ class Stage:
     """A stage by the names of its configuration class and function, so that naming one loads
     nothing.
 
-    ``kind``: the part of cluster.yaml that it takes its resources from. ``output``: the key of
-    its configuration that says where its results go. ``made``: patterns of the files that are
-    there when it has ended well, ``{}`` being that place.
+    ``kind``: the part of cluster.yaml that it takes its resources from. ``made``: patterns of the
+    files that are there when it has ended well, ``{}`` being the place that ``output``, a key of
+    its configuration, says.
     """
 
     config: str
     function: str
     kind: str
-    output: str
     made: tuple[str, ...]
+    output: str = "output"
 
     @property
     def config_class(self) -> type:
@@ -80,48 +80,31 @@ class Stage:
 
 def _train(function: str, config: str) -> Stage:
     made = ("{}/summary.json", "{}/*.safetensors")
-    return Stage(f"kit.train.config:{config}", function, "gpu", "output_dir", made)
+    return Stage(f"kit.train.config:{config}", function, "gpu", made, output="output_dir")
 
 
 STAGES = {
     "prepare_data": Stage(
-        "kit.data.prepare:PrepareConfig",
-        "kit.data.prepare:prepare",
-        "cpu",
-        "output",
+        "kit.data.prepare:PrepareConfig", "kit.data.prepare:prepare", "cpu",
         ("{}", "{}.report.json"),
     ),
     "train_sft": _train("kit.train.sft:train", "SftConfig"),
     "cf_proxy": Stage(
-        "kit.evaluate.config:CfProxyConfig",
-        "kit.evaluate.cf_proxy:cf_proxy",
-        "gpu",
-        "output",
-        ("{}",),
+        "kit.evaluate.config:CfProxyConfig", "kit.evaluate.cf_proxy:cf_proxy", "gpu", ("{}",)
     ),
     "train_grpo": _train("kit.grpo.grpo:train", "GrpoConfig"),
     "evaluate": Stage(
-        "kit.evaluate.config:EvaluateConfig",
-        "kit.evaluate.evaluation:evaluate",
-        "gpu",
-        "output",
+        "kit.evaluate.config:EvaluateConfig", "kit.evaluate.evaluation:evaluate", "gpu",
         ("{}/predictions.jsonl", "{}/metrics.json", "{}/report.html"),
     ),
     "report": Stage(
-        "kit.report.config:ReportConfig",
-        "kit.report.report:report",
-        "cpu",
-        "output",
+        "kit.report.config:ReportConfig", "kit.report.report:report", "cpu",
         ("{}/report.html", "{}/report.json", "{}/report.txt"),
     ),
     "sweep_table": Stage(
-        "slurm.sweep:TableConfig",
-        "slurm.sweep:table",
-        "cpu",
-        "output",
-        ("{}/table.json", "{}/table.txt"),
+        "slurm.sweep:TableConfig", "slurm.sweep:table", "cpu", ("{}/table.json", "{}/table.txt")
     ),
-}
+}  # fmt: skip
 
 
 def stage_named(name: str, where: object) -> Stage:

@@ -96,6 +96,8 @@ def state_of(record: Record, attempts: Sequence[dict], known: JobState | None) -
             why = f"requeued; {why}" if why else "requeued"
         if not known.alive and not attempts:
             why = "it never started"
+            if known.state == "FAILED":  # SLURM could not open its log
+                why += f": do the nodes see {record.request['logs']}?"
         return known.state, why
     if not attempts:
         return "UNKNOWN", "SLURM has forgotten it, and it never started"
@@ -155,14 +157,17 @@ def table_of(statuses: Sequence[Status]) -> str:
         state = f"{s.state} ({s.why})" if s.why else s.state
         left = _duration(s.eta_s) if s.eta_s is not None else ""
         rows.append([s.name, s.job_id, state, progress, left, str(s.requeues), numbers])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
+    lines = columns(rows)
     failed = [s for s in statuses if s.state not in ("COMPLETED", "PENDING", "RUNNING")]
     if failed:
         lines += ["", "logs:", *(f"  {s.name}: {s.logs}" for s in failed)]
     return "\n".join(lines)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table, each column as wide as it must be."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def as_json(statuses: Sequence[Status]) -> list[dict]:

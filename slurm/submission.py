@@ -13,9 +13,10 @@ from pathlib import Path
 
 import yaml
 
-from kit.command import read_yaml, to_yaml
+from kit.command import to_yaml
 from kit.errors import UserError
 from kit.files import atomic_write
+from kit.yaml_files import read_yaml
 from slurm import cluster
 from slurm.jobs import StageJob
 from slurm.plan import ROOT, Job, Work, deepspeed_file, fingerprints
@@ -23,6 +24,10 @@ from slurm.records import Record
 from slurm.stages import parts_of
 from slurm.status import alive_in
 
+UNCHECKED = """not checked, as there is no SLURM on this machine:
+- that the cluster has these partitions, accounts, nodes, GPUs and memory, and allows that time
+- that its nodes see the run folder, the data and this Python
+- that no job of this run is still under way"""
 SNAPSHOT = ("kit", "slurm", "launch")
 
 
@@ -35,7 +40,10 @@ def submit_all(run: Path, jobs: Sequence[Job], *, dry_run: bool) -> int:
             was submitted by then is cancelled).
     """
     run = Path(os.path.abspath(run))
-    require_no_active_jobs(run)
+    require_plain_path(run)
+    checked = cluster.is_here() or not dry_run
+    if checked:
+        require_no_active_jobs(run)
     prints = fingerprints(jobs)
     left = {job.name: remaining_works(run, job, prints) for job in jobs}
     for job in jobs:
@@ -43,32 +51,33 @@ def submit_all(run: Path, jobs: Sequence[Job], *, dry_run: bool) -> int:
             left[job.name] = []
         if job.after_any and any(left[name] for name in job.after):  # and a table to be filled
             left[job.name] = list(job.works)
-    for job in jobs:
-        if left[job.name]:
-            cluster.require(job.resources, job.name)
-            for work in left[job.name]:
-                require_own_output(run, work, prints[work.name])
-        else:
+        if not left[job.name]:
             print(f"{job.name}: done and unchanged")
+    todo = [job for job in jobs if left[job.name]]
     code = run / "slurm" / f"code-{fingerprint_of_code()}"
+    for job in todo:
+        if checked:
+            script = cluster.header(executor_of(run, job, code, {}), len(left[job.name]))
+            cluster.require(script, job.resources, job.name)
+        for work in left[job.name]:
+            require_own_output(run, work, prints[work.name])
+    if todo and checked:
+        cluster.warn_if_not_shared(run)
     if dry_run:
-        for job in jobs:
-            if left[job.name]:
-                show(run, job, left[job.name], code)
+        for job in todo:
+            show(run, job, left[job.name], code)
+        if not checked:
+            print(f"\n{UNCHECKED}")
         return 0
-    if any(left.values()):
+    if todo:
         snapshot(code)
     ids: dict[str, list[str]] = {}
     try:
-        for order, job in enumerate(jobs):
-            if left[job.name]:
-                ids[job.name] = submit_one(run, job, left[job.name], code, ids, prints, order)
-                shown = (
-                    ", ".join(ids[job.name])
-                    if len(ids[job.name]) < 4
-                    else (f"{ids[job.name][0]} to {ids[job.name][-1]}")
-                )
-                print(f"{job.name}: job {shown}{_dependencies(job, ids)}")
+        for job in todo:
+            order = jobs.index(job)
+            ids[job.name] = found = submit_one(run, job, left[job.name], code, ids, prints, order)
+            shown = ", ".join(found) if len(found) < 4 else f"{found[0]} to {found[-1]}"
+            print(f"{job.name}: job {shown}{_dependencies(job, ids)}")
     except UserError:
         submitted = [x for found in ids.values() for x in found]
         if submitted:
@@ -76,6 +85,16 @@ def submit_all(run: Path, jobs: Sequence[Job], *, dry_run: bool) -> int:
         raise
     print(f"python slurm/submit.py status {os.path.relpath(run)}")
     return 0
+
+
+def require_plain_path(run: Path) -> None:
+    """
+    Raises:
+        UserError: SLURM would write the logs to another path.
+    """
+    if re.search(r"[%\\\x00-\x1f]", str(run)):
+        what = "SLURM puts something else for % and \\ in the path of a run folder"
+        raise UserError(what, where=run, fix="choose one without them: --run_dir")
 
 
 def require_no_active_jobs(run: Path) -> None:
@@ -166,7 +185,7 @@ def executor_of(run: Path, job: Job, code: Path, ids: dict[str, list[str]]):
     return cluster.executor_for(
         run / "slurm" / job.name / "logs",
         code,
-        job.name,
+        f"{run.name}.{job.name}",  # as squeue tells two runs apart
         job.resources,
         after=f"{kind}:{':'.join(waits)}" if waits else None,
         at_once=job.at_once,

@@ -30,6 +30,7 @@ from slurm.sweep import read_sweep
 
 CLUSTER = Path(__file__).with_name("cluster.yaml")
 PIPELINE = Path(__file__).with_name("pipeline.yaml")
+READERS = {"pipeline": read_pipeline, "sweep": read_sweep}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -56,10 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     stage.add_argument("name", nargs="?")
     stage.add_argument("--accelerate_config", help="a file of accelerate_configs/")
     stage.add_argument("--shards", type=int, default=1, help="jobs that share an evaluation")
-    pipeline = commands.add_parser("pipeline", parents=[common], allow_abbrev=False)
-    pipeline.add_argument("--cfg", default=str(PIPELINE))
-    sweep = commands.add_parser("sweep", parents=[common], allow_abbrev=False)
-    sweep.add_argument("--cfg", required=True)
+    for name in READERS:
+        file = commands.add_parser(name, parents=[common], allow_abbrev=False)
+        file.add_argument("--cfg", required=name == "sweep", default=str(PIPELINE))
     for name in ("status", "cancel"):
         one = commands.add_parser(name, allow_abbrev=False)
         one.add_argument("run", type=Path)
@@ -69,11 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return submit_stage(options, rest)
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if options.command == "pipeline":
-        folder, jobs = read_pipeline(options.cfg, options.cluster, options.run_dir)
-        return submit_all(folder, jobs, dry_run=options.dry_run)
-    if options.command == "sweep":
-        folder, jobs = read_sweep(options.cfg, options.cluster, options.run_dir)
+    if options.command in READERS:
+        read = READERS[options.command]
+        folder, jobs = read(options.cfg, options.cluster, options.run_dir)
         return submit_all(folder, jobs, dry_run=options.dry_run)
     if options.command == "cancel":
         ended = cancel(options.run)

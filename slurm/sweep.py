@@ -7,20 +7,28 @@ import itertools
 import re
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from kit.command import option, parse_mapping, read_yaml
+from kit.command import option, parse_mapping, parse_part, require
 from kit.errors import ConfigError
 from kit.files import atomic_write, write_json
-from slurm.plan import Job, Work, filled, job_of, read_cluster, require_known, resources_of
+from kit.yaml_files import read_yaml
+from slurm.plan import Entry, Job, Work, filled, job_of
 from slurm.records import Record, records_of
-from slurm.resources import Resources
+from slurm.resources import Resources, read_cluster
 from slurm.stages import STAGES, stage_named
-from slurm.status import json_rows, status_of
+from slurm.status import columns, json_rows, status_of
 
-KEYS = ("run", "stage", "config", "accelerate_config", "resources", "grid", "at_once", "metrics")
 RUNS = "runs"  # the job array
+
+
+@dataclass
+class SweepFile(Entry):
+    run: str = option("runs/sweep", help="run folder")
+    at_once: int | None = option(None, help="runs at a time; all if left out")
+    metrics: list[str] = option(help="columns of the table", default_factory=lambda: ["loss"])
+    grid: dict = field(default_factory=dict)
 
 
 @dataclass
@@ -40,34 +48,31 @@ def read_sweep(path: str | Path, cluster: str | Path, run: str | None) -> tuple[
     Raises:
         ConfigError: an unknown key or value.
     """
-    content = read_yaml(path)
-    require_known(content, KEYS, path)
-    folder = Path(run or content.get("run") or "runs/sweep")
-    stage_name = content.get("stage", "train_grpo")
-    stage = stage_named(stage_name, f"{path}, stage")
+    content = SweepFile(**parse_part(SweepFile, read_yaml(path, as_text=True), path))
+    folder = Path(run or content.run)
+    stage = stage_named(content.stage, f"{path}, stage")
     if not stage.trains:
         raise ConfigError("only training can be swept", where=path, fix="train_sft or train_grpo")
-    launch = Path(content["accelerate_config"]) if content.get("accelerate_config") else None
-    overrides = content.get("resources") or {}
-    require_known(overrides, [f.name for f in dataclasses.fields(Resources)], f"{path}, resources")
-    resources = Resources(**resources_of(stage, cluster, launch, overrides))
-    fixed = filled(content.get("config") or {}, folder)
-    grid = content.get("grid") or {}
+    at_once, launch, grid = content.at_once, content.launch, content.grid
+    require(at_once is None or at_once >= 1, "at_once", "must be at least 1", at_once)
+    resources = content.resources_for(stage, cluster, path)
+    fixed = filled(content.config, folder)
     works = []
     for number, point in enumerate(points(grid, path)):
         output = folder / name_of(point)
+        if any(work.output == output for work in works):
+            fix = "leave one out: they would write the same folder"
+            raise ConfigError(f"two runs are named {output.name}", where=path, fix=fix)
         config = parse_mapping(
             stage.config_class, fixed | point | {"output_dir": str(output)}, path
         )
         works.append(Work(f"{RUNS}/{number}", stage, config))
-    (one,) = job_of(RUNS, stage_name, works[0].config, resources, launch, 1, cluster)
-    runs = dataclasses.replace(
-        one, works=tuple(works), at_once=int(content.get("at_once", len(works)))
-    )
+    (one,) = job_of(RUNS, content.stage, works[0].config, resources, launch, 1, cluster)
+    runs = dataclasses.replace(one, works=tuple(works), at_once=at_once or len(works))
     table = TableConfig(
         run=str(folder),
         keys=list(grid),
-        metrics=content.get("metrics") or ["loss"],
+        metrics=content.metrics,
         output=str(folder / "table"),
     )
     light = Resources(**read_cluster(cluster, "cpu"))
@@ -169,10 +174,7 @@ def text_of(groups: Sequence[dict], failures: Sequence[dict], names: Sequence[st
         n = max((m["n"] for m in metrics.values()), default=0)
         cells = [_cell(metrics.get(name)) for name in names]
         lines.append([_words(group["point"]) or "all", str(n), *cells])
-    widths = [max(len(row[i]) for row in lines) for i in range(len(lines[0]))]
-    text = "\n".join(
-        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in lines
-    )
+    text = "\n".join(columns(lines))
     for failure in failures:
         why = f" ({failure['why']})" if failure["why"] else ""
         text += f"\n{_words(failure['point'])}: {failure['state']}{why}; {failure['logs']}"

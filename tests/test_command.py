@@ -145,7 +145,7 @@ FILES = {
     "alias": ("lr: 1", ["unknown key 'lr'", "did you mean 'learning_rate'?"]),
     "dashes": ("--steps: 1", ["unknown key '--steps'", "'steps'"]),
     "not a number": ("steps: many", ["steps", "'many'"]),
-    "not a choice": ("shape: on", ["shape", "'True'", "flat"]),
+    "not a choice": ("shape: on", ["shape", "'on'", "flat"]),
     "list": ("steps: [1, 2]", ["key 'steps' takes one value"]),
     "list of one": ("steps: [1]", ["key 'steps' takes one value"]),
     "empty list": ("tools: []", ["key 'tools' is an empty list"]),

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kit.command import read_yaml
 from kit.data import slake, vqa_rad
 from kit.data.grpo_records import GrpoRecord, read_grpo_records
 from kit.data.phantom.layout import are_phantoms
@@ -20,6 +19,7 @@ from kit.model.adapters import named_base, require_adapter
 from kit.model.load import read_model_json, resolve_base
 from kit.model.tiny import TINY
 from kit.prompting.messages import MODES
+from kit.yaml_files import read_yaml
 
 BASE_LICENSES = {
     "Qwen/Qwen2-VL-2B": "apache-2.0", "Qwen/Qwen2-VL-2B-Instruct": "apache-2.0",

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from slurm_client import CLUSTER_FILE
 
 from kit.errors import ConfigError
-from slurm.plan import fingerprints, in_order, job_of, read_cluster, read_pipeline, resources_of
-from slurm.resources import Resources, minutes_of
+from slurm.plan import fingerprints, in_order, job_of, read_pipeline, resources_of
+from slurm.resources import Resources, minutes_of, read_cluster
 from slurm.stages import STAGES
 from slurm.sweep import points, read_sweep
 
@@ -65,7 +65,7 @@ def test_shipped_pipelines(folder):
         light = job.works[0].stage.kind == "cpu" or (
             job.shards_of is None and job.after and f"{job.name}_shards" in job.after
         )
-        assert (job.resources.gpus_per_node == 0) == bool(light), job.name
+        assert (job.resources.gpus == 0) == bool(light), job.name
 
 
 def test_shipped_sweep():
@@ -129,6 +129,14 @@ def test_two_stages_that_write_the_same(tmp_path):
         ),
         (lambda c: c["stages"]["sft"].update(resources={"time": "soon"}), "no duration"),
         (lambda c: c["stages"]["sft"].update(resources={"nodes": 0}), "nodes must be at least 1"),
+        (lambda c: c["stages"]["sft"].update(resources={"nodes": 2.0}), "nodes.*'2.0'"),
+        (lambda c: c["stages"]["sft"].update(resources=4), "must be a mapping"),
+        (lambda c: c["stages"]["sft"].update(config=["a"]), "must be a mapping"),
+        (lambda c: c["stages"]["cf_proxy"].update(shards=0), "shards must be at least 1"),
+        (lambda c: c["stages"]["cf_proxy"].update(shards="two"), "shards.*'two'"),
+        (lambda c: c.update(stages=["sft"]), "must be a mapping"),
+        (lambda c: c["stages"].update({"../sft": c["stages"].pop("sft")}), "cannot name a stage"),
+        (lambda c: c["stages"].update({"50%": c["stages"].pop("sft")}), "cannot name a stage"),
         (
             lambda c: c["stages"]["sft"].update(resources={"signal_delay_s": 9999}),
             "the signal to save",
@@ -150,6 +158,74 @@ def test_durations(days, hours, minutes, seconds):
     assert minutes_of(f"{days}-{hours:02}:{minutes:02}:{seconds:02}") == exact
     assert minutes_of(f"{hours}:{minutes:02}:{seconds:02}") == exact - days * 1440
     assert minutes_of(f"{minutes}:{seconds:02}") == minutes + (seconds > 0)
+
+
+def gpu_job(text: str, tmp_path) -> Resources:
+    """What a training run asks for under a cluster.yaml whose part ``gpu`` says this."""
+    path = tmp_path / "cluster.yaml"
+    path.write_text(f"setup: [module load cuda]\ncpu: {{partition: c}}\ngpu:\n  {text}\n")
+    return Resources(**resources_of(STAGES["train_sft"], path, None, {}))
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("time: 12:00:00", "minutes", 720),  # 43200 to YAML 1.1
+        ("time: 1-12", "minutes", 36 * 60),
+        ("time: 0100", "minutes", 100),  # 64
+        ("time: 12:30", "minutes", 13),  # 750; minutes and seconds to SLURM
+        ("begin: 16:00", "begin", "16:00"),  # 960
+        ("begin: 2030-01-20T12:34:00", "begin", "2030-01-20T12:34:00"),  # a date
+        ("account: 0123", "account", "0123"),  # 83
+        ("account: 12_3", "account", "12_3"),  # 123
+        ("account: 1.10", "account", "1.10"),  # 1.1
+        ("partition: NO", "partition", "NO"),  # False
+        ("partition: a,b", "partition", "a,b"),
+        ("partition:", "partition", None),
+        ('nodes: "4"', "nodes", 4),
+        ("gpus_per_node: a100:4", "gpus", 4),
+        ("gpus_per_node: a100:4", "per_node", 4),
+        ('gpus_per_node: "2"', "tasks", 2),
+        ("setup: source ~/venv/bin/activate", "setup", ["source ~/venv/bin/activate"]),
+        ("setup: []", "setup", []),  # over what is said for all
+        ("<<: {qos: long}", "qos", "long"),
+    ],
+)
+def test_values_of_a_cluster_file_mean_what_they_say(text, key, value, tmp_path):
+    assert getattr(gpu_job(text, tmp_path), key) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("mem_gb: 128GB", "mem_gb.*'128GB'"),
+        ("mem_gb: 1.5", "mem_gb.*'1.5'"),
+        ("nodes: 2.0", "nodes: invalid int value: '2.0'"),
+        ("nodes: 1-4", "nodes.*'1-4'"),
+        ("nodes: yes", "nodes.*'yes'"),
+        ("nodes: .inf", "nodes.*'.inf'"),
+        ("nodes: [1, 2]", "takes one value, not a list"),
+        ("nodes: -1", "at least 1, not -1"),
+        ("gpus_per_node: -1", "gpus_per_node must be"),
+        ("gpus_per_node: a100", "gpus_per_node must be"),
+        ("gpus_per_node: {a100: 4}", "takes no mapping"),
+        ("partition: [a, b]", "takes one value, not a list"),
+        ("signal_delay_s: 5:00", "signal_delay_s.*'5:00'"),
+        ("time: 1_0", "no duration"),
+        ("time: 1:00:00:00", "no duration"),
+        ("time: unlimited", "no duration"),
+        ("setup: [export A: b]", "quotation marks"),
+        ("setup: [~]", "quotation marks"),
+        ("qos: a\n  qos: b", "stands twice"),
+        ("\tqos: a", "cannot read"),
+        ("[a]", "must be a mapping"),
+        ("parition: a", "did you mean 'partition'"),
+    ],
+)
+def test_values_of_a_cluster_file_that_mean_nothing(text, message, tmp_path):
+    with pytest.raises(ConfigError, match=message) as caught:
+        gpu_job(text, tmp_path)
+    assert caught.value.fix
 
 
 def test_resources_of_a_job_flags_over_cluster_over_accelerate(tmp_path):
@@ -265,6 +341,25 @@ def test_deepspeed_settings_count_by_their_content(tmp_path):
 
 
 # ------------------------------------------------------------------------ sweeps
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("grid: 3", "must be a mapping"),
+        ("grid: {seed: [1]}\nat_once: 0", "at_once must be at least 1"),
+        ("grid: {seed: [1]}\nat_once: 2.0", "at_once.*'2.0'"),
+        ("grid: {seed: [1]}\nshards: 2", "unknown key 'shards'"),
+        ("grid: {seed: [1, 01]}\nconfig: {data: [a]}", "takes one value"),
+        ("grid: {seed: [1, 1]}\nconfig: {data: a}", "two runs are named seed=1"),
+        ("grid: {data: [a/b, a-b]}", "two runs are named data=a-b"),
+    ],
+)
+def test_mistakes_in_a_sweep_file(text, message, tmp_path):
+    path = tmp_path / "sweep.yaml"
+    path.write_text(f"stage: train_sft\n{text}\n")
+    with pytest.raises(ConfigError, match=message):
+        read_sweep(path, CLUSTER_FILE, str(tmp_path))
+
+
 @pytest.mark.parametrize("grid", [{}, {"seed": 3}, {"seed": []}])
 def test_no_grid(grid):
     with pytest.raises(ConfigError, match="grid"):

@@ -27,6 +27,7 @@ from slurm_client import (
     write_yaml,
 )
 
+from slurm import cluster as cluster_of_slurm
 from slurm.records import Record
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
@@ -276,15 +277,29 @@ def test_a_sweep_of_four_of_which_one_fails(client, prepared, tmp_path):
     assert (len(table["runs"]), table["failures"]) == (4, [])
 
 
+@pytest.mark.parametrize("name", ["100%done", "run%j", "a\\b", "a\nb"])
+def test_a_run_folder_that_slurm_would_name_otherwise(name, prepared, tmp_path):
+    settings = settings_of("sft", prepared, {}, tmp_path / name)
+    done = submit("stage", "train_sft", *flags_of(settings), "--dry_run")
+    assert (done.returncode, "SLURM puts something else" in done.stderr) == (2, True), done.stderr
+
+
+@pytest.mark.parametrize(("hosts", "heard"), [("login.site\n", False), ("login\nn1\n", True)])
+def test_a_run_folder_that_nodes_may_not_see(hosts, heard, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(cluster_of_slurm, "ask", lambda *command: hosts)
+    monkeypatch.setattr("socket.gethostname", lambda: "login.site")
+    cluster_of_slurm.warn_if_not_shared(tmp_path / "not" / "made")
+    assert ("jobs on n1 end at once" in capsys.readouterr().err) == heard
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--partition", "nowhere"], "there is no partition 'nowhere'"),
-        (["--nodes", 3], "has 2 nodes with 1 GPUs, 1 cores, 6 GB, not 3"),
-        (["--gpus_per_node", 2], "has 0 nodes with 2 GPUs"),
-        (["--mem_gb", 900], "has 0 nodes"),
-        (["--cpus_per_task", 2], "has 0 nodes"),
-        (["--time", "2-00:00:00"], "more than partition gpu allows"),
+        (["--partition", "gpu,nowhere"], "invalid partition specified: nowhere"),
+        (["--nodes", 3], "SLURM refuses: allocation failure"),
+        (["--gpus_per_node", "a100:1"], "configuration is not available"),
+        (["--time", "2-00:00:00"], "2-00:00:00 is more than gpu allows, 1-00:00:00"),
+        (["--partition", "cpu,gpu", "--time", "25:00:00"], "more than cpu, gpu allows"),
         (["--nodelist", "n9"], "SLURM refuses"),
         (["--time", "soon"], "no duration"),
         (["--nodez", 2], "did you mean 'nodes'"),
@@ -303,12 +318,19 @@ def test_what_cannot_be_had_is_refused_before_anything_is_submitted(
     assert not (tmp_path / "sft").exists()
 
 
-def test_a_dry_run_shows_everything_and_does_nothing(client, prepared, tmp_path):
+@pytest.mark.parametrize("slurm", [True, False], ids=["login node", "laptop"])
+def test_a_dry_run_shows_everything_and_does_nothing(
+    slurm, client, prepared, tmp_path, monkeypatch
+):
     content = pipeline_file(tmp_path, prepared)
     file = write_yaml(tmp_path / "pipeline.yaml", content)
+    if not slurm:
+        monkeypatch.setattr("shutil.which", lambda program: None)
     shown = client.submit("pipeline", "--cfg", file, "--cluster", CLUSTER_FILE, "--dry_run")
+    assert ("not checked, as there is no SLURM" in shown) == (not slurm)
     for words in (
-        "#SBATCH --nodes=2", "#SBATCH --array=0-1%2", "#SBATCH --dependency=", "<sft>",
+        "#SBATCH --nodes=2", "#SBATCH --job-name=run.sft\n", "#SBATCH --array=0-1%2",
+        "#SBATCH --dependency=", "<sft>",
         "cpu_zero2.yaml", "launch/train_grpo.py", "num_generations: 4", "srun ",
     ):  # fmt: skip
         assert words in shown, words
