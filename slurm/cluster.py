@@ -125,7 +125,7 @@ def ask(*command: str) -> str:
         raise UserError(
             f"there is no {command[0]} on this machine",
             where="SLURM",
-            fix="run this on a login node; to try it without a cluster: "
+            fix="run this on a login node, or with --dry_run; to try it without a cluster: "
             "python slurm/local_cluster start",
         )
     done = subprocess.run(command, capture_output=True, text=True)

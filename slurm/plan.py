@@ -8,14 +8,14 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kit.command import option, parse_mapping, parse_part, require
 from kit.errors import ConfigError
 from kit.yaml_files import read_yaml
 from slurm.resources import Resources, read_cluster
-from slurm.stages import STAGES, Stage, shard_of, stage_named
+from slurm.stages import STAGES, Stage, stage_named
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -101,7 +101,7 @@ def with_process_count(resources: Resources, launch: Path | None) -> Resources:
         return resources
     written = read_yaml(launch)
     processes = int(written.get("num_processes", 1)) // int(written.get("num_machines", 1))
-    return dataclasses.replace(resources, tasks_per_node=processes)
+    return replace(resources, tasks_per_node=processes)
 
 
 def require_launch(launch: Path | None, resources: Resources, name: str) -> None:
@@ -141,7 +141,8 @@ def job_of(
         fix = "evaluate and cf_proxy can"
         raise ConfigError(f"{stage_name} cannot be split", where=f"{name}: shards", fix=fix)
     parts = f"{name}_shards"
-    works = tuple(Work(f"{parts}/{i}", stage, shard_of(config, i, shards)) for i in range(shards))
+    split = [replace(config, num_shards=shards, shard_index=i) for i in range(shards)]
+    works = tuple(Work(f"{parts}/{i}", stage, part) for i, part in enumerate(split))
     return [
         Job(parts, works, resources, launch, shards_of=name),
         # merging needs no model, and no GPU
@@ -163,8 +164,7 @@ def read_pipeline(path: str | Path, cluster: str | Path, run: str | None) -> tup
     for name, written in content.stages.items():
         where = f"{path}, stages: {name}"
         if not re.fullmatch(r"\w[\w.-]*", str(name)):
-            fix = "letters, digits, _, - and . make the name of a folder"
-            raise ConfigError(f"{name!r} cannot name a stage", where=where, fix=fix)
+            raise ConfigError(f"{name!r} cannot name a stage", where=where, fix="rename it")
         entry = PipelineEntry(**{"stage": name} | parse_part(PipelineEntry, written, where))
         stage = stage_named(entry.stage, where)
         config = parse_mapping(stage.config_class, filled(entry.config, folder), where)
@@ -214,7 +214,7 @@ def in_order(jobs: Sequence[Job], where: object) -> list[Job]:
             raise ConfigError(what, where=where, fix="let none read what a later one makes")
         for name in free:
             after = tuple(sorted(waiting.pop(name)))
-            ordered.append(dataclasses.replace(by_name[name], after=after))
+            ordered.append(replace(by_name[name], after=after))
     return ordered
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -67,7 +66,8 @@ class Stage:
             from kit.run.checkpoint import checkpoints, step_of
 
             saved = checkpoints(output)
-            return (step_of(saved[0]) if saved else 0), _total(output), "steps"
+            total = read_json(output / "environment.json").get("total_steps")
+            return (step_of(saved[0]) if saved else 0), total, "steps"
         parts = parts_of(self, config)
         if parts is None:
             return 0, None, ""
@@ -124,15 +124,6 @@ def parts_of(stage: Stage, config: object) -> Path | None:
     if stage is STAGES["evaluate"]:
         return output / "parts"
     return output.with_name(f"{output.name}.parts") if stage is STAGES["cf_proxy"] else None
-
-
-def shard_of(config: object, index: int, count: int) -> object:
-    """The configuration of one of ``count`` shards."""
-    return dataclasses.replace(config, num_shards=count, shard_index=index)
-
-
-def _total(run_folder: Path) -> int | None:
-    return read_json(run_folder / "environment.json").get("total_steps")
 
 
 def _load(name: str):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import re
@@ -168,10 +167,6 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """The lines of a table, each column as wide as it must be."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-
-
-def as_json(statuses: Sequence[Status]) -> list[dict]:
-    return [dataclasses.asdict(s) for s in statuses]
 
 
 def _duration(seconds: float) -> str:

@@ -77,7 +77,8 @@ def submit_all(run: Path, jobs: Sequence[Job], *, dry_run: bool) -> int:
             order = jobs.index(job)
             ids[job.name] = found = submit_one(run, job, left[job.name], code, ids, prints, order)
             shown = ", ".join(found) if len(found) < 4 else f"{found[0]} to {found[-1]}"
-            print(f"{job.name}: job {shown}{_dependencies(job, ids)}")
+            waits = ", ".join(name for name in job.after if name in ids)
+            print(f"{job.name}: job {shown}" + (f", after {waits}" if waits else ""))
     except UserError:
         submitted = [x for found in ids.values() for x in found]
         if submitted:
@@ -267,8 +268,3 @@ def show(run: Path, job: Job, works: Sequence[Work], code: Path) -> None:
         if job.launch:
             print(f"# accelerate_config: {job.launch}")
         print(to_yaml(work.config).rstrip())
-
-
-def _dependencies(job: Job, ids: dict[str, list[str]]) -> str:
-    waits = [name for name in job.after if name in ids]
-    return f", after {', '.join(waits)}" if waits else ""

@@ -12,6 +12,7 @@ The first three take --dry_run (print everything, submit nothing) and --cluster 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from kit.errors import ConfigError
 from slurm.plan import in_order, job_of, read_pipeline, resources_of
 from slurm.resources import Resources
 from slurm.stages import STAGES, stage_named
-from slurm.status import as_json, cancel, status_of, table_of
+from slurm.status import cancel, status_of, table_of
 from slurm.submission import submit_all
 from slurm.sweep import read_sweep
 
@@ -78,7 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"cancelled {', '.join(ended)}" if ended else "nothing of it waits or runs")
         return 0
     statuses = status_of(options.run)
-    print(json.dumps(as_json(statuses), indent=2) if options.json else table_of(statuses))
+    rows = [dataclasses.asdict(s) for s in statuses]
+    print(json.dumps(rows, indent=2) if options.json else table_of(statuses))
     return 0
 
 

@@ -3,6 +3,7 @@
 from breaks.kind import Break
 
 COMMAND = "kit/command.py"
+YAML = "kit/yaml_files.py"
 MEMORY = "kit/plan/memory.py"
 LAUNCHES = "kit/plan/launches.py"
 JOBS = "slurm/jobs.py"
@@ -25,7 +26,7 @@ BREAKS = (
     ),
     Break(
         "a key that stands twice is taken once",
-        COMMAND,
+        YAML,
         "if isinstance(key, yaml.ScalarNode) and key.value in seen:",
         "if key in seen:",
         ("tests/test_command.py::test_mistakes_in_a_file_name_the_file",),
@@ -78,6 +79,32 @@ BREAKS = (
         'return launch.mixed_precision != "no"',
         "return False",
         ("tests/plan/test_preflight.py::test_the_precision_of_the_run",),
+    ),
+    Break(
+        "twelve hours of a file are its seconds, and no partition is False",
+        YAML,
+        "_TextLoader if as_text else _StrictLoader",
+        "_StrictLoader",
+        (
+            "tests/slurm/test_plan.py::test_values_of_a_cluster_file_mean_what_they_say",
+            "tests/test_command.py::test_values_of_a_file",
+        ),
+    ),
+    Break(
+        "a cluster file is not typed",
+        "slurm/resources.py",
+        "return content | parts[kind]",
+        'return read_yaml(path, as_text=True).get("gpu", {})',
+        ("tests/slurm/test_plan.py::test_values_of_a_cluster_file_that_mean_nothing",),
+    ),
+    Break(
+        "a job that no partition lets run so long waits for ever",
+        "slurm/cluster.py",
+        'if "infinite" not in allowed and',
+        "if not allowed and",
+        (
+            "tests/slurm/test_submit.py::test_what_cannot_be_had_is_refused_before_anything_is_submitted",
+        ),
     ),
     Break(
         "a job that failed is requeued",
