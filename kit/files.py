@@ -1,4 +1,4 @@
-"""Writing files whole or not at all."""
+"""Writing files whole or not at all, and JSON lines: the one reader and the one writer of them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import json
+import math
 import os
 import re
 import tempfile
@@ -14,9 +15,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from kit.errors import UserError
+from kit.errors import DataError, RecordError, UserError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+# What other programs take for the end of a line, and halves of characters, which are no text.
+_ESCAPED = {n: f"\\u{n:04x}" for n in (0x85, 0x2028, 0x2029, *range(0xD800, 0xE000))}
 
 
 @contextlib.contextmanager
@@ -140,11 +144,108 @@ def json_text(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
+# ---------------------------------------------------------------------- JSON lines
+
+
+def json_line(row: dict) -> str:
+    """The one text that the kit writes for a row: a single line in the eyes of any program, with
+    its end. NaN and infinity are refused (ValueError).
+
+    >>> json_line({"answer": "left\\u2028right"})
+    '{"answer": "left\\\\u2028right"}\\n'
+    """
+    return json.dumps(row, ensure_ascii=False, allow_nan=False).translate(_ESCAPED) + "\n"
+
+
 def write_jsonl(path: str | Path, rows: Iterable[dict]) -> None:
-    """Write one JSON object a line atomically; NaN and infinity are refused (ValueError)."""
+    """Write one JSON object a line atomically."""
     with atomic_write(path) as stream:
-        for row in rows:
-            stream.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+        stream.writelines(map(json_line, rows))
+
+
+def append_jsonl(path: str | Path, rows: Iterable[dict]) -> None:
+    """Add lines to a log; half a line that a kill has left there is ended first.
+
+    Raises:
+        UserError: the disk refused; what stood there before is untouched.
+    """
+    path = Path(path)
+    lines = "".join(map(json_line, rows)).encode()
+    before = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("a+b") as stream:
+            stream.seek(max(0, before - 1))
+            stream.write(lines if stream.read(1) in (b"", b"\n") else b"\n" + lines)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.truncate(path, before)  # no half line
+        raise explain_os_error(error, path) from error
+
+
+def iter_json_lines(path: str | Path) -> Iterator[tuple[str, Any]]:
+    """Yield ``("file:line", value)`` for each line that is not blank; a broken line's value is
+    the :class:`RecordError` that describes it. A line ends with a line feed and nothing else.
+
+    Raises:
+        DataError: no such file, or it cannot be opened.
+    """
+    for where, _, value in _parsed_lines(Path(path)):
+        yield where, value
+
+
+def log_rows(path: str | Path) -> tuple[list[dict], list[RecordError]]:
+    """The rows of a log, and its lines that are none. A log may be being written, or its process
+    was killed as it wrote: a last line that is not whole is in neither. No file: no rows."""
+    rows, broken = [], []
+    for where, line, value in _parsed_lines(Path(path)) if Path(path).exists() else ():
+        if isinstance(value, dict):
+            rows.append(value)
+        elif line.endswith(b"\n"):
+            if not isinstance(value, RecordError):
+                what, fix = "not a JSON object", "remove the line"
+                value = RecordError(what, reason="wrong_type", where=where, fix=fix)
+            broken.append(value)
+    return rows, broken
+
+
+def _parsed_lines(path: Path) -> Iterator[tuple[str, bytes, Any]]:
+    try:
+        stream = path.open("rb")
+    except FileNotFoundError as error:
+        fix = "check the path; launch/prepare_data.py writes data files"
+        raise DataError("no such data file", where=path, fix=fix) from error
+    except OSError as error:
+        raise DataError(
+            f"cannot open: {error.strerror}", where=path, fix="check the path"
+        ) from error
+    with stream:
+        for number, line in enumerate(stream, 1):
+            if not line.strip():
+                continue
+            where = f"{path}:{number}"
+            try:
+                value = strict_json(line.decode("utf-8"))
+            except (ValueError, RecursionError) as error:
+                reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+                what = f"not valid JSON: {reason}"
+                fix = "mend or remove the line"
+                value = RecordError(what, reason="broken_json", where=where, fix=fix)
+            yield where, line, value
+
+
+def strict_json(text: str) -> Any:
+    """``json.loads`` without NaN, Infinity and numbers that overflow to infinity (ValueError)."""
+
+    def finite(literal: str) -> float:
+        value = float(literal)
+        if not math.isfinite(value):
+            raise ValueError(f"number {literal} is not finite")
+        return value
+
+    def refuse(literal: str):
+        raise ValueError(f"{literal} is not JSON")
+
+    return json.loads(text, parse_float=finite, parse_constant=refuse)
 
 
 def make_readable(path: str | Path) -> None:

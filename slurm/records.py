@@ -12,13 +12,12 @@ A folder a piece of work::
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
 from pathlib import Path
 
 from kit.command import parse
-from kit.files import read_json, write_json
+from kit.files import append_jsonl, log_rows, read_json, write_json
 from slurm.stages import STAGES, Stage
 
 
@@ -58,16 +57,11 @@ class Record:
 
     # ------------------------------------------------------------------ attempts
     def attempts(self) -> list[dict]:
-        try:
-            lines = (self.folder / "attempts.jsonl").read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
-            return []
-        return [json.loads(line) for line in lines if line.endswith("}")]
+        return log_rows(self.folder / "attempts.jsonl")[0]
 
     def append_event(self, event: str, **fields) -> None:
         row = {"event": event, "time": round(time.time(), 1), **fields}
-        with (self.folder / "attempts.jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(row) + "\n")
+        append_jsonl(self.folder / "attempts.jsonl", [row])
 
     def starts_without_progress(self, job_id: str, done: int) -> int:
         """How many of the last attempts of a job began with as much done as there is now."""

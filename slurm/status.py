@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import re
 import subprocess
@@ -13,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kit.errors import UserError
+from kit.files import log_rows
 from slurm.cluster import JobState, job_state
 from slurm.records import Record, records_of
 
@@ -60,7 +59,8 @@ def _status(name: str, record: Record) -> Status:
     done, total, unit = record.stage.progress(config)
     metrics: dict[str, float] = {}
     if record.stage.trains:
-        last = _last_row(record.stage.output_of(config) / "metrics.jsonl")
+        rows, _ = log_rows(record.stage.output_of(config) / "metrics.jsonl")
+        last = rows[-1] if rows else {}
         done = max(done, int(last.get("step", 0)))
         metrics = {k: last[k] for k in SHOWN_METRICS if k in last}
     if state == "COMPLETED" and total:
@@ -112,24 +112,6 @@ def last_error(record: Record, attempt: dict) -> str:
         return ""
     errors = [x for x in lines if re.match(r"error: |\w+(\.\w+)*(Error|Exception): ", x)]
     return f", {errors[-1].removeprefix('error: ')}" if errors else ""
-
-
-def json_rows(path: Path) -> list[dict]:
-    """The whole lines of a JSON-lines file that may be being written; none if it is not there."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    rows = []
-    for line in lines:
-        with contextlib.suppress(ValueError):
-            rows.append(json.loads(line))
-    return rows
-
-
-def _last_row(path: Path) -> dict:
-    rows = json_rows(path)
-    return rows[-1] if rows else {}
 
 
 def alive_in(run: Path) -> list[str]:

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from kit.command import option, parse_mapping, parse_part, require
 from kit.errors import ConfigError
-from kit.files import atomic_write, write_json
+from kit.files import atomic_write, log_rows, write_json
 from kit.yaml_files import read_yaml
 from slurm.plan import Entry, Job, Work, filled, job_of
 from slurm.records import Record, records_of
 from slurm.resources import Resources, read_cluster
 from slurm.stages import STAGES, stage_named
-from slurm.status import columns, json_rows, status_of
+from slurm.status import columns, status_of
 
 RUNS = "runs"  # the job array
 
@@ -138,7 +138,7 @@ def table(config: TableConfig) -> int:
 def last_metrics(record: Record, names: Sequence[str]) -> dict[str, float]:
     """The last value that a run logged of each metric."""
     found = {}
-    for row in json_rows(record.stage.output_of(record.config) / "metrics.jsonl"):
+    for row in log_rows(record.stage.output_of(record.config) / "metrics.jsonl")[0]:
         found |= {name: row[name] for name in names if name in row}
     return found
 

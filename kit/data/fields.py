@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import re
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 
 from kit.data.boxes import GRID
 from kit.errors import RecordError
+from kit.files import strict_json
 
 # What a Qwen2-VL tokenizer reads as a control token wherever it stands in a text.
 _CONTROL_TOKEN = re.compile(r"<\|\w+\|>")
@@ -19,21 +18,6 @@ _READ_BY_THE_MODEL = ("question", "output", "answer", "gold")
 _HUGE = 1e300  # more than any coordinate, less than what overflows
 
 _NOT_A_PATH = re.compile(r"^\s*([a-z][a-z0-9+.-]*://|data:)", re.IGNORECASE)
-
-
-def strict_json(text: str) -> Any:
-    """``json.loads`` without NaN, Infinity and numbers that overflow to infinity (ValueError)."""
-
-    def finite(literal: str) -> float:
-        value = float(literal)
-        if not math.isfinite(value):
-            raise ValueError(f"number {literal} is not finite")
-        return value
-
-    def refuse(literal: str):
-        raise ValueError(f"{literal} is not JSON")
-
-    return json.loads(text, parse_float=finite, parse_constant=refuse)
 
 
 def resolve_image(image: str, *, folder: Path, where: str, field: str = "image") -> Path:

@@ -1,10 +1,10 @@
-"""Typed records of each stage, their validation, and JSON-lines reading and writing."""
+"""Typed records of each stage, their validation, reading and writing."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +17,10 @@ from kit.data.fields import (
     check_text,
     parse_image_size,
     resolve_image,
-    strict_json,
 )
 from kit.data.images import open_image
 from kit.errors import DataError, ImageError, RecordError
-from kit.files import write_jsonl
+from kit.files import iter_json_lines, write_jsonl
 
 BadLines = Literal["report", "strict", "skip"]
 Record = TypeVar("Record")
@@ -125,34 +124,6 @@ def read_records(
     if not records:
         raise DataError("no record in the data file", where=path, fix="check prepare_data's report")
     return records, problems
-
-
-def iter_json_lines(path: str | Path) -> Iterator[tuple[str, Any]]:
-    """Yield ``("file:line", value)`` for each line that is not blank; a broken line's value is
-    the :class:`RecordError` that describes it."""
-    path = Path(path)
-    try:
-        stream = path.open("rb")
-    except FileNotFoundError as error:
-        fix = "check the path; launch/prepare_data.py writes data files"
-        raise DataError("no such data file", where=path, fix=fix) from error
-    except OSError as error:
-        raise DataError(
-            f"cannot open: {error.strerror}", where=path, fix="check the path"
-        ) from error
-    with stream:
-        for number, line in enumerate(stream, 1):
-            if not line.strip():
-                continue
-            where = f"{path}:{number}"
-            try:
-                yield where, strict_json(line.decode("utf-8"))
-            except (ValueError, RecursionError) as error:
-                reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-                yield (
-                    where,
-                    RecordError(f"not valid JSON: {reason}", reason="broken_json", where=where),
-                )
 
 
 def parse_sft_record(value: Any, *, where: str, folder: Path) -> SftRecord:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from pathlib import Path
 
 from kit.data.records import SftRecord, to_json
-from kit.files import atomic_write
+from kit.files import atomic_write, json_line, json_text
 
 
 def report_path(output: str | Path) -> Path:
@@ -41,10 +40,8 @@ def write_prepared(output: Path, records: list[SftRecord], report: dict) -> None
         UserError: the disk refused.
     """
     with atomic_write(report_path(output)) as about, atomic_write(output) as stream:
-        for record in records:
-            stream.write(json.dumps(to_json(record), ensure_ascii=False, allow_nan=False) + "\n")
-        json.dump(report, about, indent=2, ensure_ascii=False, allow_nan=False)
-        about.write("\n")
+        stream.writelines(json_line(to_json(record)) for record in records)
+        about.write(json_text(report))
         about.flush()
         os.fsync(about.fileno())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from kit.evaluate.confidence import measure_confidences
 from kit.evaluate.config import EvaluateConfig
 from kit.evaluate.flips import measure_flips
 from kit.evaluate.parts import Parts
-from kit.files import atomic_write, require_folder, write_json
+from kit.files import atomic_write, json_line, require_folder, write_json
 from kit.model.adapters import require_adapter
 from kit.model.lengths import require_room
 from kit.prompting.messages import MODES, REQUIRED_KEYS, modes_of
@@ -164,9 +163,7 @@ def write_results(folder: Path, rows: list[dict], metrics: dict[str, float], nam
     (UserError) neither."""
     write_page(folder / "report.html", {name: metrics}, {name: rows})
     with atomic_write(folder / "predictions.jsonl") as stream:
-        stream.writelines(
-            json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows
-        )
+        stream.writelines(map(json_line, rows))
         stream.flush()
         os.fsync(stream.fileno())
         write_json(folder / "metrics.json", metrics)

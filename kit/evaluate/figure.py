@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from kit.data.boxes import grid_to_pixels
 from kit.data.images import open_image
-from kit.data.records import SftRecord, iter_json_lines, read_sft_records
-from kit.files import atomic_write
+from kit.data.records import SftRecord, read_sft_records
+from kit.files import atomic_write, iter_json_lines
 
 GOLD, CLAIMED, INK, PAPER, GREY = "#2e9e5b", "#e4572e", "#1a1a1a", "#ffffff", "#6b6b6b"
 SIDE, TEXT_WIDTH, MARGIN = 320, 430, 16

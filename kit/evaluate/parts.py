@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,10 +16,10 @@ from pathlib import Path
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from kit.errors import UserError
+from kit.errors import RecordError, UserError
 from kit.evaluate.answering import Request
 from kit.evaluate.config import InferenceConfig
-from kit.files import write_json, write_jsonl
+from kit.files import iter_json_lines, read_json, write_json, write_jsonl
 from kit.run.process import total
 from kit.run.stop import StopRequest
 
@@ -40,7 +39,7 @@ class Parts:
         self.facts = _facts(config) | {"batches": len(batches)}
         stated = folder / "run.json"
         if stated.exists():
-            before = json.loads(stated.read_text("utf-8"))
+            before = read_json(stated)
             changed = [k for k in self.facts if before.get(k) != self.facts[k]]
             if changed:
                 raise UserError(
@@ -97,11 +96,14 @@ class Parts:
 
     def rows(self) -> list[dict]:
         """All rows of all batches."""
-        return [
-            json.loads(line)
-            for number in range(len(self.batches))
-            for line in self._file(number).read_text("utf-8").splitlines()
-        ]
+        rows = []
+        for number in range(len(self.batches)):
+            for where, row in iter_json_lines(self._file(number)):
+                if isinstance(row, RecordError):
+                    fix = f"rm {self._file(number)}, and give the same command again"
+                    raise UserError("a finished batch is damaged", where=where, fix=fix) from row
+                rows.append(row)
+        return rows
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any
 
 from kit.data.boxes import GRID
-from kit.data.fields import strict_json
+from kit.files import strict_json
 
 FIELDS = ("caption", "reasoning", "boxes", "answer")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 
 from kit.errors import UserError
-from kit.files import atomic_write, read_json, require_folder
+from kit.files import atomic_write, log_rows, read_json, require_folder
 from kit.report.config import CurvesConfig
 from kit.report.figures import colour, plain
 from kit.report.page import render
@@ -88,18 +87,9 @@ def write_curves(config: CurvesConfig, live: bool) -> None:
 def read_log(path: Path) -> list[dict]:
     """The rows of a log that may be written at this moment: a last line that is not whole yet is
     left out; none if there is no file."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return []
-    rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            if number < len(lines):
-                fix = "remove the line"
-                raise UserError("not valid JSON", where=f"{path}:{number}", fix=fix) from error
+    rows, broken = log_rows(path)
+    if broken:
+        raise broken[0]
     return rows
 
 

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from kit.data import slake
 from kit.data.phantom.layout import are_phantoms
-from kit.data.records import iter_json_lines
 from kit.errors import RecordError, UserError
-from kit.files import atomic_write, require_folder, write_json
+from kit.files import atomic_write, iter_json_lines, require_folder, write_json
 from kit.prompting.messages import MODES
 from kit.report.cases import KINDS, Pictures, gallery
 from kit.report.comparison import Comparison, compare, correction

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 import math
-import os
 import sys
 import time
 from collections.abc import Iterable
@@ -18,7 +15,7 @@ from tqdm.auto import tqdm
 
 from kit.command import to_yaml
 from kit.errors import UserError
-from kit.files import atomic_write, explain_os_error, lock, write_json
+from kit.files import append_jsonl, atomic_write, lock, log_rows, write_json, write_jsonl
 from kit.run.process import environment, peak_memory_bytes
 
 
@@ -73,7 +70,7 @@ class RunLog:
         self.accelerator.log(metrics, step=step)
         if not self.active:
             return
-        self._append("metrics.jsonl", [{"step": step, **metrics}])
+        append_jsonl(self.folder / "metrics.jsonl", [{"step": step, **metrics}])
         shown = {k: f"{v:.4g}" for k, v in metrics.items() if "time/" not in k}
         if self.bar.disable:
             done = f"{step}/{self.bar.total}"
@@ -90,13 +87,13 @@ class RunLog:
             gather_object(list(rows)), key=lambda row: (row["prompt_index"], row["number"])
         )
         if self.active:
-            self._append("completions.jsonl", rows)
+            append_jsonl(self.folder / "completions.jsonl", rows)
         return rows
 
     def skipped(self, step: int, records: list[dict]) -> None:
         """Write a line to ``skipped_steps.jsonl``: an update that was not made, and of what."""
         if self.active:
-            self._append("skipped_steps.jsonl", [{"step": step, "records": records}])
+            append_jsonl(self.folder / "skipped_steps.jsonl", [{"step": step, "records": records}])
 
     def advance(self) -> None:
         self.bar.update(1)
@@ -110,32 +107,18 @@ class RunLog:
             write_json(self.folder / "summary.json", facts)
             self._lock.close()
 
-    def _append(self, name: str, rows: list[dict]) -> None:
-        path = self.folder / name
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        before = path.stat().st_size if path.exists() else 0
-        try:
-            with path.open("a", encoding="utf-8") as stream:
-                stream.write(lines)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                os.truncate(path, before)  # no half line
-            raise explain_os_error(error, path) from error
-
     def _drop_steps_after(self, step: int, path: Path) -> None:
         """Forget what was logged after the checkpoint that the run goes on from."""
         if not path.exists():
             return
-        kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                row = json.loads(line)
-            except ValueError:  # the line that a kill cut off
-                continue
-            if row["step"] <= step:
-                kept.append(line)
-        with atomic_write(path) as stream:
-            stream.writelines(line + "\n" for line in kept)
+        rows, broken = log_rows(path)
+        for problem in broken:
+            print(f"warning: {problem.where} is left out: {problem.what}", flush=True)
+        write_jsonl(path, (row for row in rows if not _is_after(row.get("step"), step)))
+
+
+def _is_after(logged: object, step: int) -> bool:
+    return isinstance(logged, (int, float)) and logged > step
 
 
 def _loggable(value):

@@ -11,10 +11,9 @@ from pathlib import Path
 from kit.data import slake, vqa_rad
 from kit.data.grpo_records import GrpoRecord, read_grpo_records
 from kit.data.phantom.layout import are_phantoms
-from kit.data.records import iter_json_lines
 from kit.data.report import report_path
 from kit.errors import UserError
-from kit.files import read_json
+from kit.files import iter_json_lines, read_json
 from kit.model.adapters import named_base, require_adapter
 from kit.model.load import read_model_json, resolve_base
 from kit.model.tiny import TINY
