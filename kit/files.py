@@ -141,7 +141,8 @@ def read_json(path: str | Path) -> dict:
 
 def json_text(value: Any) -> str:
     """The one text of a JSON document that the kit writes for a value."""
-    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    return text.translate(_ESCAPED) + "\n"
 
 
 # ---------------------------------------------------------------------- JSON lines

@@ -107,11 +107,11 @@ def last_error(record: Record, attempt: dict) -> str:
     """What rank 0 said last of an error, ahead of where and how to fix it."""
     path = Path(record.request["logs"]) / f"{attempt['job_id']}_0_log.err"
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = list(path.open(encoding="utf-8", errors="replace"))
     except OSError:
         return ""
     errors = [x for x in lines if re.match(r"error: |\w+(\.\w+)*(Error|Exception): ", x)]
-    return f", {errors[-1].removeprefix('error: ')}" if errors else ""
+    return f", {errors[-1].removeprefix('error: ').rstrip()}" if errors else ""
 
 
 def alive_in(run: Path) -> list[str]:

@@ -18,6 +18,7 @@ from kit.data.phantom.dataset import write_slake_phantoms
 from kit.data.prepare import PrepareConfig, prepare
 from kit.evaluate.cf_proxy import cf_proxy
 from kit.evaluate.config import CfProxyConfig
+from kit.files import write_jsonl
 from kit.grpo import grpo
 from kit.model.load import load_base, load_processor
 from kit.model.processor import Processor
@@ -124,8 +125,7 @@ def prepared(once) -> dict[str, Path]:
                     slake_root=str(folder / "SLAKE"),
                 )
             )  # fmt: skip
-        lines = (folder / "test.json").read_text().splitlines(keepends=True)
-        (folder / "few.json").write_text("".join(lines[:8]))
+        write_jsonl(folder / "few.json", rows(folder, "test.json")[:8])
 
     folder = once("prepared", make)
     return {name: folder / f"{name}.json" for name in (*images, "few")}

@@ -14,6 +14,8 @@ import yaml
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from kit.files import iter_json_lines
+
 ROOT = Path(__file__).resolve().parent.parent
 HANGS_AFTER = 240.0  # seconds; none takes half of that
 CLOCKS = ("time/", "tokens_per_second")
@@ -31,7 +33,9 @@ def pixel_boxes(draw, size: tuple[int, int], smallest: int = 1, largest: int = 1
 
 
 def rows(folder: Path, name: str = "metrics.jsonl") -> list[dict]:
-    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+    found = [row for _, row in iter_json_lines(folder / name)]
+    assert all(isinstance(row, dict) for row in found), found
+    return found
 
 
 def wait_for_rows(number: int, folder: Path, process) -> int:

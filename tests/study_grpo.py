@@ -31,7 +31,7 @@ from kit.demo.quickstart import shipped
 from kit.evaluate.cf_proxy import cf_proxy
 from kit.evaluate.config import CfProxyConfig, EvaluateConfig
 from kit.evaluate.evaluation import evaluate
-from kit.files import atomic_write, write_json
+from kit.files import atomic_write, iter_json_lines, write_json, write_jsonl
 from kit.grpo.grpo import train as train_grpo
 from kit.grpo.rewards import Rewards
 from kit.grpo.rollout import MODE, Task, roll_out
@@ -139,10 +139,9 @@ def prepare_phantoms(work: Path, settings) -> Path:
         )  # fmt: skip
     test = work / "test.json"
     if settings.questions == "evidence":
-        lines = test.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [row for _, row in iter_json_lines(test) if row["regions"]]
         test = work / "test_evidence.json"
-        kept = [line for line in lines if json.loads(line)["regions"]]
-        test.write_text("".join(kept), encoding="utf-8")
+        write_jsonl(test, kept)
     return test
 
 
@@ -156,14 +155,13 @@ def choose_prompts(work: Path, sft: Path, output: Path, questions: str) -> None:
             per_device_eval_batch_size=48, max_new_tokens=160,
         )
     )  # fmt: skip
-    lines = proxy.read_text(encoding="utf-8").splitlines(keepends=True)
-    random.Random(0).shuffle(lines)
-    rests = [rests_on_evidence(json.loads(line)) for line in lines]
-    chosen = [line for line, yes in zip(lines, rests, strict=True) if yes]
-    others = [line for line, yes in zip(lines, rests, strict=True) if not yes]
+    rows = [row for _, row in iter_json_lines(proxy)]
+    random.Random(0).shuffle(rows)
+    chosen = [row for row in rows if rests_on_evidence(row)]
+    others = [row for row in rows if not rests_on_evidence(row)]
     if questions == "all":
         chosen += others[: len(chosen)]
-    output.write_text("".join(chosen or others), encoding="utf-8")
+    write_jsonl(output, chosen or others)
 
 
 def rests_on_evidence(row: dict) -> bool:
@@ -175,11 +173,10 @@ def rests_on_evidence(row: dict) -> bool:
 def without_spread(run: Path) -> dict[str, float]:
     """The share of a run's groups without spread: by its own rule, as the run logged it, and by
     the shipped one, worked out from the rewards."""
-    metrics = [json.loads(line) for line in (run / "metrics.jsonl").open(encoding="utf-8")]
+    metrics = [row for _, row in iter_json_lines(run / "metrics.jsonl")]
     logged = [m["frac_reward_zero_std"] for m in metrics if "frac_reward_zero_std" in m]
     groups: dict[tuple[int, int], list[float]] = {}
-    for line in (run / "completions.jsonl").open(encoding="utf-8"):
-        row = json.loads(line)
+    for _, row in iter_json_lines(run / "completions.jsonl"):
         groups.setdefault((row["step"], row["prompt_index"]), []).append(row["reward"])
     flat = [np.std(rewards, ddof=1) < SPREAD for rewards in groups.values()]
     return {"own rule": float(np.mean(logged)), f"std below {SPREAD}": float(np.mean(flat))}
@@ -197,7 +194,7 @@ def measure(adapter: Path, data: Path, settings) -> list[Row]:
             prompting_mode=MODE, per_device_eval_batch_size=48, max_new_tokens=160,
         )
     )  # fmt: skip
-    greedy = [json.loads(line) for line in (output / "predictions.jsonl").open(encoding="utf-8")]
+    greedy = [row for _, row in iter_json_lines(output / "predictions.jsonl")]
     rows = [
         {"image": done["image"], "exact": done["scores"]["exact"], **sampled, **flip_gaps(done)}
         for done, sampled in zip(greedy, sampled_rewards(adapter, data, settings), strict=True)

@@ -22,11 +22,13 @@ import numpy as np
 import pytest
 import ranks
 import torch
+from helpers import rows
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from kit.command import run
 from kit.data.records import read_sft_records
+from kit.files import json_line, write_jsonl
 from kit.model.adapters import add_lora
 from kit.model.load import load_base
 from kit.model.tiny import base_folder
@@ -60,8 +62,8 @@ def work(prepared, tmp_path, monkeypatch) -> Path:
     lines = []
     for number, path in enumerate(paths):
         Image.open(path).convert("L").save(folder / "images" / f"{number}.png")
-        rows = [json.loads(line) for line in prepared["test"].read_text().splitlines()]
-        own = [row for row in rows if str(prepared["test"].parent / row["image"]) == path]
+        root = prepared["test"].parent
+        own = [row for row in rows(root, "test.json") if str(root / row["image"]) == path]
         lines += [row | {"image": f"images/{number}.png"} for row in own[:2]]
     write_lines(folder, lines)
     monkeypatch.chdir(folder)
@@ -86,12 +88,11 @@ def command(monkeypatch, capsys) -> Callable[..., Left]:
 
 # ---------------------------------------------------------------- ways to damage what was good
 def read_lines(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "data.json").read_text().splitlines()]
+    return rows(folder, "data.json")
 
 
 def write_lines(folder: Path, rows: list[dict], name: str = "data.json") -> None:
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    (folder / name).write_text(text, encoding="utf-8")
+    write_jsonl(folder / name, rows)
 
 
 def second(**changes):
@@ -109,9 +110,9 @@ def second_line(change: Callable[[bytes], bytes]):
     """Change the second line's bytes, without its end."""
 
     def damage(folder: Path) -> None:
-        lines = (folder / "data.json").read_bytes().splitlines()
-        lines[1] = change(lines[1])
-        (folder / "data.json").write_bytes(b"\n".join(lines) + b"\n")
+        lines = [json_line(row).encode() for row in read_lines(folder)]
+        lines[1] = change(lines[1].rstrip()) + b"\n"
+        (folder / "data.json").write_bytes(b"".join(lines))
 
     return damage
 
@@ -738,7 +739,7 @@ def require_whole(folder: Path) -> None:
     for path in (*folder.rglob("checkpoint-*"), *folder.glob("best")):
         assert problem_with(path) is None
     for path in folder.rglob("*.jsonl"):
-        assert all(json.loads(line) for line in path.read_text().splitlines())
+        assert all(rows(folder, path))
         assert path.read_bytes().endswith(b"\n") or path.stat().st_size == 0
     for path in folder.rglob("*.json"):
         json.loads(path.read_text())
@@ -781,8 +782,7 @@ def require_whole_parts(folder: Path) -> None:
     """Of an evaluation that was cut off only whole batches are there, to go on from."""
     for path in folder.iterdir():
         assert path.name == "run.json" or re.fullmatch(r"\d{6}\.jsonl", path.name), path
-        lines = [path.read_text()] if path.suffix == ".json" else path.read_text().splitlines()
-        assert all(json.loads(line) for line in lines)
+        assert json.loads(path.read_text()) if path.suffix == ".json" else rows(folder, path)
 
 
 def full_at(failing: int, monkeypatch) -> None:

@@ -1,13 +1,14 @@
 """Mistakes in what a user gives to cf_proxy and train_grpo: named, exit code 2, nothing left."""
 
-import json
 import runpy
 import sys
 from pathlib import Path
 
 import pytest
+from helpers import rows
 
 from kit.errors import UserError
+from kit.files import write_jsonl
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -15,11 +16,10 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture
 def folder(prepared, tmp_path, monkeypatch) -> Path:
     """A working folder with two prepared records, and nothing else."""
-    lines = prepared["test"].read_text().splitlines()[:2]
-    rows = [json.loads(line) for line in lines]
-    for row in rows:
+    two = rows(prepared["test"].parent, "test.json")[:2]
+    for row in two:
         row["image"] = str(prepared["test"].parent / row["image"])
-    (tmp_path / "data.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(tmp_path / "data.json", two)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -6,7 +6,7 @@ import os
 import stat
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kit import files
@@ -25,15 +25,55 @@ def names(folder) -> set[str]:
 
 
 @given(rows=st.lists(st.dictionaries(st.text(), VALUES, max_size=3), max_size=4))
+@example(rows=[{"a": "\x0b\x0c\r\n\x1c\x1d\x1e\x85\u2028\u2029"}, {"\u2028": "\ud800 \udc00"}])
 def test_what_is_written_can_be_read(rows, tmp_path_factory):
+    """A row is one line for any program, also for one that calls ``str.splitlines``."""
     folder = tmp_path_factory.mktemp("rows")
     files.write_jsonl(folder / "rows.jsonl", rows)
+    for count in range(len(rows)):
+        files.append_jsonl(folder / "more.jsonl", rows[count : count + 1])
     text = (folder / "rows.jsonl").read_bytes().decode("utf-8")
     assert [json.loads(line) for line in text.split("\n")[:-1]] == rows
+    assert text.splitlines() == text.split("\n")[:-1]
+    assert [row for _, row in files.iter_json_lines(folder / "rows.jsonl")] == rows
+    assert files.log_rows(folder / "more.jsonl") == (rows, [])
+    (folder / "more.jsonl").unlink(missing_ok=True)
     files.write_json(folder / "rows.json", rows)
     assert (folder / "rows.json").read_bytes().decode("utf-8") == files.json_text(rows)
     assert json.loads(files.json_text(rows)) == rows
     assert names(folder) == {"rows.jsonl", "rows.json"}
+
+
+CUT_OFF = [
+    b'{"step": 2, "lo',
+    '{"step": 2, "a": "肺'.encode()[:-1],
+    b"\0" * 40,
+    b'{"step": 2}',
+    b"",
+]
+
+
+@pytest.mark.parametrize("end", CUT_OFF)
+def test_a_log_whose_process_was_killed_as_it_wrote(end, tmp_path):
+    """What is whole is read, and the next line stands for itself."""
+    log = tmp_path / "log.jsonl"
+    log.write_bytes(b'{"a": "x\xe2\x80\xa8y"}\n' + end)
+    whole = [{"a": "x\u2028y"}] + [{"step": 2}] * (end == b'{"step": 2}')
+    assert files.log_rows(log) == (whole, [])
+    files.append_jsonl(log, [{"step": 3}])
+    found, broken = files.log_rows(log)
+    assert found == [*whole, {"step": 3}]
+    assert len(broken) == (end not in (b"", b'{"step": 2}'))
+
+
+@pytest.mark.parametrize("line", [b"3", b"[]", b"null", b'{"a": NaN}', b"\xff", b"[" * 100_000])
+def test_lines_of_a_log_that_are_no_rows_are_named(line, tmp_path):
+    log = tmp_path / "log.jsonl"
+    log.write_bytes(b'{"a": 1}\n' + line + b'\n{"a": 2}\n')
+    found, (problem,) = files.log_rows(log)
+    assert found == [{"a": 1}, {"a": 2}]
+    assert problem.where == f"{log}:2"
+    assert files.log_rows(tmp_path / "none") == ([], [])
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])

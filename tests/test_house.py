@@ -108,7 +108,7 @@ def test_the_newcomer_s_page_names_each_room_once_in_the_order_of_the_imports():
 
 
 def test_modules_stay_short():
-    lines = {module_name(path): len(path.read_text("utf-8").splitlines()) for path in MODULES}
+    lines = {module_name(path): path.read_text("utf-8").count("\n") for path in MODULES}
     assert not {name: count for name, count in lines.items() if count > 300}
 
 
@@ -131,6 +131,37 @@ def test_data_room_needs_no_torch():
             assert "torch" not in {name.split(".")[0] for name in names}, module
 
 
+def lines_by_hand(path: Path) -> set[int]:
+    """Where a module reads or writes JSON lines by itself: a file's text that it takes apart,
+    JSON of the variable of a loop, JSON to which it adds an end of line."""
+    text = path.read_text(encoding="utf-8")
+    tree = ast.parse(text) if re.search(r"json|splitlines|split\(", text) else ast.Module([], [])
+    calls, over = [], set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.For, ast.comprehension)):
+            over |= {n.id for n in ast.walk(node.target) if isinstance(n, ast.Name)}
+        elif isinstance(node, ast.Call):
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            if name in ("loads", "strict_json", "splitlines", "split"):
+                calls.append((node.lineno, ast.unparse(node)))
+        elif isinstance(node, (ast.BinOp, ast.JoinedStr)):
+            calls.append((node.lineno, ast.unparse(node)))
+    read = rf"(json\.loads|strict_json)\(({'|'.join(over) or '-'})\)$"
+    cut = r".*read(_text|_bytes)?\(.*\)\.split(lines\(|\(b?'\\n')"
+    written = r".*json\.dumps\(.*\\n'"
+    return {line for line, call in calls if re.match(f"{read}|{cut}|{written}", call)}
+
+
+def test_json_lines_are_read_and_written_in_one_place():
+    """``kit.files``; ``str.splitlines`` parts at what stands in the middle of a text."""
+    own = {ROOT / "kit/files.py", ROOT / "tests/test_files.py"}
+    rooms = ("kit", "launch", "slurm", "tests")
+    paths = {path for room in rooms for path in (ROOT / room).rglob("*.py")}
+    found = {str(path.relative_to(ROOT)): lines_by_hand(path) for path in paths - own}
+    assert not {name: lines for name, lines in found.items() if lines}
+    assert all(map(lines_by_hand, own)), "they are found"
+
+
 def test_configuration_needs_no_torch():
     """A typing mistake or ``--help`` costs no import of it, by none of what launch/ parses."""
     parsed = {
@@ -149,7 +180,7 @@ def test_configuration_needs_no_torch():
 
 def test_scripts_are_thin():
     for path in (ROOT / "launch").glob("*.py"):
-        assert len(path.read_text(encoding="utf-8").splitlines()) <= 45, path
+        assert path.read_text(encoding="utf-8").count("\n") <= 45, path
 
 
 def test_importing_every_module_starts_nothing(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from helpers import metrics_of
+from helpers import metrics_of, rows
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -143,9 +143,9 @@ def test_the_first_cells_draw_and_prepare_phantoms(name, tmp_path, monkeypatch):
     for cell in code_of(name)[:2]:
         exec(cell, names)
     for split, least in (("train", 100), ("test", 20)):
-        lines = (tmp_path / f"{split}.json").read_text().splitlines()
-        assert len(lines) >= least
-        assert {json.loads(line)["dataset"] for line in lines} == {names["DATASET"]}
+        found = rows(tmp_path, f"{split}.json")
+        assert len(found) >= least
+        assert {row["dataset"] for row in found} == {names["DATASET"]}
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -148,11 +149,10 @@ class LocalCluster:
     def _name_nodes(self, remove: bool = False) -> None:
         """Let the nodes' names be found, as those of a cluster are."""
         mark = f"# local cluster in {self.folder}"
-        lines = HOSTS.read_text(encoding="utf-8").splitlines()
-        lines = [line for line in lines if not line.endswith(mark)]
+        text = re.sub(rf"^.*{re.escape(mark)}\n", "", HOSTS.read_text("utf-8"), flags=re.MULTILINE)
         if not remove:
-            lines.append(f"127.0.0.1 {' '.join(self.names)} {mark}")
-        HOSTS.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            text += f"127.0.0.1 {' '.join(self.names)} {mark}\n"
+        HOSTS.write_text(text, encoding="utf-8")
 
     def _start_munge(self) -> None:
         key = self.folder / "munge.key"

@@ -176,16 +176,30 @@ BREAKS = (
     Break(
         "the log loses the step of the checkpoint",
         "kit/run/runlog.py",
-        'if row["step"] <= step:',
-        'if row["step"] < step:',
+        "logged > step",
+        "logged >= step",
         ("tests/run/test_runlog.py::test_a_resumed_run_forgets_what_came_after_its_checkpoint",),
     ),
     Break(
         "a full disk leaves half a line in the log",
-        "kit/run/runlog.py",
+        "kit/files.py",
         "os.truncate(path, before)",
         "os.truncate(path, path.stat().st_size)",
         ("tests/run/test_runlog.py::test_a_full_disk_leaves_whole_lines",),
+    ),
+    Break(
+        "what other programs take for the end of a line is written as it is",
+        "kit/files.py",
+        "(0x85, 0x2028, 0x2029, *range",
+        "(0, *range",
+        ("tests/test_files.py::test_what_is_written_can_be_read",),
+    ),
+    Break(
+        "a line is added to the half line of a process that was killed",
+        "kit/files.py",
+        'lines if stream.read(1) in (b"", b"\\n") else b"\\n" + lines',
+        "lines",
+        ("tests/test_files.py::test_a_log_whose_process_was_killed_as_it_wrote",),
     ),
     Break(
         "mean loss of steps instead of tokens",

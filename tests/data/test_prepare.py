@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from helpers import rows
 from PIL import Image
 
 from kit.command import parse, run
@@ -176,7 +177,7 @@ def test_real_sample_leak_policies(realdata, tmp_path, monkeypatch, capsys):
 
 def test_images_under_the_output_are_relative_and_others_absolute(data, tmp_path):
     prepare(PrepareConfig(output="data/train.json"))
-    lines = [json.loads(line) for line in Path("data/train.json").read_text().splitlines()]
+    lines = rows(Path("data"), "train.json")
     assert [line["image"] for line in lines] == [
         "SLAKE/imgs/xmlab1/source.jpg",
         "SLAKE/imgs/xmlab1/source.jpg",

@@ -13,13 +13,12 @@ from kit.data.records import (
     Region,
     SftRecord,
     check_box,
-    iter_json_lines,
     read_sft_records,
     resolve_image,
-    strict_json,
     write_records,
 )
 from kit.errors import DataError, RecordError
+from kit.files import iter_json_lines, json_line, strict_json
 
 OUTPUT = {"caption": "CT.", "reasoning": ["a"], "boxes": [], "answer": "yes"}
 
@@ -100,7 +99,7 @@ def test_each_broken_line_is_named(name, folder):
     line = json.dumps(good | change) if isinstance(change, dict) else change
     raw = line if isinstance(line, bytes) else line.encode()
     path = folder / "d.json"
-    path.write_bytes(json.dumps(good).encode() + b"\n\n" + raw + b"\n" + raw + b"\n")
+    path.write_bytes(b"\n".join([json_line(good).encode(), raw, raw, b""]))
     with pytest.raises(DataError) as caught:
         read_sft_records(path)
     assert f"{path}:3" in str(caught.value)

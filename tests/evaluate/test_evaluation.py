@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import metrics_of
+from helpers import metrics_of, rows
 from PIL import Image
 from ranks import launcher, run
 
@@ -47,7 +47,7 @@ def evaluated(options: EvaluateConfig) -> dict[str, float]:
 
 
 def rows_of(folder) -> list[dict]:
-    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    return rows(folder, "predictions.jsonl")
 
 
 def texts_of(folder) -> list[str]:

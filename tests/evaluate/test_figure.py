@@ -7,6 +7,7 @@ from PIL import Image, ImageColor
 
 from kit.data.records import Region, SftRecord, read_sft_records, write_records
 from kit.evaluate.figure import CLAIMED, GOLD, MARGIN, SIDE, TEXT_WIDTH, draw_examples
+from kit.files import write_jsonl
 
 OUTPUT = json.dumps({"caption": "c", "reasoning": ["r"], "boxes": [], "answer": "a"})
 
@@ -38,7 +39,7 @@ def draw(tmp_path):
         write_records(tmp_path / "data.json", records)
         read = read_sft_records(tmp_path / "data.json")[0]
         rows = change([prediction(r) for r in read])
-        (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_jsonl(tmp_path / "p.jsonl", rows)
         draw_examples(tmp_path / "p.jsonl", tmp_path / "data.json", tmp_path / "o.png", **options)
         assert {path.name for path in tmp_path.iterdir()} - {"o.png"} == {
             "data.json", "p.jsonl", *(r.image for r in records)

@@ -130,3 +130,11 @@ def test_only_batches_that_are_missing_are_asked(prepared, tmp_path):
     parts.fill(alone, ask, StopRequest(tmp_path), "x")
     assert asked == [*batches, batches[1]]
     assert [row["index"] for row in parts.rows()] == [0, 1, 2]
+    texts = ["a\u2028b", "a\u2029b", "a\x85b"]
+    for number, text in enumerate(texts):  # as an earlier version wrote them: not escaped
+        row = f'{{"index": {number}, "text": "{text}"}}\n'
+        (tmp_path / f"{number:06d}.jsonl").write_text(row, encoding="utf-8")
+    assert [row["text"] for row in parts.rows()] == texts
+    os.truncate(tmp_path / "000001.jsonl", 12)
+    with pytest.raises(UserError, match="a finished batch is damaged"):
+        parts.rows()

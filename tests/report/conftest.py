@@ -8,6 +8,7 @@ import pytest
 
 from kit.evaluate.config import EvaluateConfig
 from kit.evaluate.evaluation import evaluate
+from kit.files import write_jsonl
 from kit.report.config import ReportConfig
 from kit.report.report import report
 
@@ -53,7 +54,7 @@ def run_of():
             {"step": step, "loss": 1 / step, **{k: v * step for k, v in metrics.items()}}
             for step in range(1, steps + 1)
         ]
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_jsonl(folder / "metrics.jsonl", rows)
         (folder / "environment.json").write_text(json.dumps({"total_steps": steps}))
         if finished:
             (folder / "summary.json").write_text(json.dumps({"finished": True, "seconds": 12.0}))

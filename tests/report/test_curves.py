@@ -9,6 +9,7 @@ import pytest
 from ranks import Ranks, launcher
 
 from kit.errors import UserError
+from kit.files import append_jsonl
 from kit.report.curves import CurvesConfig, curves, read_log
 
 GRPO = {
@@ -99,12 +100,10 @@ def test_a_watched_run_is_drawn_again_until_it_ends(tmp_path):
     try:
         wait_for(0)
         assert "Nothing has been logged yet" in page.read_text()
-        with (folder / "metrics.jsonl").open("a") as log:
-            for step in (1, 2, 3):
-                log.write(json.dumps({"step": step, "loss": 1.0}) + "\n")
-                log.flush()
-                wait_for(step)
-                assert "loads itself again" in page.read_text()
+        for step in (1, 2, 3):
+            append_jsonl(folder / "metrics.jsonl", [{"step": step, "loss": 1.0}])
+            wait_for(step)
+            assert "loads itself again" in page.read_text()
         (folder / "summary.json").write_text(json.dumps({"finished": True}))
         assert process.wait(timeout=60) == 0
     finally:

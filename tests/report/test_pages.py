@@ -1,12 +1,12 @@
 """The pages as a browser shows them: one browser for all."""
 
-import json
 import re
 import shutil
 
 import pytest
 from helpers import metrics_of, rows
 
+from kit.files import write_jsonl
 from kit.report.config import CurvesConfig, ReportConfig
 from kit.report.curves import curves
 from kit.report.report import report
@@ -159,8 +159,7 @@ def test_what_a_model_says_is_shown_as_text(browser, evaluations, tmp_path):
     evil = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
     for row in own:
         row |= {"answer": evil, "caption": evil, "question": evil, "problem": evil, "text": evil}
-    lines = "".join(json.dumps(row) + "\n" for row in own)
-    (folder / "predictions.jsonl").write_text(lines)
+    write_jsonl(folder / "predictions.jsonl", own)
     report(ReportConfig(evaluations=[f"<b>evil</b>={folder}"], output=str(tmp_path / "out")))
     page = browser.new_page()
     page.goto(f"file://{tmp_path / 'out' / 'report.html'}")

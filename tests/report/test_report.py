@@ -6,7 +6,7 @@ import re
 import shutil
 
 import pytest
-from helpers import metrics_of
+from helpers import metrics_of, rows
 
 from kit.errors import UserError
 from kit.report.cases import KINDS, choose
@@ -24,7 +24,7 @@ def config_of(evaluations, output, **changes) -> ReportConfig:
 
 
 def rows_of(folder) -> list[dict]:
-    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    return rows(folder, "predictions.jsonl")
 
 
 # ------------------------------------------------------------------------------- the files

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from helpers import rows
 
 from kit.errors import UserError
 from kit.run import process
@@ -18,7 +19,7 @@ def log_of(folder: Path, first_step: int) -> RunLog:
 
 
 def steps(folder: Path) -> list[int]:
-    return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").open()]
+    return [row["step"] for row in rows(folder)]
 
 
 def test_a_resumed_run_forgets_what_came_after_its_checkpoint(tmp_path):
@@ -33,6 +34,22 @@ def test_a_resumed_run_forgets_what_came_after_its_checkpoint(tmp_path):
     again.log(4, {"loss": 0.5})
     again.finish(finished=False)
     assert steps(tmp_path) == [1, 2, 3, 4]
+
+
+def test_a_resumed_run_loses_no_line_whatever_stands_in_its_text(tmp_path, capsys):
+    """As an earlier version wrote them: not escaped."""
+    texts = ["a\u2028b", "a\u2029b", "a\x85b", "肺"]
+    kept = [{"step": 1, "text": text} for text in texts] + [{"note": "without a step"}]
+    lines = [json.dumps(row, ensure_ascii=False) for row in [*kept, {"step": 2}]]
+    lines[2:2] = ["3", "{"]
+    for name in ("completions.jsonl", "skipped_steps.jsonl"):
+        (tmp_path / name).write_bytes("\n".join([*lines, '{"step": 1, "肺']).encode()[:-1])
+    log_of(tmp_path, first_step=1).finish(finished=False)
+    told = capsys.readouterr().out
+    for name in ("completions.jsonl", "skipped_steps.jsonl"):
+        assert rows(tmp_path, name) == kept
+        assert f"{name}:3 is left out: not a JSON object" in told
+        assert f"{name}:4 is left out: not valid JSON" in told
 
 
 def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from accelerate import Accelerator
+from helpers import rows
 from huggingface_hub import EvalResult, ModelCard
 from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError
 from huggingface_hub.repocard_data import model_index_to_eval_results
@@ -262,8 +263,7 @@ def test_an_adapter_answers_at_its_own_image_size(
         assert evaluate(config) == 0
         assert max(image_tokens) <= 16, "of the base 40 or 49"
         image_tokens.clear()
-        lines = (folder / "predictions.jsonl").read_text().splitlines()
-        texts[name] = [(row["mode"], row["text"]) for row in map(json.loads, lines)]
+        texts[name] = [(row["mode"], row["text"]) for row in rows(folder, "predictions.jsonl")]
     assert texts["adapter"] == texts["base_model"]
     assert {mode for mode, _ in texts["adapter"]} == set(MODES)
     assert f"max_pixels 12544 of {trained_small}" in capsys.readouterr().out

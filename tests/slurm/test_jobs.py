@@ -54,6 +54,17 @@ def test_only_who_asks_for_it_is_requeued(code, rank, left_with, requeued, recor
     assert [a["code"] for a in record.attempts()] == [code] * (rank == 0)
 
 
+def test_attempts_are_told_apart_after_a_kill_in_the_middle_of_a_line(record):
+    record.append_event("start", job_id="7", why="a\u2028b")
+    with (record.folder / "attempts.jsonl").open("a") as log:
+        log.write('{"event": "end", "ti')
+    record.append_event("start", job_id="8")
+    assert [(a["event"], a["job_id"]) for a in record.attempts()] == [
+        ("start", "7"),
+        ("start", "8"),
+    ]
+
+
 @pytest.fixture
 def scontrol(tmp_path, monkeypatch):
     """A stand-in for SLURM's command: what it was asked, and how to have it answer."""

@@ -78,7 +78,7 @@ def test_same_seed_same_bytes_and_a_longer_set_begins_with_the_shorter(tmp_path,
         if name.startswith("imgs"):
             assert long[name] == content, name
         else:
-            rows = json.loads(content)
+            rows = json.loads(short[name])
             assert json.loads(long[name])[: len(rows)] == rows
     same = [name for name in short if name in other and short[name] == other[name]]
     assert not [name for name in same if name.endswith("source.jpg")]
@@ -90,7 +90,7 @@ def test_same_seed_same_bytes_and_a_longer_set_begins_with_the_shorter(tmp_path,
 def test_files_have_the_shape_of_the_real_ones(slake, realdata, split):
     roots = slake, realdata / "SLAKE"
     texts = [(root / f"{split}.json").read_text(encoding="utf-8") for root in roots]
-    ours, real = (json.loads(text) for text in texts)
+    ours, real = map(json.loads, texts)
     whole = [r for s in ("train", "test") for r in json.loads((roots[1] / f"{s}.json").read_text())]
     assert [list(row) for row in ours[:1]] == [list(row) for row in real[:1]]
     assert {k: type(v) for k, v in ours[0].items()} == {k: type(v) for k, v in real[0].items()}
