@@ -63,11 +63,11 @@ class Stage:
         """How much is done and safe, of how much if that is known, and the unit."""
         output = self.output_of(config)
         if self.trains:
-            from kit.run.checkpoint import checkpoints, step_of
+            from kit.run.checkpoint import checkpoints, problem_with, step_of
 
-            saved = checkpoints(output)
+            whole = (p for p in checkpoints(output) if problem_with(p, sums=False) is None)
             total = read_json(output / "environment.json").get("total_steps")
-            return (step_of(saved[0]) if saved else 0), total, "steps"
+            return next(map(step_of, whole), 0), total, "steps"
         parts = parts_of(self, config)
         if parts is None:
             return 0, None, ""

@@ -83,26 +83,32 @@ def _staged(folder: Path, write: Callable[[Path], None]) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def problem_with(folder: Path) -> str | None:
-    """Why a folder is no valid checkpoint, or None."""
+def problem_with(folder: Path, *, sums: bool = True) -> str | None:
+    """Why a folder is no valid checkpoint, or None. Without ``sums`` its files are only looked
+    for, not read."""
     try:
         text = (folder / "manifest.json").read_text(encoding="utf-8")
         manifest = json.loads(text)
-        sums = dict(manifest["files"])
+        expected = dict(manifest["files"])
     except FileNotFoundError:
         return "no manifest.json"
-    except (OSError, ValueError, KeyError, TypeError):
+    except OSError as error:
+        return f"manifest.json cannot be read: {error.strerror}"
+    except (ValueError, KeyError, TypeError, RecursionError):
         return "manifest.json is damaged"
     if text != json_text(manifest):  # damage that JSON would not notice
         return "manifest.json is damaged"
-    if not sums:
+    if not expected:
         return "manifest.json lists no file"
-    for name, expected in sums.items():
+    for name, expected_sum in expected.items():
         path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if _sha256(path) != expected:
-            return f"{name} is damaged (sha256 differs)"
+        try:
+            if not path.is_file():
+                return f"{name} is missing"
+            if sums and _sha256(path) != expected_sum:
+                return f"{name} is damaged (sha256 differs)"
+        except OSError as error:  # the disk or its rights refuse
+            return f"{name} cannot be read: {error.strerror}"
     return None
 
 
@@ -148,11 +154,39 @@ def choose(run_folder: Path, asked: str) -> tuple[Path, list[str]]:
     raise UserError(f"no valid checkpoint to resume from{detail}", where=run_folder, fix=fix)
 
 
-def prune(run_folder: Path, keep: int) -> None:
-    """Delete all but the newest ``keep`` checkpoints."""
-    for folder in checkpoints(run_folder)[keep:]:
-        (folder / "manifest.json").unlink(missing_ok=True)  # from here on it does not exist
-        shutil.rmtree(folder)
+def prune(run_folder: Path, keep: int, saved: Path | None = None) -> list[str]:
+    """Delete what is older than the newest ``keep`` good checkpoints, and what kills have left
+    under temporary names. Returns a line for each that is damaged, or cannot be deleted.
+
+    A good one is deleted only when ``keep`` newer ones have been read again and found whole. Those
+    with a higher number than ``saved``, which the run has just written, are not of its past: they
+    neither count nor go.
+    """
+    good, told = 0, []
+    found = [p for p in checkpoints(run_folder) if not saved or step_of(p) <= step_of(saved)]
+    for folder in found if len(found) > keep else ():
+        if good >= keep:
+            told += _delete(folder)
+        elif problem := problem_with(folder):
+            told.append(f"{folder.name} is not counted: {problem}")
+        else:
+            good += 1
+    for folder in (*run_folder.glob(".checkpoint-*.tmp"), *run_folder.glob(".checkpoint-*.old")):
+        told += _delete(folder)
+    return told
+
+
+def _delete(folder: Path) -> list[str]:
+    """Delete a folder, or the link to one; a line if that is refused."""
+    try:
+        if folder.is_symlink():
+            folder.unlink()
+        else:
+            (folder / "manifest.json").unlink(missing_ok=True)  # from here on it does not exist
+            shutil.rmtree(folder)
+    except OSError as error:
+        return [f"{folder.name} cannot be deleted: {error.strerror or error}"]
+    return []
 
 
 def _files(folder: Path) -> list[Path]:

@@ -114,7 +114,8 @@ def save(
 
     if accelerator.is_main_process:
         checkpoint.publish(folder, write)
-        checkpoint.prune(folder.parent, config.save_total_limit)
+        for line in checkpoint.prune(folder.parent, config.save_total_limit, folder):
+            accelerator.print(f"warning: {line}")
     accelerator.wait_for_everyone()
     return folder
 
@@ -145,11 +146,13 @@ def starting_point(config: RunConfig, accelerator: Accelerator) -> Path | None:
             raise ConfigError("the run folder holds an earlier run", where=folder, fix=fix)
     if not config.resume_from_checkpoint:
         return None
-    checkpoint.recover(folder / "best")
+    for aside in folder.glob(".*.old"):
+        checkpoint.recover(folder / aside.name[1:-4])
     chosen, skipped = checkpoint.choose(folder, config.resume_from_checkpoint)
     for line in skipped:
         accelerator.print(f"warning: {line}")
     if not config.resume_weights_only:
+        _refuse_later(folder, chosen)
         _refuse_changes(_facts(chosen), config, _launch(accelerator), chosen)
     return chosen
 
@@ -229,6 +232,21 @@ def _launch(accelerator: Accelerator) -> dict:
         "zero_stage": zero.stage(accelerator),
         "mixed_precision": accelerator.mixed_precision,
     }
+
+
+def _refuse_later(run_folder: Path, chosen: Path) -> None:
+    """What the run is going to save would be older than what is there: the next resume would not
+    find it, and ``save_total_limit`` would rank it last."""
+    later = [
+        folder.name
+        for folder in checkpoint.checkpoints(run_folder)
+        if checkpoint.step_of(folder) > checkpoint.step_of(chosen)
+        and checkpoint.problem_with(folder) is None
+    ]
+    if later:
+        what = f"the run folder holds later checkpoints than {chosen.name}: {', '.join(later)}"
+        fix = "move them elsewhere, or resume from latest"
+        raise ConfigError(what, where=run_folder, fix=fix)
 
 
 def _refuse_changes(facts: dict, config: RunConfig, launch: dict, folder: Path) -> None:

@@ -16,8 +16,8 @@ BREAKS = (
     Break(
         "the sums of the manifest are not compared",
         CHECKPOINT,
-        "if _sha256(path) != expected:",
-        "if not path.stat().st_size:",
+        "_sha256(path) != expected_sum",
+        "not path.stat().st_size",
         ("tests/run/test_checkpoint.py::test_damage_is_found_and_the_one_before_is_taken",),
     ),
     Break(
@@ -46,9 +46,23 @@ BREAKS = (
     Break(
         "the newest checkpoints are deleted",
         CHECKPOINT,
-        "checkpoints(run_folder)[keep:]",
-        "checkpoints(run_folder)[:-keep]",
+        "for folder in found if",
+        "for folder in found[::-1] if",
         ("tests/run/test_checkpoint.py::test_publish_replaces_and_prune_keeps_the_newest",),
+    ),
+    Break(
+        "damaged checkpoints count among those that are kept",
+        CHECKPOINT,
+        "        else:\n            good += 1",
+        "        good += 1",
+        ("tests/run/test_checkpoint.py::test_a_good_one_goes_only_when_newer_good_ones_stand",),
+    ),
+    Break(
+        "leftovers of another run rank above what the run has just saved",
+        CHECKPOINT,
+        "if not saved or step_of(p) <= step_of(saved)]",
+        "if p]",
+        ("tests/run/test_checkpoint.py::test_a_good_one_goes_only_when_newer_good_ones_stand",),
     ),
     Break(
         "checkpoint 9 is newer than 10",

@@ -1,6 +1,9 @@
 """Checkpoints are whole or do not exist."""
 
+import errno
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -73,6 +76,79 @@ def test_publish_replaces_and_prune_keeps_the_newest(run):
     checkpoint.prune(run, keep=2)
     assert [p.name for p in checkpoint.checkpoints(run)] == ["checkpoint-20", "checkpoint-10"]
     assert {p.name for p in run.iterdir()} == {"checkpoint-20", "checkpoint-10"}
+
+
+def half_deleted(folder):
+    (folder / "manifest.json").unlink()
+
+
+def deep(folder):
+    (folder / "manifest.json").write_text("[" * 100_000)
+
+
+def flipped(folder):
+    damage_flip(folder / "b.bin")
+
+
+CASES = {  # steps and what befell them, the one just saved, save_total_limit, what is left
+    "all good": ({5: None, 10: None, 20: None}, 20, 1, [20]),
+    "the one just saved is damaged": ({5: None, 10: None, 20: flipped}, 20, 1, [20, 10]),
+    "a damaged one of a higher number": ({5: None, 10: None, 20: flipped}, 10, 1, [20, 10]),
+    "a good one of another run": ({9: None, 10: None, 40: None}, 10, 1, [40, 10]),
+    "nothing is good": ({5: flipped, 10: half_deleted, 20: deep}, 20, 1, [20, 10, 5]),
+    "two of three damaged": ({5: None, 10: deep, 15: flipped, 20: None}, 20, 2, [20, 15, 10, 5]),
+    "damaged ones are old": ({3: flipped, 5: None, 10: None, 20: None}, 20, 2, [20, 10]),
+    "killed in a removal": ({5: None, 10: half_deleted, 20: None}, 20, 1, [20]),
+    "killed before the removal": ({5: None, 10: None, 15: None, 20: None}, 20, 2, [20, 15]),
+}
+
+
+@pytest.mark.parametrize(("steps", "saved", "keep", "left"), CASES.values(), ids=CASES)
+def test_a_good_one_goes_only_when_newer_good_ones_stand(steps, saved, keep, left, tmp_path):
+    for step, damage in steps.items():
+        checkpoint.publish(tmp_path / f"checkpoint-{step}", write)
+        if damage:
+            damage(tmp_path / f"checkpoint-{step}")
+    (tmp_path / ".checkpoint-7.tmp").mkdir()  # of a kill
+    checkpoint.prune(tmp_path, keep, tmp_path / f"checkpoint-{saved}")
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    assert [checkpoint.step_of(path) for path in checkpoint.checkpoints(tmp_path)] == left
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_what_the_disk_refuses_to_read_is_skipped_and_not_counted(number, run, monkeypatch):
+    opened = Path.open
+
+    def refuse(path, *arguments, **options):
+        if path == run / "checkpoint-20" / "a.bin":
+            raise OSError(number, os.strerror(number))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    said = f"a.bin cannot be read: {os.strerror(number)}"
+    expected = (run / "checkpoint-10", [f"skipped checkpoint-20: {said}"])
+    assert checkpoint.choose(run, "latest") == expected
+    with pytest.raises(UserError, match="cannot be read"):
+        checkpoint.choose(run, str(run / "checkpoint-20"))
+    assert checkpoint.prune(run, 1) == [f"checkpoint-20 is not counted: {said}"]
+    assert checkpoint.problem_with(run / "checkpoint-10") is None
+
+
+def test_what_cannot_be_deleted_is_told_and_a_link_is_only_a_link(run, monkeypatch):
+    elsewhere = run / "elsewhere"
+    (run / "checkpoint-10").rename(elsewhere)
+    (run / "checkpoint-10").symlink_to(elsewhere)
+    remove = shutil.rmtree
+
+    def refuse(path, *arguments, **options):
+        if path == run / "checkpoint-5":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        remove(path, *arguments, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    assert checkpoint.prune(run, 1) == ["checkpoint-5 cannot be deleted: Permission denied"]
+    assert not (run / "checkpoint-10").exists()
+    assert checkpoint.problem_with(elsewhere) is None
 
 
 class Killed(BaseException):

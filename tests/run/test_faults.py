@@ -137,6 +137,19 @@ def test_a_finished_run_has_nothing_left_to_do(finished, start, tmp_path):
     assert rows(finished) == rows(tmp_path / "run")
 
 
+def test_later_checkpoints_are_never_outranked_in_silence(finished, start, tmp_path):
+    """What an earlier one went on to save would be deleted at once, and never found."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    earlier = str(folder / "checkpoint-3")
+    with pytest.raises(UserError, match="later checkpoints than checkpoint-3: checkpoint-4"):
+        start("sft", folder, resume_from_checkpoint=earlier)
+    flipped(folder / "checkpoint-4" / "state.json")
+    assert start("sft", folder, resume_from_checkpoint=earlier, save_total_limit=1) == 0
+    assert [path.name for path in checkpoint.checkpoints(folder)] == ["checkpoint-4"]
+    assert checkpoint.problem_with(folder / "checkpoint-4") is None
+
+
 def test_dropout_goes_on_where_it_was(start, tmp_path):
     """What the random generators give next."""
     changes = {"lora_dropout": 0.3, "max_steps": 3}
