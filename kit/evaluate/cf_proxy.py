@@ -37,7 +37,8 @@ def cf_proxy(config: CfProxyConfig) -> int:
     records, _ = read_sft_records(config.data, on_bad, decode_images=True)
     records = records[: config.max_records]
     batches = plan(records, [MODE], config.per_device_eval_batch_size)
-    parts = Parts(output.with_name(f"{output.name}.parts"), config, batches)
+    folder = output.with_name(f"{output.name}.parts")
+    parts = Parts(folder, config, batches, {"data": records}, accelerator.print)
     if parts.missing:
         model, processor = load_model(config, accelerator)
         require_room(records, processor, [MODE], model, config.max_new_tokens)

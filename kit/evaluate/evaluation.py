@@ -52,7 +52,8 @@ def evaluate(config: EvaluateConfig) -> int:
         floor = question_only_floor(read_sft_records(config.train_data)[0], records)
     modes = modes_of(config.prompting_mode)
     batches = plan(records, modes, config.per_device_eval_batch_size)
-    parts = Parts(output / "parts", config, batches)
+    data = {"data": records, "train_data": ()}
+    parts = Parts(output / "parts", config, batches, data, accelerator.print)
     if parts.missing:
         references = References(
             floor,

@@ -8,18 +8,19 @@ from them is too.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
+from kit.data.records import SftRecord
 from kit.errors import RecordError, UserError
 from kit.evaluate.answering import Request
 from kit.evaluate.config import InferenceConfig
 from kit.files import iter_json_lines, read_json, write_json, write_jsonl
+from kit.run import sources
 from kit.run.process import total
 from kit.run.stop import StopRequest
 
@@ -34,19 +35,26 @@ class Parts:
         UserError: the folder is of a run with another configuration, other data or weights.
     """
 
-    def __init__(self, folder: Path, config: InferenceConfig, batches: Sequence[list[Request]]):
+    def __init__(
+        self,
+        folder: Path,
+        config: InferenceConfig,
+        batches: Sequence[list[Request]],
+        data: Mapping[str, Sequence[SftRecord]],
+        say: Callable[[str], None] = print,
+    ):
         self.folder, self.config, self.batches = folder, config, batches
-        self.facts = _facts(config) | {"batches": len(batches)}
-        stated = folder / "run.json"
-        if stated.exists():
-            before = read_json(stated)
-            changed = [k for k in self.facts if before.get(k) != self.facts[k]]
-            if changed:
-                raise UserError(
-                    f"an unfinished run was started differently: {', '.join(changed)}",
-                    where=folder,
-                    fix="go on with the same configuration, or remove the folder to start anew",
-                )
+        before = read_json(folder / "run.json") if (folder / "run.json").exists() else None
+        self.facts = _facts(config)
+        fix = f"go on with the same, or rm -r {folder} to start anew"
+        changed = [k for k in self.facts if before is not None and before.get(k) != self.facts[k]]
+        if changed:
+            what = f"an unfinished run was started differently: {', '.join(changed)}"
+            raise UserError(what, where=folder, fix=fix)
+        now = sources.unchanged(
+            config, data, before and before.get("sources"), where=folder, fix=fix, say=say
+        )
+        self.facts |= {"batches": len(batches), "sources": now}
         self.own = range(config.shard_index, len(batches), config.num_shards)
         self.missing = [number for number in self.own if not self._file(number).exists()]
 
@@ -113,12 +121,8 @@ class Parts:
 
 
 def _facts(config: InferenceConfig) -> dict:
-    """What the answers depend on."""
+    """What the answers depend on beside data and images."""
     facts = {k: v for k, v in dataclasses.asdict(config).items() if k not in FREE_KEYS}
-    for name in ("data", "train_data"):
-        if facts.get(name):
-            data = Path(facts[name]).read_bytes()
-            facts[f"{name}_sha256"] = hashlib.sha256(data).hexdigest()
     for name in ("base_model", "adapter"):
         weights = sorted(Path(facts[name] or "nowhere").glob("*.safetensors"))
         facts[f"{name}_weights"] = [[p.stat().st_size, p.stat().st_mtime_ns] for p in weights]

@@ -67,6 +67,8 @@ def run(config: GrpoConfig, accelerator: Accelerator, stop: StopRequest) -> int:
     config = replace(config, base_model=config.base_model or named_base(config.sft_ckpt))
     start = state.starting_point(config, accelerator)
     records, eval_records, dropped = read_records(config, read_grpo_records)
+    data = {"data": records, "eval_data": eval_records}
+    made_of = state.sources_of(config, start, accelerator, data)
     eval_records = eval_records[: config.max_eval_records]
     processor = load_processor(
         config.base_model, config.sft_ckpt,
@@ -82,7 +84,7 @@ def run(config: GrpoConfig, accelerator: Accelerator, stop: StopRequest) -> int:
     batch = own_prompts * accelerator.num_processes
     schedule = Schedule(
         config, accelerator, policy, optimizer,
-        start=start, n_records=len(records), batch=batch, name="grpo",
+        start=start, n_records=len(records), batch=batch, name="grpo", made_of=made_of,
     )  # fmt: skip
     progress, log = schedule.progress, schedule.log
     stream = RecordStream(EpochOrder(tuple(str(i) for i in range(len(records))), config.seed))

@@ -132,7 +132,7 @@ def choose(run_folder: Path, asked: str) -> tuple[Path, list[str]]:
     ``asked``: a checkpoint folder, or ``latest`` for the newest valid one of the run.
 
     Raises:
-        UserError: there is none, or the one that was named is damaged.
+        UserError: there is none, or the one that was named is damaged or not the last.
     """
     if asked != "latest":
         folder = Path(asked)
@@ -142,6 +142,12 @@ def choose(run_folder: Path, asked: str) -> tuple[Path, list[str]]:
         problem = problem_with(folder)
         if problem:
             raise UserError(f"the checkpoint is damaged: {problem}", where=folder, fix="use latest")
+        # what the run saves would be older than those: never found again, and deleted first
+        later = [p for p in checkpoints(run_folder) if step_of(p) > step_of(folder)]
+        if later := [p.name for p in later if problem_with(p) is None]:
+            what = f"the run folder holds later checkpoints than {folder.name}: {', '.join(later)}"
+            fix = "move them elsewhere, or resume from latest"
+            raise UserError(what, where=run_folder, fix=fix)
         return folder, []
     skipped = []
     for folder in checkpoints(run_folder):

@@ -7,7 +7,6 @@ import os
 import platform
 import resource
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -23,20 +22,8 @@ from accelerate.utils import (
 
 from kit.command import source_of
 from kit.errors import ConfigError
-from kit.run import extensions, zero
+from kit.run import extensions, sources, zero
 from kit.run.config import RunConfig
-
-PACKAGES = (
-    "torch",
-    "transformers",
-    "peft",
-    "accelerate",
-    "deepspeed",
-    "bitsandbytes",
-    "datasets",
-    "tokenizers",
-    "safetensors",
-)
 
 
 def start(config: RunConfig) -> Accelerator:
@@ -163,17 +150,11 @@ def total(accelerator: Accelerator, *values: float) -> list[float]:
 
 def environment(accelerator: Accelerator) -> dict:
     """What a run was made with: versions, devices, command line."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = None
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": versions,
+        "packages": sources.versions(),
         "gpus": gpus,
         "num_processes": accelerator.num_processes,
         "distributed_type": accelerator.distributed_type.value,

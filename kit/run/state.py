@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from kit.errors import ConfigError, UserError
 from kit.files import require_folder, write_json
-from kit.run import checkpoint, zero
+from kit.run import checkpoint, sources, zero
 from kit.run.config import RunConfig
 from kit.run.runlog import RunLog
 from kit.run.stop import StopRequest
@@ -90,8 +91,10 @@ def save(
     optimizer: torch.optim.Optimizer,
     scheduler,
     progress: Progress,
+    made_of: dict | None = None,
 ) -> Path:
-    """Publish checkpoint-N of the run, and delete the oldest over the limit.
+    """Publish checkpoint-N of the run, ``made_of`` what ``sources`` say, and delete the oldest
+    over the limit.
 
     Its tensors are whole, in safetensors, whatever ZeRO stage they were spread by.
     """
@@ -104,6 +107,7 @@ def save(
         "scheduler": scheduler.state_dict(),
         "launch": _launch(accelerator),
         "config": _fixed(config),
+        "sources": made_of or {},
     }
 
     def write(target: Path) -> None:
@@ -152,9 +156,28 @@ def starting_point(config: RunConfig, accelerator: Accelerator) -> Path | None:
     for line in skipped:
         accelerator.print(f"warning: {line}")
     if not config.resume_weights_only:
-        _refuse_later(folder, chosen)
         _refuse_changes(_facts(chosen), config, _launch(accelerator), chosen)
     return chosen
+
+
+def sources_of(
+    config: RunConfig,
+    start: Path | None,
+    accelerator: Accelerator,
+    data: Mapping[str, Sequence[sources.Record]],
+) -> dict:
+    """What the run is made of (``kit.run.sources``).
+
+    Raises:
+        UserError: the checkpoint that it goes on from was made of something else.
+    """
+    going_on = start and not config.resume_weights_only
+    before = _facts(start)["sources"] if going_on else None
+    if before == {}:
+        accelerator.print(f"warning: {start.name} does not say of which data and images it is")
+    return sources.unchanged(
+        config, data, before, where=start, fix=_fix(start), say=accelerator.print
+    )
 
 
 def resume(
@@ -219,7 +242,9 @@ def _facts(folder: Path) -> dict:
     path = folder / "state.json"
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        return {name: dict(facts[name]) for name in ("progress", "scheduler", "launch", "config")}
+        facts = {"sources": {}} | facts
+        names = ("progress", "scheduler", "launch", "config", "sources")
+        return {name: dict(facts[name]) for name in names}
     except (OSError, ValueError, TypeError, KeyError) as error:
         what = f"cannot read the checkpoint: {type(error).__name__}: {error}"
         raise UserError(what, where=path, fix="use another, or latest") from error
@@ -234,21 +259,6 @@ def _launch(accelerator: Accelerator) -> dict:
     }
 
 
-def _refuse_later(run_folder: Path, chosen: Path) -> None:
-    """What the run is going to save would be older than what is there: the next resume would not
-    find it, and ``save_total_limit`` would rank it last."""
-    later = [
-        folder.name
-        for folder in checkpoint.checkpoints(run_folder)
-        if checkpoint.step_of(folder) > checkpoint.step_of(chosen)
-        and checkpoint.problem_with(folder) is None
-    ]
-    if later:
-        what = f"the run folder holds later checkpoints than {chosen.name}: {', '.join(later)}"
-        fix = "move them elsewhere, or resume from latest"
-        raise ConfigError(what, where=run_folder, fix=fix)
-
-
 def _refuse_changes(facts: dict, config: RunConfig, launch: dict, folder: Path) -> None:
     before, now = facts["config"] | facts["launch"], _fixed(config) | launch
     changed = [
@@ -258,10 +268,16 @@ def _refuse_changes(facts: dict, config: RunConfig, launch: dict, folder: Path) 
         raise UserError(
             "the run was started differently: " + "; ".join(changed),
             where=folder,
-            fix="resume with the same configuration and number of processes, or start anew from "
-            f"its weights: --resume_from_checkpoint {folder} --resume_weights_only true and "
-            "another --output_dir",
+            fix=_fix(folder),
         )
+
+
+def _fix(folder: Path | None) -> str:
+    return (
+        "resume with the same configuration, number of processes and data, or start anew from "
+        f"its weights: --resume_from_checkpoint {folder} --resume_weights_only true and "
+        "another --output_dir"
+    )
 
 
 def _fixed(config) -> dict:

@@ -25,6 +25,7 @@ class Schedule:
         model: holds the trained weights; ``optimizer`` is accelerate's wrapper of their own.
         n_records: in the training data; ``batch`` of them make a step, over all ranks.
         name: of the run, for trackers.
+        made_of: what the run is made of (``state.sources_of``).
 
     Attributes:
         total_steps, progress (``kit.run.state``), log (``kit.run.runlog``).
@@ -41,9 +42,10 @@ class Schedule:
         n_records: int,
         batch: int,
         name: str,
+        made_of: dict | None = None,
     ):
         self.config, self.accelerator = config, accelerator
-        self.model, self.optimizer = model, optimizer
+        self.model, self.optimizer, self.made_of = model, optimizer, made_of
         self.total_steps = config.max_steps
         if self.total_steps < 0:
             self.total_steps = max(1, round(config.num_train_epochs * n_records / batch))
@@ -108,7 +110,7 @@ class Schedule:
         if stopping or (self.config.save_steps and self.is_due(self.config.save_steps)):
             state.save(
                 self.config, self.accelerator, self.model, self.optimizer, self.lr_scheduler,
-                self.progress,
+                self.progress, self.made_of,
             )  # fmt: skip
         if stopping and not self.at_end:
             return state.leave(self.accelerator, self.log, self.progress, stop)

@@ -52,6 +52,8 @@ def run(config: SftConfig, accelerator: Accelerator, stop: StopRequest) -> int:
     # ------------------------------------------------------------------ data and model
     start = state.starting_point(config, accelerator)
     records, eval_records, dropped = read_records(config, read_sft_records)
+    data = {"data": records, "eval_data": eval_records}
+    made_of = state.sources_of(config, start, accelerator, data)
     processor = load_processor(
         config.base_model, min_pixels=config.min_pixels, max_pixels=config.max_pixels
     )
@@ -68,7 +70,7 @@ def run(config: SftConfig, accelerator: Accelerator, stop: StopRequest) -> int:
     )
     schedule = Schedule(
         config, accelerator, model, optimizer,
-        start=start, n_records=len(records), batch=batch, name="sft",
+        start=start, n_records=len(records), batch=batch, name="sft", made_of=made_of,
     )  # fmt: skip
     progress, log = schedule.progress, schedule.log
     dataset = training_batches(config, records, processor, accelerator, batch)

@@ -122,11 +122,11 @@ def test_only_batches_that_are_missing_are_asked(prepared, tmp_path):
         return [{"index": batch[0].records[0]}]
 
     for _ in range(2):
-        parts = Parts(tmp_path, settings, batches)
+        parts = Parts(tmp_path, settings, batches, {})
         assert parts.fill(alone, ask, StopRequest(tmp_path), "x") == 0
         assert asked == batches, "all at first, and none again"
     (tmp_path / "000001.jsonl").unlink()
-    parts = Parts(tmp_path, settings, batches)
+    parts = Parts(tmp_path, settings, batches, {})
     parts.fill(alone, ask, StopRequest(tmp_path), "x")
     assert asked == [*batches, batches[1]]
     assert [row["index"] for row in parts.rows()] == [0, 1, 2]
