@@ -91,6 +91,35 @@ def die_at(kind: str, number: int) -> None:
     setattr(module, name, counted)
 
 
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def damage_at(number: int, name: str) -> None:
+    """A file of this checkpoint that rank 0 publishes is damaged as soon as it stands, and the
+    rank is killed when it has deleted what it then takes for outdated."""
+    if not is_rank(0):
+        return
+    from kit.run import checkpoint
+
+    publish, prune, calls = checkpoint.publish, checkpoint.prune, [0]
+
+    def damaging(folder, write):
+        publish(folder, write)
+        calls[0] += folder.name.startswith("checkpoint-")
+        if calls[0] == number:
+            flip_a_bit(folder / name)
+
+    def dying(*arguments):
+        prune(*arguments)
+        if calls[0] == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    checkpoint.publish, checkpoint.prune = damaging, dying
+
+
 # ---------------------------------------------------------------------- memory
 
 

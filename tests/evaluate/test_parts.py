@@ -15,6 +15,7 @@ from kit.evaluate.cf_proxy import cf_proxy
 from kit.evaluate.config import CfProxyConfig, EvaluateConfig
 from kit.evaluate.evaluation import evaluate
 from kit.evaluate.parts import Parts
+from kit.run import sources
 from kit.run.stop import EXIT_REQUEUE, EXIT_STOPPED, StopRequest
 
 SHARDS = 3
@@ -100,6 +101,16 @@ def test_shards_of_other_weights_are_not_merged(stage, prepared, trained, tmp_pa
             run(config_of(stage, prepared, output, **adapter))
     finally:
         os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_shards_of_other_data_are_not_merged(stage, prepared, tmp_path, monkeypatch):
+    run = STAGES[stage][0]
+    output, settings = tmp_path / "out", {"max_records": 2, "max_new_tokens": 2}
+    run(config_of(stage, prepared, output, num_shards=2, **settings))
+    monkeypatch.setattr(sources, "_sum_of_records", lambda path: "9 other")
+    with pytest.raises(UserError, match=r"has changed: data \(.*test.json\): its records \(9, "):
+        run(config_of(stage, prepared, output, **settings))
 
 
 @pytest.mark.parametrize(("index", "count"), [(1, 1), (-1, 2), (2, 2)])

@@ -3,9 +3,11 @@
     python tests/faults/kill.py --kills 100
 
 Each case is a stage (SFT, GRPO) under a launch (one process, ZeRO-2 and ZeRO-3 with two). A run is
-killed at moments uniform over its training (all its processes, or one rank), or inside saving,
-renaming and deleting (``hooks.die_at``), resumed, killed again, and in the end compared with a run
-that was left alone: weights, moments, schedule, random generators, adapter and metrics.
+killed at moments uniform over its training (all its processes, or one rank), inside saving,
+renaming and deleting (``hooks.die_at``), or after a checkpoint was damaged as soon as it stood
+(``hooks.damage_at``); what stands then is damaged further; it is resumed, with another
+``save_total_limit`` (1 or 2), killed again, and in the end compared with a run that was left alone:
+weights, moments, schedule, random generators, adapter and metrics.
 Prints a line a round and a table; exits with 1 if anything differs.
 """
 
@@ -26,11 +28,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from helpers import flags_of, lasting
-from hooks import SAVING, die_at
+from hooks import SAVING, damage_at, die_at, flip_a_bit
 from ranks import Ranks, launcher
+
+from kit.run import checkpoint
 
 LAUNCHES = {"one process": None, "ZeRO-2, 2": "cpu_zero2", "ZeRO-3, 2": "cpu_zero3"}
 KILLS_A_ROUND = 4
+FILES = (
+    "manifest.json", "state.json", "trained.safetensors", "optimizer.safetensors",
+    "random.safetensors",
+)  # fmt: skip
 SETTINGS = {
     "max_steps": 6, "save_steps": 1, "save_total_limit": 2, "logging_steps": 1, "report_to": "none",
     "learning_rate": 1e-3, "per_device_train_batch_size": 2,
@@ -75,6 +83,7 @@ def outcome(folder: Path) -> dict[str, object]:
     last = folder / f"checkpoint-{SETTINGS['max_steps']}"
     return {
         "checkpoint": (last / "manifest.json").read_text(),
+        "problem": checkpoint.problem_with(last),
         "adapter": (folder / "adapter_model.safetensors").read_bytes(),
         "metrics": lasting(folder),
     }
@@ -85,12 +94,16 @@ def kill_round(case: Case, rng: random.Random, wanted: int, number: int) -> int:
     folder = case.folder / f"round{number}"
     killed, told = 0, []
     while True:
-        flags = []
-        if list(folder.glob("checkpoint-*/manifest.json")):
-            flags = ["--resume_from_checkpoint=latest"]
-        forced = rng.random() < 0.4 and killed < wanted
+        limit = rng.choice((1, 2))
+        flags, stands = [f"--save_total_limit={limit}"], bool(good_in(folder))
+        if stands:
+            flags += ["--resume_from_checkpoint=latest"]
+        forced = rng.random() < 0.6 and killed < wanted
         hook = None
-        if forced:
+        if forced and rng.random() < 0.5:
+            call, name = rng.randint(1 if stands else 2, 3), rng.choice(FILES)
+            moment, hook = f"damaged {name}:{call}", partial(damage_at, call, name)
+        elif forced:
             kind, call = rng.choice(list(SAVING)), rng.randint(1, 12)
             moment, hook = f"{kind}:{call}", partial(die_at, kind, call)
         process = case.start(folder, *flags, hook=hook)
@@ -108,7 +121,7 @@ def kill_round(case: Case, rng: random.Random, wanted: int, number: int) -> int:
             case.differences.append(f"round {number}: exit code {process.returncode}")
             break
         killed += 1
-        told.append(moment)
+        told.append(f"{moment}, limit {limit}{damage(folder, rng)}")
     if process.returncode == 0:
         found = outcome(folder)
         for name, expected in case.expected.items():
@@ -119,6 +132,28 @@ def kill_round(case: Case, rng: random.Random, wanted: int, number: int) -> int:
     if not case.differences:
         shutil.rmtree(folder)
     return killed
+
+
+def good_in(folder: Path) -> list[Path]:
+    """Its good checkpoints, newest first."""
+    found = checkpoint.checkpoints(folder)
+    return [path for path in found if checkpoint.problem_with(path) is None]
+
+
+def damage(folder: Path, rng: random.Random) -> str:
+    """Harm what a kill has left, but for the last good checkpoint; says what was done."""
+    good = good_in(folder)
+    if good and rng.random() < 0.3:
+        (folder / "checkpoint-99").mkdir(exist_ok=True)  # of another run, and half of one
+        return ", beside a torn checkpoint-99"
+    if len(good) < 2 or rng.random() < 0.5:
+        return ""
+    name = rng.choice(FILES)
+    if rng.random() < 0.5:
+        flip_a_bit(good[0] / name)
+    else:
+        (good[0] / name).unlink()
+    return f", then {good[0].name} without its {name}"
 
 
 def kill(process: Ranks, rng: random.Random) -> str:

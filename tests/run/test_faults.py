@@ -16,7 +16,7 @@ from ranks import launcher, run
 
 from kit.errors import UserError
 from kit.files import lock
-from kit.run import checkpoint
+from kit.run import checkpoint, sources
 
 # ---------------------------------------------------------------------- torn checkpoints
 
@@ -148,6 +148,23 @@ def test_later_checkpoints_are_never_outranked_in_silence(finished, start, tmp_p
     assert start("sft", folder, resume_from_checkpoint=earlier, save_total_limit=1) == 0
     assert [path.name for path in checkpoint.checkpoints(folder)] == ["checkpoint-4"]
     assert checkpoint.problem_with(folder / "checkpoint-4") is None
+
+
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+def test_data_that_has_changed_is_refused(stage, start, tmp_path, monkeypatch):
+    """``kit.run.sources`` tells what; evaluate and cf_proxy ask it too."""
+    assert start(stage, tmp_path / "run", max_steps=1) == 0
+    again = {"resume_from_checkpoint": "latest", "max_steps": 1}
+    monkeypatch.setattr(sources, "_sum_of_records", lambda path: "9 other")
+    with pytest.raises(
+        UserError, match=r"has changed: data \(.*\): its records \(9, before"
+    ) as told:
+        start(stage, tmp_path / "run", **again)
+    assert told.value.where == tmp_path / "run" / "checkpoint-1"
+    assert "--resume_weights_only true" in told.value.fix
+    if stage == "sft":
+        again |= {"resume_from_checkpoint": str(told.value.where), "resume_weights_only": True}
+        assert start(stage, tmp_path / "anew", **again) == 0
 
 
 def test_dropout_goes_on_where_it_was(start, tmp_path):
