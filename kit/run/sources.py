@@ -52,7 +52,8 @@ def unchanged(
     now: dict[str, dict] = {"packages": versions()}
     for name, records in data.items():
         if path := getattr(config, name, ""):
-            images = {relative_image(Path(r.image), Path(path).parent): r.image for r in records}
+            distinct, folder = dict.fromkeys(r.image for r in records), Path(path).parent
+            images = {relative_image(Path(image), folder): image for image in distinct}
             files = _sums(images, _files_of(before, name))
             now[name] = {"path": path, "records": _sum_of_records(path), "files": files}
     if adapter := getattr(config, "sft_ckpt", ""):
