@@ -8,14 +8,25 @@ import importlib
 import inspect
 import math
 import numbers
+import operator
+import os
+import sys
 import traceback
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+    Set,
+)
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from decimal import Decimal
+from functools import cached_property, partial
 
 import numpy as np
-import torch
 
 from kit.data.grpo_records import GrpoRecord
 from kit.errors import ConfigError, UserError
@@ -41,38 +52,33 @@ class RewardFunctions:
     def __call__(self, groups: Sequence[Group]) -> list[dict[str, float | None]]:
         """The parts of each completion, in the order of the groups.
 
-        A function gets those of :func:`arguments_of` that it takes. Each is called once for all
-        completions; those defined with ``async`` are awaited together.
+        A function gets those of :func:`arguments_of` that it takes, in lists of its own. Each is
+        called once for all completions; what is to be awaited is awaited together.
 
         Raises:
             UserError: one raises, or gives something else than a finite number or None for each.
         """
-        known = arguments_of(groups)
-        records = known["record"]
-
-        async def awaited(path: str, function: RewardFunction) -> list:
-            with explained(path, records):
-                return list(await function(**_taken(function, known)))
-
-        found: dict[str, list] = {}
-        coroutines = {}
-        for name, path, function in zip(self.names, self.paths, self._functions, strict=True):
-            if _is_async(function):
-                coroutines[name] = (path, function)
-                continue
-            with explained(path, records):
-                found[name] = list(function(**_taken(function, known)))
-        if coroutines:
-            found |= zip(coroutines, self._gathered(awaited, coroutines.values()), strict=True)
+        records = [group.task.record for group in groups for _ in group.completions]
+        found, waiting = {}, {}
+        with contextlib.ExitStack() as unless_awaited:
+            for name, path, function in zip(self.names, self.paths, self._functions, strict=True):
+                with explained(path, records):
+                    found[name] = given = function(**_taken(function, arguments_of(groups)))
+                if inspect.isawaitable(given):
+                    waiting[name] = (given, path, records)
+                if inspect.iscoroutine(given):
+                    unless_awaited.callback(given.close)
+            if waiting:
+                found |= zip(waiting, self._gathered(waiting.values()), strict=True)
         columns = [
             checked(found[name], path, records)
             for name, path in zip(self.names, self.paths, strict=True)
         ]
         return [dict(zip(self.names, values, strict=True)) for values in zip(*columns, strict=True)]
 
-    def _gathered(self, awaited, calls) -> list[list]:
+    def _gathered(self, waiting: Iterable[tuple]) -> list:
         async def together():
-            return await asyncio.gather(*(awaited(*call) for call in calls), return_exceptions=True)
+            return await asyncio.gather(*(_awaited(*w) for w in waiting), return_exceptions=True)
 
         with ThreadPoolExecutor(1) as pool:  # a notebook's own loop runs in this thread
             found = pool.submit(self._loop.run_until_complete, together()).result()
@@ -110,22 +116,34 @@ def arguments_of(groups: Sequence[Group]) -> dict[str, list]:
 
 
 def load_function(path: str) -> RewardFunction:
-    """The function at a dotted path like ``package.module:function``.
+    """The function at a dotted path like ``package.module:function``. Modules in the folder where
+    the command is run are found too, after all others: they take no other's place.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or it takes what there is not.
     """
     module, _, attribute = path.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     try:
-        function = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+        function = operator.attrgetter(attribute)(importlib.import_module(module))
+    except (Exception, SystemExit) as error:  # a module of the user's may raise anything
         raise ConfigError(
-            f"no reward function {path!r}: {error}",
+            f"no reward function {path!r}: {type(error).__name__}: {error}",
             where="reward_funcs",
             fix="give package.module:function, importable from where the command is run",
         ) from error
-    if not callable(function):
+    if not callable(function) or isinstance(function, type):
         raise ConfigError(f"{path!r} is not a function", where="reward_funcs", fix="name one")
+    known = arguments_of([])
+    try:
+        inspect.signature(function).bind(**_taken(function, known))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"the reward function {path!r} cannot be called: {error}",
+            where="reward_funcs",
+            fix=f"let it take, by name, only what there is: {', '.join(known)}",
+        ) from error
     return function
 
 
@@ -146,23 +164,40 @@ def part_names(paths: Sequence[str]) -> list[str]:
     return names
 
 
-def checked(values: list, path: str, records: Sequence[GrpoRecord]) -> list[float | None]:
-    """What a function gave, as floats and None.
+def checked(values: object, path: str, records: Sequence[GrpoRecord]) -> list[float | None]:
+    """What a function gave, as floats and None: numbers of any library, arrays of one number, and
+    None or a masked item of numpy's for what is absent.
 
     Raises:
-        UserError: there are more or fewer than completions, or one is no finite number.
+        UserError: there are more or fewer than completions, in no order, or one is no finite
+            number.
     """
     what = f"the reward function must give {len(records)} finite numbers or None: {values!r:.200}"
+    unordered = isinstance(values, (str, bytes, bytearray, Mapping, Set))
+    if unordered or not isinstance(values, Iterable) or getattr(values, "ndim", 1) == 0:
+        raise UserError(what, where=_where(path, records), fix="fix the function")
+    with explained(path, records):
+        values = list(values)
     if len(values) != len(records):
         raise UserError(what, where=_where(path, records), fix="fix the function")
-    result = []
-    for value, record in zip(values, records, strict=True):
-        if isinstance(value, (np.generic, np.ndarray, torch.Tensor)) and value.ndim == 0:
-            value = value.item()
-        if value is not None and not (isinstance(value, numbers.Real) and math.isfinite(value)):
+    result = [
+        None if value is None or value is np.ma.masked else _number(value) for value in values
+    ]
+    for value, number, record in zip(values, result, records, strict=True):
+        if number is not None and not math.isfinite(number):
+            what = f"the reward function must give finite numbers or None, not {value!r:.200}"
             raise UserError(what, where=_where(path, [record]), fix="fix the function")
-        result.append(None if value is None else float(value))
     return result
+
+
+def _number(value: object) -> float:
+    """NaN for what is none, infinity for what is too large."""
+    if hasattr(value, "item") and math.prod(getattr(value, "shape", ())) == 1:
+        value = value.item()  # of numpy, torch or another library
+    try:
+        return float(value) if isinstance(value, (numbers.Real, Decimal)) else math.nan
+    except OverflowError:
+        return math.inf
 
 
 @contextlib.contextmanager
@@ -171,7 +206,7 @@ def explained(path: str, records: Sequence[GrpoRecord]) -> Iterator[None]:
     which completion: it may ask a model that is paid by the call."""
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit, asyncio.CancelledError) as error:
         frames = traceback.extract_tb(error.__traceback__)
         places = [f": {f.filename}, line {f.lineno}" for f in frames if f.filename != __file__]
         raise UserError(
@@ -181,16 +216,20 @@ def explained(path: str, records: Sequence[GrpoRecord]) -> Iterator[None]:
         ) from error
 
 
+async def _awaited(given: Awaitable, path: str, records: Sequence[GrpoRecord]) -> object:
+    with explained(path, records):
+        return await given
+
+
 def _taken(function: RewardFunction, known: dict[str, list]) -> dict[str, list]:
     parameters = inspect.signature(function).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return known
-    return {key: value for key, value in known.items() if key in parameters}
-
-
-def _is_async(function: RewardFunction) -> bool:
-    called = type(function).__call__
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
+    preset = getattr(function, "keywords", {}) if isinstance(function, partial) else {}
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return {
+        key: value
+        for key, value in known.items()
+        if (takes_all or key in parameters) and key not in preset
+    }
 
 
 def _where(path: str, records: Sequence[GrpoRecord]) -> str:

@@ -29,19 +29,22 @@ class Reward:
 
 
 def combine(parts: Mapping[str, float | None], weights: Mapping[str, float]) -> float:
-    """The weighted sum of the parts that are there, scaled as if all were.
+    """The weighted sum of the parts that are there, scaled as if all were. A weight below 0 makes
+    a part a penalty.
 
     >>> combine({"a": 1.0, "b": 0.5}, {"a": 0.25, "b": 0.5})
     0.5
     >>> combine({"a": 1.0, "b": None}, {"a": 0.25, "b": 0.5})
     0.75
+    >>> combine({"a": 1.0, "b": 0.5}, {"a": 1.0, "b": -1.0})
+    0.5
     """
     there = {name: value for name, value in parts.items() if value is not None}
-    weight = sum(weights[name] for name in there)
+    weight = sum(abs(weights[name]) for name in there)
     if weight == 0:
         return 0.0
     total = sum(weights[name] * value for name, value in there.items())
-    return total * sum(weights[name] for name in parts) / weight
+    return total * sum(abs(weights[name]) for name in parts) / weight
 
 
 def group_rewards(

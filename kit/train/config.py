@@ -141,6 +141,8 @@ class SftConfig(TrainingConfig):
             )
         for name in ("questions_per_image", "max_length"):
             require(getattr(self, name) >= 1, name, "must be at least 1", getattr(self, name))
+        fine = all(-float("inf") < weight < float("inf") for weight in self.reward_weights)
+        require(fine, "reward_weights", "must be finite numbers", self.reward_weights)
         if self.eval_steps and not self.eval_data:
             raise ConfigError(
                 "nothing to evaluate on", where=f"eval_steps: {self.eval_steps}",

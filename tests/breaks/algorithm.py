@@ -9,6 +9,7 @@ ADVANTAGES = "kit/grpo/advantages.py"
 MICROBATCHES = "kit/grpo/microbatches.py"
 FAITHFULNESS = "kit/scoring/faithfulness.py"
 REWARDS = "kit/grpo/rewards.py"
+FUNCTIONS = "kit/grpo/functions.py"
 
 BREAKS = (
     Break(
@@ -158,7 +159,7 @@ BREAKS = (
     Break(
         "absent parts of the reward count as nothing",
         FAITHFULNESS,
-        "return total * sum(weights[name] for name in parts) / weight",
+        "return total * sum(abs(weights[name]) for name in parts) / weight",
         "return total",
         ("tests/scoring/test_faithfulness.py::test_the_documented_example",),
     ),
@@ -210,6 +211,37 @@ BREAKS = (
         "others = config.reward_weights or [1.0] * len(self.functions.names)",
         "others = [1.0] * len(self.functions.names)",
         ("tests/grpo/test_rewards.py::test_functions_of_the_users_own_are_added",),
+    ),
+    Break(
+        "a weight below nothing takes from the weights",
+        FAITHFULNESS,
+        "weight = sum(abs(weights[name]) for name in there)",
+        "weight = sum(weights[name] for name in there)",
+        ("tests/grpo/test_rewards.py::test_a_weight_below_nothing_is_a_penalty",),
+    ),
+    Break(
+        "what a reward function makes of its lists, the next one gets",
+        FUNCTIONS,
+        "arguments_of(groups))",
+        "self.__dict__.setdefault('known', arguments_of(groups)))",
+        ("tests/grpo/test_rewards.py::test_all_that_can_be_called_is",),
+    ),
+    Break(
+        "the rewards of a set are taken in any order",
+        FUNCTIONS,
+        "(str, bytes, bytearray, Mapping, Set)",
+        "(str, bytes, bytearray)",
+        ("tests/grpo/test_rewards.py::test_a_function_that_fails_names_itself_and_the_record",),
+    ),
+    Break(
+        "a folder's own modules go before those that are installed",
+        FUNCTIONS,
+        "sys.path.append(os.getcwd())",
+        "sys.path.insert(0, os.getcwd())",
+        (
+            "tests/grpo/test_rewards.py::"
+            "test_a_module_where_the_command_is_run_is_found_and_takes_no_other_s_place",
+        ),
     ),
     Break(
         "the counterfactual is asked of the gold answer",

@@ -322,6 +322,7 @@ def test_full_fine_tuning_keeps_the_model_it_started_from(trained, tmp_path):
         ({"weights": "1,2"}, "four numbers"),
         ({"finetuning": "full"}, "starts from a whole model"),
         ({"reward_funcs": ["a.b:c"], "reward_weights": [1.0, 2.0]}, "2 weights for 1"),
+        ({"reward_funcs": ["a.b:c"], "reward_weights": [float("nan")]}, "must be finite"),
         ({"eval_steps": 5}, "nothing to evaluate on"),
         ({"data": ""}, "no training data"),
         ({"sft_ckpt": None}, "no model given"),

@@ -1,9 +1,14 @@
 """What completions earn, and that none of the known tricks pays."""
 
 import asyncio
+import gc
 import json
 import math
+import sys
 from collections import Counter
+from decimal import Decimal
+from fractions import Fraction
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -244,12 +249,50 @@ def nothing(completions):
     pass
 
 
+def unordered(completions):
+    return {0.5, 0.25}
+
+
+def keyed(completions):
+    return dict.fromkeys(range(len(completions)), 0.5)
+
+
+def too_large(completions):
+    return [10**400] * len(completions)
+
+
+def leaving(completions):
+    raise SystemExit(0)
+
+
+async def cancelled(completions):
+    raise asyncio.CancelledError
+
+
+def meddling(completions, answer):
+    completions[:] = ["mine"] * len(completions)
+    answer.clear()
+    return [None] * len(completions)
+
+
+def positional(completions, /):
+    pass
+
+
+def of_another_column(completions, ground_truth):
+    pass
+
+
 async def met(completions):
     """Two at once, or it waits for ever."""
     CALLS["met"] += 1
     while CALLS["met"] < 2:
         await asyncio.sleep(0)
     return [0.5] * len(completions)
+
+
+def met_by_a_wrapper(**arguments):  # as decorators make them
+    return met(arguments["completions"])
 
 
 async def failing(completions):
@@ -260,6 +303,8 @@ SCALARS = {
     "bool": True, "int": 1, "numpy float": np.float32(1), "numpy bool": np.bool_(True),
     "numpy int": np.int64(1), "0-d array": np.array(1.0), "tensor": torch.tensor(1.0),
     "bfloat16": torch.tensor(1, dtype=torch.bfloat16), "bool tensor": torch.tensor(True),
+    "decimal": Decimal(1), "fraction": Fraction(1), "of a column": np.ones(1),
+    "with a gradient": torch.ones(1, 1, requires_grad=True),
 }  # fmt: skip
 
 
@@ -268,7 +313,20 @@ def scalars(completions):
 
 
 def tensor(completions):
-    return torch.ones(len(completions))
+    return torch.ones(len(completions), 1)
+
+
+def masked(completions):
+    yield from np.ma.masked_array([1.0] * len(completions), np.arange(len(completions)) % 2)
+
+
+class Answers:
+    def score(self, answer, wanted):
+        return [float(text == wanted) for text in answer]
+
+
+scorer = SimpleNamespace(cyst=partial(Answers().score, wanted="Cyst"))
+fixed_answer = partial(Answers().score, answer=["Cyst", ""], wanted="Cyst")
 
 
 def config_with(*names, **changes) -> GrpoConfig:
@@ -282,8 +340,6 @@ def config_with(*names, **changes) -> GrpoConfig:
 @pytest.fixture
 def importable(monkeypatch):
     """This module by its name, as reward_funcs will look for it."""
-    import sys
-
     module = SimpleNamespace(**{k: v for k, v in globals().items() if not k.startswith("__")})
     monkeypatch.setitem(sys.modules, __name__, module)
 
@@ -315,19 +371,52 @@ def test_functions_of_one_name_all_count_and_replace_nothing():
 @pytest.mark.usefixtures("importable")
 def test_all_that_is_a_number_is_taken():
     group = group_of([answer()] * len(SCALARS))
-    found = Rewards(config_with("scalars", "tensor"), "cpu")(None, None, [group])[0]
-    for reward in found:
+    own = Rewards(config_with("scalars", "tensor", "masked"), "cpu")
+    for number, reward in enumerate(own(None, None, [group])[0]):
         assert {type(value) for value in reward.parts.values()} <= {float, type(None)}
         assert reward.parts["scalars"] == reward.parts["tensor"] == 1.0
+        assert reward.parts["masked"] == (None if number % 2 else 1.0), "masked is absent"
+
+
+@pytest.mark.usefixtures("importable")
+def test_all_that_can_be_called_is():
+    """Attributes of attributes, methods, what ``partial`` fixes; and no function meets what another
+    made of the completions."""
+    own = Rewards(config_with("meddling", "scorer.cyst", "fixed_answer"), "cpu")
+    for reward, expected in zip(
+        own(None, None, [group_of([answer(), answer(GOLD)])])[0], (1.0, 0.0), strict=True
+    ):
+        assert reward.parts["scorer.cyst"] == reward.parts["fixed_answer"] == expected
 
 
 @pytest.mark.usefixtures("importable")
 def test_async_functions_are_awaited_together():
     CALLS.clear()
-    own = Rewards(config_with("met", "met"), "cpu")
+    own = Rewards(config_with("met", "met_by_a_wrapper"), "cpu")
     for _ in range(2):  # steps of one run
         (reward,) = own(None, None, [group_of([answer()])])[0]
-        assert reward.parts["met"] == reward.parts["met#2"] == 0.5
+        assert reward.parts["met"] == reward.parts["met_by_a_wrapper"] == 0.5
+
+
+@pytest.mark.usefixtures("importable")
+@pytest.mark.filterwarnings("error")
+def test_nothing_is_awaited_in_vain():
+    CALLS.clear()
+    own = Rewards(config_with("met", "met_by_a_wrapper", "broken"), "cpu")
+    with pytest.raises(UserError, match="raised KeyError"):
+        own(None, None, [group_of([answer()])])
+    gc.collect()  # would warn of coroutines that were never awaited
+    assert CALLS["met"] == 0, "a call may be paid for"
+
+
+@pytest.mark.usefixtures("importable")
+def test_a_weight_below_nothing_is_a_penalty():
+    """Also where it is as large as all others together: what sums to 0 is no missing weight."""
+    for texts in ([answer(GOLD), answer()], [answer(), ""]):
+        own = Rewards(config_with("answers_only", reward_weights=[-1.0]), "cpu")
+        for reward in own(None, None, [group_of(texts)])[0]:
+            expected = reward.parts["format"] - reward.parts["answers_only"]
+            assert reward.total == pytest.approx(expected)
 
 
 def test_weighted_parts_are_logged_beside_the_raw_ones():
@@ -347,7 +436,9 @@ def test_weighted_parts_are_logged_beside_the_raw_ones():
     ("name", "message"),
     [
         ("broken", "raised KeyError"), ("infinite", "finite numbers"), ("short", "must give 2"),
-        ("worded", "finite numbers"), ("failing", "raised KeyError"), ("nothing", "not iterable"),
+        ("worded", "finite numbers"), ("failing", "raised KeyError"), ("nothing", "must give 2"),
+        ("unordered", "must give 2"), ("keyed", "must give 2"), ("too_large", "finite numbers"),
+        ("leaving", "raised SystemExit"), ("cancelled", "raised CancelledError"),
     ],
 )  # fmt: skip
 def test_a_function_that_fails_names_itself_and_the_record(name, message):
@@ -362,12 +453,37 @@ def test_a_function_that_fails_names_itself_and_the_record(name, message):
     assert CALLS["broken"] == (name == "broken"), "a call may be paid for"
 
 
+@pytest.mark.usefixtures("importable")
 @pytest.mark.parametrize(
-    "name", ["nowhere:fn", "kit.files:nothing", "kit.files", "kit.files:DISK_FULL"]
-)
-def test_functions_that_are_not_there(name):
-    with pytest.raises(ConfigError, match="reward_funcs"):
+    ("name", "message"),
+    [
+        ("nowhere:fn", "no reward function"), ("kit.files:nothing", "no reward function"),
+        ("kit.files", "no reward function"), ("kit.files:DISK_FULL", "is not a function"),
+        (f"{__name__}:Answers", "is not a function"), (f"{__name__}:positional", "positional only"),
+        (f"{__name__}:of_another_column", "ground_truth"), ("without_key:f", "KeyError: 'API_KEY'"),
+        ("half_written:f", "SyntaxError"),
+    ],
+)  # fmt: skip
+def test_functions_that_are_not_there(name, message, tmp_path, monkeypatch):
+    """They are refused before a model is loaded, let alone asked."""
+    (tmp_path / "without_key.py").write_text("raise KeyError('API_KEY')")
+    (tmp_path / "half_written.py").write_text("def f(")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=message) as caught:
         load_function(name)
+    assert caught.value.where == "reward_funcs"
+
+
+def test_a_module_where_the_command_is_run_is_found_and_takes_no_other_s_place(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", list(sys.path))
+    for name in ("lying_here", "colorsys"):
+        (tmp_path / f"{name}.py").write_text("def rgb_to_hsv(**_): return 'mine'")
+    assert load_function("lying_here:rgb_to_hsv")() == "mine"
+    with pytest.raises(ConfigError, match="missing a required argument"):
+        load_function("colorsys:rgb_to_hsv")  # Python's own
 
 
 def test_the_probe_is_asked_of_what_the_completion_itself_says(monkeypatch):
