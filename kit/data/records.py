@@ -221,8 +221,9 @@ def _image_problem(
         what = f"{found.what}: {record.image} ({found.fix})"
         return bad_field(where, "image", what, "bad_image")
     if record.image_size is not None and record.image_size != found:
+        upright = ", upright," if record.image_size == found[::-1] else ""
         what = (
-            f"is {list(record.image_size)}, but the image is {found[0]}x{found[1]} pixels: "
+            f"is {list(record.image_size)}, but the image{upright} is {found[0]}x{found[1]} pixels: "
             f"{record.image} (prepare the data anew: launch/prepare_data.py)"
         )
         return bad_field(where, "image_size", what, "bad_image")

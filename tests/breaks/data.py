@@ -12,6 +12,34 @@ PREPARE = "kit/data/prepare.py"
 
 BREAKS = (
     Break(
+        "an image lies on its side as it is stored",
+        "kit/data/images.py",
+        "rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb",
+        "rgb",
+        ("tests/data/test_images.py::test_an_image_stands_as_its_orientation_says",),
+    ),
+    Break(
+        "the size of an image that lies on its side is as stored",
+        "kit/data/images.py",
+        "_LYING = (5, 6, 7, 8)",
+        "_LYING = ()",
+        ("tests/data/test_images.py::test_an_image_stands_as_its_orientation_says",),
+    ),
+    Break(
+        "a mask in a TIFF is another image",
+        "kit/data/images.py",
+        "_kind_of(image, frame) & (_REDUCED | _MASK)",
+        "_kind_of(image, frame) & _REDUCED",
+        ("tests/data/test_images.py::test_an_image_with_previews_of_itself_is_the_image",),
+    ),
+    Break(
+        "16-bit radiographs with white 0 are negatives",
+        "kit/data/images.py",
+        "return 255 - scaled if zero_is_white else scaled",
+        "return scaled",
+        ("tests/data/test_images.py::test_what_pil_would_cut_wrap_or_turn_is_what_it_is",),
+    ),
+    Break(
         "repeated keys are valid JSON",
         WRITTEN,
         'return value, "a repeated key" if repeated else None',

@@ -6,11 +6,12 @@ import struct
 import warnings
 import zlib
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from kit.data.images import image_size, open_image
 from kit.errors import ImageError
@@ -35,6 +36,23 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
     return stream.getvalue()
 
 
+def with_entry(tiff: bytes, tag: int, value: int, new_tag: int, new_value: int) -> bytes:
+    """A TIFF with one number of its header exchanged for another."""
+    old, new = (struct.pack("<HHII", t, 3, 1, v) for t, v in ((tag, value), (new_tag, new_value)))
+    assert tiff.count(old) == 1
+    return tiff.replace(old, new)
+
+
+def frames(*images: tuple[Image.Image, int]) -> bytes:
+    """A TIFF of several frames, each of which says what it is of the others (tag 254)."""
+    stream = io.BytesIO()
+    with TiffImagePlugin.AppendingTiffWriter(stream, True) as writer:
+        for image, kind in images:
+            image.save(writer, "TIFF", tiffinfo={254: kind})
+            writer.newFrame()
+    return stream.getvalue()
+
+
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
 FRAMES = [NOISE.rotate(90 * turns).convert("P") for turns in range(3)]
 BROKEN = {
@@ -52,6 +70,11 @@ BROKEN = {
         "2 frames",
     ),
     "tiff volume": (encoded(NOISE, "TIFF", save_all=True, append_images=[NOISE]), "2 frames"),
+    "tiff of two previews": (frames((NOISE, 1), (NOISE.resize((8, 8)), 1)), "2 frames"),
+    "tiff of half precision": (
+        with_entry(encoded(Image.new("I;16", (4, 4)), "TIFF", tiffinfo={339: 1}), 339, 1, 339, 3),
+        "TIFF of a kind",
+    ),
     "dicom": (b"\0" * 128 + b"DICM" + b"\2\0" * 60, "DICOM"),
     "nifti": (b"\0" * 344 + b"n+1\0" + b"\0" * 100, "NIfTI"),
     "gzip": (b"\x1f\x8b\x08\0rest", "gzip"),
@@ -140,6 +163,100 @@ def test_palette_with_transparency(tmp_path):
     pixels = np.asarray(open_image(tmp_path / "p.png"))
     assert pixels[0, 0].tolist() == [0, 0, 0]
     assert pixels[1, 1].tolist() == [10, 20, 30]
+
+
+CAMERA = encoded(NOISE, "MPO", save_all=True, append_images=[NOISE.resize((8, 8))])
+PREVIEWS = {
+    "camera's jpeg": CAMERA,
+    "tiff, preview last": frames((NOISE, 0), (NOISE.resize((8, 8)), 1)),
+    "tiff, preview first": frames((NOISE.resize((8, 8)), 1), (NOISE, 0)),
+    "tiff with a mask": frames((NOISE, 0), (NOISE.convert("1"), 4)),
+}
+
+
+@pytest.mark.parametrize("name", PREVIEWS)
+def test_an_image_with_previews_of_itself_is_the_image(name, tmp_path):
+    path = tmp_path / "image"
+    path.write_bytes(PREVIEWS[name])
+    image = open_image(path)
+    assert image_size(path) == image.size
+    whole = Image.open(io.BytesIO(encoded(NOISE, "JPEG"))) if path.read_bytes()[0] == 255 else NOISE
+    assert np.array_equal(image, whole)
+
+
+RAMP = np.arange(6, dtype=np.uint16).reshape(2, 3) * 51
+TURNED = [RAMP, RAMP[:, ::-1], RAMP[::-1, ::-1], RAMP[::-1]]  # of EXIF's 1, 2, 3, 4
+TURNED += [turned.T for turned in (RAMP, RAMP[::-1], RAMP[::-1, ::-1], RAMP[:, ::-1])]
+SIDEWAYS = {
+    "png": (Image.fromarray(RAMP.astype(np.uint8)), "PNG"),
+    "webp": (Image.fromarray(RAMP.astype(np.uint8)), "WEBP"),
+    "tiff": (Image.fromarray(RAMP.astype(np.uint8)), "TIFF"),
+    "16-bit tiff": (Image.fromarray(RAMP), "TIFF"),
+    "16-bit colour tiff": (None, "TIFF"),
+}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", SIDEWAYS)
+def test_an_image_stands_as_its_orientation_says(name, orientation, tmp_path):
+    image, kind = SIDEWAYS[name]
+    if image is None:
+        deep = cv2.imencode(".tiff", np.repeat(RAMP[..., None] * 16, 3, -1))[1].tobytes()
+        content = with_entry(deep, 284, 1, 274, orientation)
+    elif kind == "TIFF":
+        content = encoded(image, kind, tiffinfo={274: orientation})
+    else:
+        exif = Image.Exif()
+        exif[274] = orientation
+        content = encoded(image, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
+    path = tmp_path / "image"
+    path.write_bytes(content)
+    expected = TURNED[orientation - 1]
+    assert np.array_equal(np.asarray(open_image(path))[..., 0], expected)
+    assert image_size(path) == expected.shape[::-1]
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbled", b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3"])
+def test_an_orientation_that_cannot_be_read_is_none(exif, tmp_path):
+    NOISE.save(tmp_path / "image.jpg", exif=exif)
+    assert open_image(tmp_path / "image.jpg").size == image_size(tmp_path / "image.jpg") == (64, 64)
+
+
+DEEP = np.array([[0, 1365, 4095]], dtype=np.uint16)  # 12 bits in 16
+WIDE = np.array([[0, 2**30, 3 * 2**30]], dtype=np.uint32)
+TIFFS = {
+    "0 is white": (
+        with_entry(encoded(Image.fromarray(DEEP), "TIFF"), 262, 1, 262, 0), [255, 170, 0],
+    ),
+    "unsigned 32 bits": (
+        with_entry(encoded(Image.fromarray(WIDE.view(np.int32)), "TIFF"), 339, 2, 339, 1),
+        [0, 85, 255],
+    ),
+    "signed 8 bits": (
+        encoded(Image.fromarray(np.array([[128, 0, 127]], np.uint8)), "TIFF", tiffinfo={339: 2}),
+        [0, 128, 255],
+    ),
+    "colour tiff": (cv2.imencode(".tiff", np.stack([DEEP] * 3, -1))[1], [0, 85, 255]),
+    "colour png": (cv2.imencode(".png", np.stack([DEEP] * 3, -1))[1], [0, 85, 255]),
+    "half transparent": (
+        cv2.imencode(".png", np.stack([DEEP] * 3 + [np.full_like(DEEP, 32768)], -1))[1],
+        [0, 43, 128],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TIFFS)
+def test_what_pil_would_cut_wrap_or_turn_is_what_it_is(name, tmp_path):
+    content, expected = TIFFS[name]
+    (tmp_path / "image").write_bytes(bytes(content))
+    pixels = np.asarray(open_image(tmp_path / "image"))
+    assert pixels[0].tolist() == [[value] * 3 for value in expected]
+
+
+def test_the_channels_of_deep_colour_keep_their_order(tmp_path):
+    colours = np.array([[[0, 1365, 4095]]], dtype=np.uint16)  # blue, green, red
+    (tmp_path / "image").write_bytes(cv2.imencode(".png", colours)[1])
+    assert np.asarray(open_image(tmp_path / "image"))[0, 0].tolist() == [255, 85, 0]
 
 
 @settings(max_examples=25, deadline=None)
