@@ -16,8 +16,8 @@ Data flows down this list of rooms, and a module imports from its own room and t
 - share: export of a model with its card and where it came from
 - demo: the quickstart, and how the embedded model is made
 
-``errors``, ``files``, ``yaml_files`` and ``command`` lie under all of them. Importing ``kit`` or
-any module of it starts nothing.
+``errors``, ``text``, ``files``, ``yaml_files`` and ``command`` lie under all of them. Importing
+``kit`` or any module of it starts nothing.
 """
 
 __version__ = "0.1.0"

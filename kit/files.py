@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from kit.errors import DataError, RecordError, UserError
+from kit.text import utf8_lines
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -185,7 +186,7 @@ def append_jsonl(path: str | Path, rows: Iterable[dict]) -> None:
 
 def iter_json_lines(path: str | Path) -> Iterator[tuple[str, Any]]:
     """Yield ``("file:line", value)`` for each line that is not blank; a broken line's value is
-    the :class:`RecordError` that describes it. A line ends with a line feed and nothing else.
+    the :class:`RecordError` that describes it. Lines end as :func:`kit.text.utf8_lines` has it.
 
     Raises:
         DataError: no such file, or it cannot be opened.
@@ -220,7 +221,7 @@ def _parsed_lines(path: Path) -> Iterator[tuple[str, bytes, Any]]:
             f"cannot open: {error.strerror}", where=path, fix="check the path"
         ) from error
     with stream:
-        for number, line in enumerate(stream, 1):
+        for number, line in enumerate(utf8_lines(stream), 1):
             if not line.strip():
                 continue
             where = f"{path}:{number}"

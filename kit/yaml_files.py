@@ -8,6 +8,7 @@ from typing import ClassVar
 import yaml
 
 from kit.errors import ConfigError
+from kit.text import decoded
 
 
 def read_yaml(path: str | Path, flag: str = "its path", *, as_text: bool = False) -> dict:
@@ -19,9 +20,7 @@ def read_yaml(path: str | Path, flag: str = "its path", *, as_text: bool = False
     """
     path = Path(path)
     try:
-        content = yaml.load(
-            path.read_text(encoding="utf-8"), _TextLoader if as_text else _StrictLoader
-        )
+        content = yaml.load(decoded(path.read_bytes()), _TextLoader if as_text else _StrictLoader)
     except FileNotFoundError as error:
         raise ConfigError("no such config file", where=path, fix=f"check {flag}") from error
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:

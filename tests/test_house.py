@@ -14,7 +14,7 @@ TOP_LEVEL = {
     "kit", "launch", "accelerate_configs", "ds_configs", "slurm", "data", "tests", "setup.py",
     "README.md", "LICENSE", "pyproject.toml",
 }  # fmt: skip
-FOUNDATION = ("errors", "files", "yaml_files", "command")
+FOUNDATION = ("errors", "text", "files", "yaml_files", "command")
 ROOMS = (
     "data", "prompting", "scoring", "model", "counterfactual", "run", "train", "grpo", "plan",
     "report", "evaluate", "share", "demo",

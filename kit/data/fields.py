@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,14 @@ _READ_BY_THE_MODEL = ("question", "output", "answer", "gold")
 
 _HUGE = 1e300  # more than any coordinate, less than what overflows
 
+_OF_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 _NOT_A_PATH = re.compile(r"^\s*([a-z][a-z0-9+.-]*://|data:)", re.IGNORECASE)
 
 
 def resolve_image(image: str, *, folder: Path, where: str, field: str = "image") -> Path:
-    """The absolute path of a record's image; only local files, and relative paths stay inside.
+    """The absolute path of a record's image; only local files, and relative paths stay inside. A
+    file that is there under another writing of its name is found: with Windows' ``\\``, or with
+    accents as macOS writes them or as others do.
 
     Raises:
         RecordError: URL or data URI, a relative path that leaves ``folder``, or no such file.
@@ -31,20 +35,26 @@ def resolve_image(image: str, *, folder: Path, where: str, field: str = "image")
         raise bad_field(where, field, what, "image_url")
     if "\0" in image:
         raise bad_field(where, field, "holds a NUL character", "image_path")
-    path = Path(image)
-    if not path.is_absolute():
-        folder = Path(os.path.abspath(folder))
-        path = Path(os.path.normpath(folder / path))
-        if not path.is_relative_to(folder):
-            raise bad_field(where, field, f"leaves the folder {folder}: {image}", "image_outside")
-    try:
-        found = path.is_file()
-    except OSError as error:  # a name that is too long, a folder that may not be entered
-        shown = _shortened(str(path))
-        raise bad_field(where, field, f"{error.strerror}: {shown}", "image_path") from error
-    if not found:
-        raise bad_field(where, field, f"no such file: {path}", "image_missing")
-    return path
+    folder = Path(os.path.abspath(folder))
+    slashed = image.replace("\\", "/")
+    accents = (unicodedata.normalize(form, slashed) for form in ("NFC", "NFD"))
+    for name in dict.fromkeys((image, slashed, *accents)):
+        path = Path(name)
+        if not path.is_absolute():
+            path = Path(os.path.normpath(folder / path))
+            if not path.is_relative_to(folder):
+                what = f"leaves the folder {folder}: {image}"
+                raise bad_field(where, field, what, "image_outside")
+        try:
+            if path.is_file():
+                return path
+        except OSError as error:  # a name that is too long, a folder that may not be entered
+            shown = _shortened(str(path))
+            raise bad_field(where, field, f"{error.strerror}: {shown}", "image_path") from error
+    if _OF_WINDOWS.match(image):
+        what = f"is a path of another machine, with Windows: {image}; make it relative to {folder}"
+        raise bad_field(where, field, what, "image_missing")
+    raise bad_field(where, field, f"no such file: {path}", "image_missing")
 
 
 def relative_image(image: Path, folder: Path) -> str:

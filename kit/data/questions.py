@@ -12,6 +12,7 @@ from typing import Any
 from kit.data.fields import bad_field, resolve_image
 from kit.data.records import Region
 from kit.errors import DataError, RecordError
+from kit.text import decoded
 
 SPLITS = ("train", "validate", "test")
 
@@ -70,8 +71,7 @@ def load_rows(path: Path) -> list[Any]:
 def load_json(path: Path) -> Any:
     """A JSON file's value; numbers that are not finite are left for the field checks to refuse."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        return json.loads(text)
+        return json.loads(decoded(path.read_bytes()))
     except FileNotFoundError as error:
         fix = "see data/README.md for the layout, or fetch the dataset with --download"
         raise DataError("no such file", where=path, fix=fix) from error

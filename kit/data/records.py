@@ -223,8 +223,8 @@ def _image_problem(
     if record.image_size is not None and record.image_size != found:
         upright = ", upright," if record.image_size == found[::-1] else ""
         what = (
-            f"is {list(record.image_size)}, but the image{upright} is {found[0]}x{found[1]} pixels: "
-            f"{record.image} (prepare the data anew: launch/prepare_data.py)"
+            f"is {list(record.image_size)}, but the image{upright} is {found[0]}x{found[1]}"
+            f" pixels: {record.image} (prepare the data anew: launch/prepare_data.py)"
         )
         return bad_field(where, "image_size", what, "bad_image")
     return None

@@ -61,6 +61,10 @@ LINES = {
     "data URI": ({"image": "data:image/png;base64,AAAA"}, "URL", "image_url"),
     "file URL": ({"image": "file:///etc/passwd"}, "URL", "image_url"),
     "leaving the folder": ({"image": "../x.png"}, "leaves the folder", "image_outside"),
+    "leaving with Windows": ({"image": "..\\x.png"}, "leaves the folder", "image_outside"),
+    "Windows' disk": ({"image": "C:\\data\\x.png"}, "another machine", "image_missing"),
+    "Windows' disk, slashed": ({"image": "c:/data/x.png"}, "another machine", "image_missing"),
+    "Windows' share": ({"image": "\\\\host\\x.png"}, "another machine", "image_missing"),
     "NUL": ({"image": "x\0.png"}, "NUL", "image_path"),
     "no such image": ({"image": "y.png"}, "no such file", "image_missing"),
     "image is a folder": ({"image": "."}, "no such file", "image_missing"),
@@ -139,8 +143,11 @@ def test_failed_write_leaves_what_was_there(folder):
 
 def test_paths_that_stay_inside_pass(folder):
     (folder / "sub").mkdir()
-    for name in ("x.png", "./x.png", "sub/../x.png", str(folder / "x.png")):
+    for name in ("x.png", "./x.png", "sub/../x.png", str(folder / "x.png"), "sub\\..\\x.png"):
         assert resolve_image(name, folder=folder, where="w") == folder / "x.png"
+    for there, asked in (("é.png", "e\u0301.png"), ("u\u0308.png", "ü.png"), ("a\\b", "a\\b")):
+        (folder / there).touch()
+        assert resolve_image(asked, folder=folder, where="w") == folder / there
     with pytest.raises(RecordError, match="'img_name'"):
         resolve_image("no.png", folder=folder, where="w", field="img_name")
 

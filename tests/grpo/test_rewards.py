@@ -479,6 +479,7 @@ def test_a_module_where_the_command_is_run_is_found_and_takes_no_other_s_place(
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
     for name in ("lying_here", "colorsys"):
         (tmp_path / f"{name}.py").write_text("def rgb_to_hsv(**_): return 'mine'")
     assert load_function("lying_here:rgb_to_hsv")() == "mine"
