@@ -13,7 +13,7 @@ from kit.errors import RecordError
 from kit.files import strict_json
 
 # What a Qwen2-VL tokenizer reads as a control token wherever it stands in a text.
-_CONTROL_TOKEN = re.compile(r"<\|\w+\|>")
+CONTROL_TOKEN = re.compile(r"<\|\w+\|>")
 _READ_BY_THE_MODEL = ("question", "output", "answer", "gold")
 
 _HUGE = 1e300  # more than any coordinate, less than what overflows
@@ -109,7 +109,7 @@ def check_text(text: str, where: str, field: str) -> None:
     if any("\ud800" <= character <= "\udfff" for character in text):
         what = "holds a lone surrogate, which is no character"
         raise bad_field(where, field, what, "bad_text")
-    token = _CONTROL_TOKEN.search(text) if field in _READ_BY_THE_MODEL else None
+    token = CONTROL_TOKEN.search(text) if field in _READ_BY_THE_MODEL else None
     if token:
         what = f"holds {token[0]}, which the model reads as a control token"
         raise bad_field(where, field, what, "bad_text")

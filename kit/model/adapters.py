@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -14,6 +15,11 @@ from kit.errors import UserError
 from kit.model.load import read_model_json, resolve_base
 
 LANGUAGE_LAYERS = "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
+# Names of weights in adapters that transformers before 4.52 trained, and their present ones.
+_RENAMED = {r"^visual\.": "model.visual.", r"^model\.layers\.": "model.language_model.layers."}
+_MORE_THAN_LORA = ("modules_to_save", "trainable_token_indices")
+_CHANGING_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+_MERGE = "merge it into its base (PEFT's merge_and_unload) and give the result as --base_model"
 VISION_LAYERS = r"attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2|merger\.mlp\.[02]"
 
 
@@ -42,36 +48,46 @@ def load_adapter(model: nn.Module, folder: str | Path, *, trainable: bool = Fals
     """Put a saved LoRA adapter onto its base.
 
     Raises:
-        UserError: no adapter there, or one that was trained on another base.
+        UserError: no adapter there, one with more than LoRA layers, or one that was trained on
+            another base.
     """
     folder = Path(folder)
     require_adapter(folder)
     try:
         with safe_open(folder / "adapter_model.safetensors", framework="pt") as weights:
             shapes = {
-                key: tuple(weights.get_slice(key).get_shape()) for key in weights.offset_keys()
+                _present_name(key): tuple(weights.get_slice(key).get_shape())
+                for key in weights.offset_keys()
             }
+        if whole := [key for key in shapes if "lora_" not in key]:
+            what = f"the adapter holds whole weights beside its LoRA layers: {whole[0]}"
+            raise UserError(what, where=folder, fix=_MERGE)
         adapted = PeftModel.from_pretrained(
-            model, folder, is_trainable=trainable, use_safetensors=True
+            model, folder, is_trainable=trainable, use_safetensors=True, key_mapping=_RENAMED
         )
     except (RuntimeError, ValueError, SafetensorError) as error:
         raise _other_base(folder, str(error).splitlines()[0]) from error
-    expected = {
-        name.replace(".default", ""): tuple(parameter.shape)
-        for name, parameter in adapted.named_parameters()
-        if "lora_" in name
-    }
+    own = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    expected = {name: tuple(weight.shape) for name, weight in own.items()}
     if shapes != expected:
         differing = sorted(set(shapes.items()) ^ set(expected.items()))
         raise _other_base(folder, f"{differing[0][0]} differs")
     return adapted
 
 
+def _present_name(key: str) -> str:
+    prefix = "base_model.model."
+    name = key.removeprefix(prefix)
+    for old, new in _RENAMED.items():
+        name = re.sub(old, new, name)
+    return prefix + name
+
+
 def require_adapter(folder: str | Path) -> None:
     """Check that a folder holds a LoRA adapter, without reading its weights.
 
     Raises:
-        UserError: no such folder, or no finished adapter in it.
+        UserError: no such folder, no finished adapter in it, or one with more than LoRA layers.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -80,10 +96,18 @@ def require_adapter(folder: str | Path) -> None:
     if (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
         what = "a whole model, not an adapter: it has no adapter_config.json"
         raise UserError(what, where=folder, fix="give it as --base_model")
-    kind = _adapter_config(folder).get("peft_type")
+    config = _adapter_config(folder)
+    kind = config.get("peft_type")
     if kind != "LORA":
         what = f"not a LoRA adapter: peft_type is {kind!r}"
         raise UserError(what, where=folder / "adapter_config.json", fix="is the file whole?")
+    more = {name: config[name] for name in _MORE_THAN_LORA if config.get(name)}
+    if config.get("bias", "none") != "none":
+        more["bias"] = config["bias"]
+    if more:
+        told = ", ".join(f"{name} is {value!r}" for name, value in more.items())
+        what = f"the adapter trained more than LoRA layers: {told}"
+        raise UserError(what, where=folder / "adapter_config.json", fix=_MERGE)
     if not (folder / "adapter_model.safetensors").is_file():
         fix = "the kit loads safetensors only; is the run finished?"
         raise UserError("no adapter_model.safetensors", where=folder, fix=fix)
@@ -116,8 +140,19 @@ POLICY, REFERENCE = "default", "reference"  # PEFT saves "default" where any rea
 
 
 def load_reference(model: PeftModel, folder: str | Path) -> None:
-    """Load a saved adapter a second time, frozen, beside the one that is trained."""
-    model.load_adapter(str(folder), REFERENCE, is_trainable=False, use_safetensors=True)
+    """Load a saved adapter a second time, frozen, beside the one that is trained.
+
+    Raises:
+        UserError: an adapter that changed its base when it was made, which a second would again.
+    """
+    made = _adapter_config(Path(folder)).get("init_lora_weights")
+    if str(made).startswith(_CHANGING_THE_BASE):
+        what = f"the adapter changes its base (init_lora_weights is {made!r}) and cannot be loaded"
+        fix = "convert it to plain LoRA as PEFT's documentation says, or set beta: 0"
+        raise UserError(f"{what} a second time, as reference", where=folder, fix=fix)
+    model.load_adapter(
+        str(folder), REFERENCE, is_trainable=False, use_safetensors=True, key_mapping=_RENAMED
+    )
     model.set_adapter(POLICY)
 
 

@@ -14,18 +14,21 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoImageProcessor,
     AutoTokenizer,
     BitsAndBytesConfig,
     Qwen2VLForConditionalGeneration,
 )
+from transformers.utils import cached_file
 
 from kit.errors import UserError
 from kit.model.processor import END_OF_TURN, IMAGE_TOKEN, Processor
 from kit.model.tiny import TINY, base_folder
 from kit.prompting.messages import MODES, build_messages
+from kit.text import decoded
 
-PREPROCESSOR = "preprocessor_config.json"
+PREPROCESSOR, CHAT_TEMPLATE = "preprocessor_config.json", "chat_template.json"
 
 
 def resolve_base(name: str) -> str | Path:
@@ -79,7 +82,8 @@ def load_processor(
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **_source_options(source))
         image_processor = AutoImageProcessor.from_pretrained(source, **_source_options(source))
-        _require_chat(tokenizer)
+        _fit_for_chat(tokenizer, source)
+        _require_weights_for(tokenizer, source)
     except Exception as error:  # a damaged file may raise anything, tokenizers a plain Exception
         raise _not_loadable(name, error) from error
     size, owner = dict(image_processor.size), f"of {name}"
@@ -117,14 +121,37 @@ def _trained_size(adapter: Path) -> dict[str, int]:
         raise UserError(what, where=adapter / PREPROCESSOR, fix="is the file whole?") from error
 
 
-def _require_chat(tokenizer) -> None:
-    """Where its files are missing, transformers makes an empty tokenizer without a word."""
+def _fit_for_chat(tokenizer, source: str | Path) -> None:
+    """Give a tokenizer the chat template that shows images: its own, or that of ``CHAT_TEMPLATE``,
+    where transformers before 4.52 kept the processor's. Where files are missing, transformers
+    makes an empty tokenizer without a word."""
     unknown = {IMAGE_TOKEN, END_OF_TURN} - set(tokenizer.get_vocab())
     if unknown:
         raise ValueError(f"the tokenizer does not know {', '.join(sorted(unknown))}")
-    text = tokenizer.apply_chat_template(build_messages("", MODES[0]), tokenize=False)
-    if f"{IMAGE_TOKEN}<|vision_end|>" not in text:
-        raise ValueError("the tokenizer's chat template has no place for an image")
+    templates = [tokenizer.chat_template]
+    file = cached_file(
+        source, CHAT_TEMPLATE,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )  # fmt: skip
+    if file:
+        templates.append(json.loads(decoded(Path(file).read_bytes()))["chat_template"])
+    for template in filter(None, templates):
+        tokenizer.chat_template = template.lstrip("\ufeff") if type(template) is str else template
+        text = tokenizer.apply_chat_template(build_messages("", MODES[0]), tokenize=False)
+        if f"{IMAGE_TOKEN}<|vision_end|>" in text:
+            return
+    raise ValueError("the tokenizer's chat template has no place for an image")
+
+
+def _require_weights_for(tokenizer, source: str | Path) -> None:
+    """Each token needs its row of weights, which one that was added later may not have."""
+    config = AutoConfig.from_pretrained(source, **_source_options(source))
+    rows = config.get_text_config().vocab_size
+    token, index = max(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+    if index >= rows:
+        what = f"the tokenizer's {token!r} is number {index}, but there are {rows} rows of weights"
+        raise ValueError(f"{what}: tokens were added without model.resize_token_embeddings")
 
 
 def load_base(

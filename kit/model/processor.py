@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from kit.data.fields import CONTROL_TOKEN
 from kit.model.sharing import Trunk
 from kit.prompting.messages import build_messages, direct_answer
 
@@ -43,8 +44,12 @@ class Processor:
     @cached_property
     def unsampled_ids(self) -> list[int]:
         """Special tokens that must never be generated: a sampled image token corrupts every
-        later batch. All of them but the end of the turn."""
-        special = set(self.tokenizer.added_tokens_decoder)
+        later batch. All of them but the end of the turn; words that were added are none."""
+        special = {
+            index
+            for index, token in self.tokenizer.added_tokens_decoder.items()
+            if token.special or CONTROL_TOKEN.fullmatch(token.content)
+        }
         return sorted(special - {self.end_of_turn_id})
 
     def prepare_image(self, image: Image.Image, key: str) -> PreparedImage:

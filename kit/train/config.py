@@ -141,8 +141,6 @@ class SftConfig(TrainingConfig):
             )
         for name in ("questions_per_image", "max_length"):
             require(getattr(self, name) >= 1, name, "must be at least 1", getattr(self, name))
-        fine = all(-float("inf") < weight < float("inf") for weight in self.reward_weights)
-        require(fine, "reward_weights", "must be finite numbers", self.reward_weights)
         if self.eval_steps and not self.eval_data:
             raise ConfigError(
                 "nothing to evaluate on", where=f"eval_steps: {self.eval_steps}",
@@ -269,6 +267,8 @@ class GrpoConfig(TrainingConfig):
             value = getattr(self, name)
             require(value is None or 0 <= value < float("inf"), name, "must not be negative", value)
         parse_weights(self.weights)
+        fine = all(-float("inf") < weight < float("inf") for weight in self.reward_weights)
+        require(fine, "reward_weights", "must be finite numbers", self.reward_weights)
         if self.reward_weights and len(self.reward_weights) != len(self.reward_funcs):
             raise ConfigError(
                 f"{len(self.reward_weights)} weights for {len(self.reward_funcs)} functions",

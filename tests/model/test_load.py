@@ -2,17 +2,25 @@
 
 import json
 import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2VLForConditionalGeneration
 
 from kit.data.images import open_image
 from kit.data.records import read_sft_records
 from kit.errors import UserError
-from kit.model.adapters import add_lora, load_adapter
+from kit.model.adapters import (
+    add_lora,
+    as_reference,
+    load_adapter,
+    load_reference,
+    lora_targets,
+)
 from kit.model.load import load_base, load_processor
 from kit.model.logprobs import token_logprobs
 from kit.model.sampler import Prompt, Sampling, generate
@@ -120,6 +128,126 @@ def test_truncated_weights_are_a_clear_error(tmp_path, adapter):
     cut.write_bytes(cut.read_bytes()[:2000])
     with pytest.raises(UserError, match=r"does not fit|cannot load"):
         load_adapter(load_base("tiny"), adapter)
+
+
+def shaped(folder: Path, names: Callable[[str], str] = str, **settings) -> torch.Tensor:
+    """Save an adapter made with PEFT's ``settings``, its weights under other ``names``; returns
+    the logits that it was trained to give."""
+    settings = {"target_modules": lora_targets(freeze_vision_tower=True)} | settings
+    model = get_peft_model(load_base("tiny"), LoraConfig(r=4, lora_alpha=16, **settings)).eval()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and "lora_A" not in name:
+            torch.nn.init.normal_(parameter, mean="magnitude" in name, std=0.05)
+    model.save_pretrained(folder)
+    weights = load_file(folder / "adapter_model.safetensors")
+    save_file({names(k): v for k, v in weights.items()}, folder / "adapter_model.safetensors")
+    with torch.no_grad():
+        return logits_of(model)
+
+
+def before_4_52(key: str) -> str:
+    """The name of a weight in transformers of that time."""
+    return key.replace("model.model.language_model", "model.model").replace(
+        "model.visual", "visual"
+    )
+
+
+LOADED = {
+    "rank-stabilised": {"use_rslora": True},
+    "weight-decomposed": {"use_dora": True},
+    "ranks by layer": {"rank_pattern": {"q_proj": 8}, "alpha_pattern": {"v_proj": 64}},
+    "some layers": {"target_modules": ["q_proj"], "layers_to_transform": [0]},
+    "of older names": {"names": before_4_52},
+    "of older names, with vision": {"names": before_4_52, "target_modules": lora_targets(False)},
+}
+
+
+@pytest.mark.parametrize("name", LOADED)
+def test_adapters_of_other_shapes_load_as_they_were_trained(name, tmp_path):
+    """On their own, and twice as policy and reference."""
+    wanted = shaped(tmp_path, **LOADED[name])
+    model = load_adapter(load_base("tiny"), tmp_path).eval()
+    load_reference(model, tmp_path)
+    with torch.no_grad(), as_reference(model):
+        assert torch.equal(logits_of(model), wanted)
+    with torch.no_grad():
+        assert torch.equal(logits_of(model), wanted)
+
+
+WHOLE = {
+    "head": ({"modules_to_save": ["lm_head"]}, r"modules_to_save is \['lm_head'\]"),
+    "merger": ({"modules_to_save": ["merger"]}, "modules_to_save"),
+    "biases": ({"bias": "lora_only"}, "bias is 'lora_only'"),
+    "new tokens": ({"trainable_token_indices": [5]}, "trainable_token_indices"),
+    "embeddings": ({"target_modules": ["q_proj", "lm_head"]}, r"whole weights .*lm_head"),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_adapters_with_more_than_lora_are_refused_for_that(name, tmp_path):
+    settings, message = WHOLE[name]
+    shaped(tmp_path, **settings)
+    with pytest.raises(UserError, match=message) as caught:
+        load_adapter(load_base("tiny"), tmp_path)
+    assert "merge" in caught.value.fix
+
+
+def test_an_adapter_that_changes_its_base_is_no_reference(tmp_path):
+    wanted = shaped(tmp_path, init_lora_weights="olora")
+    model = load_adapter(load_base("tiny"), tmp_path).eval()
+    with pytest.raises(UserError, match=r"'olora'.* a second time"):
+        load_reference(model, tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(logits_of(model), wanted)
+
+
+TEMPLATE = (base_folder() / "chat_template.jinja").read_text()
+TEMPLATES = {
+    "as older models have it": {"chat_template.json": json.dumps({"chat_template": TEMPLATE})},
+    "with a mark": {"chat_template.jinja": f"\ufeff{TEMPLATE}"},
+    "with lines of Windows": {"chat_template.jinja": TEMPLATE.replace("\n", "\r\n")},
+    "beside one for text": {
+        "chat_template.jinja": "{{ messages[0]['role'] }}",
+        "chat_template.json": json.dumps({"chat_template": TEMPLATE}),
+    },
+}
+
+
+def base_with(folder: Path, files: Mapping[str, str]) -> str:
+    """The embedded base with other chat templates."""
+    shutil.copytree(base_folder(), folder)
+    (folder / "chat_template.jinja").unlink()
+    for name, text in files.items():
+        (folder / name).write_text(text, newline="")
+    return str(folder)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_the_chat_template_is_found_where_it_is(name, tmp_path, processor):
+    found = load_processor(base_with(tmp_path / "base", TEMPLATES[name]))
+    assert found.split_prompt("q?", MODES[0]) == processor.split_prompt("q?", MODES[0])
+
+
+@pytest.mark.parametrize("files", [{}, {"chat_template.jinja": "{{ messages[0]['role'] }}"}])
+def test_a_chat_without_images_is_refused(files, tmp_path):
+    with pytest.raises(UserError, match="no place for an image"):
+        load_processor(base_with(tmp_path / "base", files))
+
+
+def test_words_that_were_added_can_be_said_and_need_their_rows(tmp_path, processor):
+    base = base_with(tmp_path / "base", {"chat_template.jinja": TEMPLATE})
+    tokenizer = load_processor(base).tokenizer
+    tokenizer.add_tokens(["pneumothorax", "<|later_pad|>"])
+    tokenizer.add_tokens(["<loc>"], special_tokens=True)
+    tokenizer.save_pretrained(base)
+    with pytest.raises(UserError, match="'<loc>' is number 808, but there are 806 rows"):
+        load_processor(base)
+    model = load_base(base)
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(base)
+    unsampled = load_processor(base).unsampled_ids
+    assert unsampled == [*processor.unsampled_ids, 807, 808]
+    assert load_base(base).get_input_embeddings().weight.shape[0] == 809
 
 
 def test_adapter_with_missing_weights_is_refused(adapter):
