@@ -647,7 +647,8 @@ def test_broken_lines_can_be_skipped_and_are_counted(work, command):
 
 
 def test_unusual_images_are_no_mistake(work, command):
-    """16 bits, CMYK, palette, transparency, two colours, a wrong extension, a single pixel."""
+    """16 bits, CMYK, palette, transparency, two colours, a wrong extension, a single pixel, and a
+    camera's own, on its side with a preview."""
     size = (60, 50)
     grey = np.arange(3000, dtype=np.uint16).reshape(50, 60) * 20
     kinds = {
@@ -662,7 +663,13 @@ def test_unusual_images_are_no_mistake(work, command):
         picture.save(work / "images" / name)
     (work / "images/press.jpg").rename(work / "images/press.png")
     shutil.copy(work / "images/0.png", work / "images/really_png.dcm")
-    names = [*kinds, "really_png.dcm"]
+    exif = Image.Exif()
+    exif[274] = 6
+    pictures = [Image.new("L", (wide, 40)) for wide in (50, 20)]
+    pictures[0].save(
+        work / "images/camera.jpg", "MPO", save_all=True, append_images=pictures[1:], exif=exif
+    )
+    names = [*kinds, "really_png.dcm", "camera.jpg"]
     names[1] = "press.png"
     row = read_lines(work)[0]
     del row["image_size"], row["regions"]

@@ -94,7 +94,7 @@ def _keys_in_words(mode: str) -> str:
 
 
 def _snippet(mode: str) -> str:
-    return f'''from PIL import Image
+    return f'''from PIL import Image, ImageOps
 from transformers import AutoImageProcessor, AutoTokenizer, Qwen2VLForConditionalGeneration
 
 folder = "THIS_FOLDER"  # where this file lies, or the repository's name on the hub
@@ -102,7 +102,7 @@ model = Qwen2VLForConditionalGeneration.from_pretrained(folder)
 tokenizer = AutoTokenizer.from_pretrained(folder)
 image_processor = AutoImageProcessor.from_pretrained(folder)
 
-image = Image.open("image.jpg").convert("RGB")
+image = ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB")
 question = "Is there a lesion in the image?"
 instruction = """{INSTRUCTIONS[mode]}"""
 
