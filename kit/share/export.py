@@ -6,11 +6,14 @@ the training and evaluation folders say, and no more: what is not known is said 
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from kit.errors import UserError
@@ -84,6 +87,7 @@ def merge(base: str, adapter: str | Path, dtype: torch.dtype) -> nn.Module:
         UserError: either cannot be loaded, or the sum is not finite.
     """
     adapted = load_adapter(load_base(base), adapter)
+    _untie(adapted)
     try:
         model = adapted.merge_and_unload(safe_merge=True)
     except ValueError as error:
@@ -93,6 +97,17 @@ def merge(base: str, adapter: str | Path, dtype: torch.dtype) -> nn.Module:
     for config in (model.config.text_config, model.config.vision_config):
         config.dtype = dtype  # saving sets that of the whole alone
     return model
+
+
+def _untie(model: PeftModel) -> None:
+    """Give an adapted layer weights of its own where the base uses them in another too, as
+    Qwen2-VL-2B its embedding as output head; else merging into one would change both."""
+    used = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+    for module in model.modules():
+        layer = module.get_base_layer() if isinstance(module, BaseTunerLayer) else None
+        if layer is not None and used[id(layer.weight)] > 1:
+            layer.weight = nn.Parameter(layer.weight.clone(), requires_grad=False)
+            model.config.tie_word_embeddings = False
 
 
 def push(folder: Path, repository: str, *, private: bool) -> None:

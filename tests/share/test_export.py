@@ -18,6 +18,7 @@ from helpers import rows
 from huggingface_hub import EvalResult, ModelCard
 from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError
 from huggingface_hub.repocard_data import model_index_to_eval_results
+from peft import LoraConfig, get_peft_model
 from PIL import Image
 from ranks import launcher, run
 from safetensors.torch import load_file, save_file
@@ -203,6 +204,24 @@ def test_the_merged_model_is_the_adapted_one(exported, adapter, prepared, base_m
         torch.testing.assert_close(own, wanted, atol=1e-4, rtol=0)
         assert (own - logits_of(base_model, prompt)).abs().max() > 0.1  # the adapter does matter
     assert greedy(merged, processor, prompts) == greedy(adapted, processor, prompts)
+
+
+@pytest.mark.parametrize("layers", [["lm_head"], ["embed_tokens"]])
+def test_weights_that_the_base_uses_twice_are_changed_where_they_are_adapted(layers, tmp_path):
+    """The embedding is the output head too: Qwen2-VL-2B ties them, and so does the tiny base."""
+    adapted = get_peft_model(load_base("tiny"), LoraConfig(r=4, target_modules=layers))
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.1)
+    adapted.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    module.merge("tiny", tmp_path / "adapter", torch.float32).save_pretrained(tmp_path / "merged")
+    merged = Qwen2VLForConditionalGeneration.from_pretrained(tmp_path / "merged")
+    ids = torch.arange(20)[None]
+    wanted, own = (
+        model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        for model in (adapted, merged)
+    )
+    torch.testing.assert_close(own, wanted, atol=1e-4, rtol=0)
 
 
 def test_what_is_in_the_folder(exported):
