@@ -141,6 +141,8 @@ def source_of(config: object) -> str:
 def run(stage: Callable[[], object]) -> None:
     """Run a stage's main; a user's mistake ends it with a clear message and exit code 2."""
     _quieten_libraries()
+    for stream in (sys.stdout, sys.stderr):  # a locale may lack the letters of a question
+        getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
     threading.excepthook, before = _unless_disk_is_full, threading.excepthook
     try:
         sys.exit(stage() or 0)

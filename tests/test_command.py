@@ -1,6 +1,7 @@
 """Command lines: files and flags into dataclasses, mistakes into messages, ends into exit codes."""
 
 import errno
+import io
 import os
 import subprocess
 import sys
@@ -237,6 +238,13 @@ def test_exit_codes(capsys):
     assert capsys.readouterr().err == "error: no file\n  where: a.json\n  fix:   look\n"
     assert ends(raising(OSError(errno.ENOSPC, "No space", "runs/a"))) == 2
     assert capsys.readouterr().err.startswith("error: the disk is full\n  where: runs/a\n")
+
+
+def test_letters_that_the_locale_lacks_end_no_run(monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+    monkeypatch.setattr(sys, "stdout", out)
+    assert ends(lambda: print("hépatique, 肝", flush=True)) == 0
+    assert out.buffer.getvalue() == "hépatique, \\u809d\n".encode("latin-1")
 
 
 @pytest.mark.parametrize("error", [ValueError("bug"), OSError(errno.EIO, "x"), KeyboardInterrupt()])
