@@ -200,8 +200,15 @@ def load_base(
         _keep_trainable_after_generation(model)
     else:
         model = model.to(device)
-    model.config.name_or_path = model.name_or_path = name
+    model.config.name_or_path = model.name_or_path = _name_anywhere(name)
     return model
+
+
+def _name_anywhere(name: str) -> str:
+    """What an adapter is to call its base: a relative folder is none in another working folder,
+    where ``models/qwen`` would be a stranger's on the hub."""
+    source = resolve_base(name)
+    return name if name == TINY or isinstance(source, str) else str(source.absolute())
 
 
 def _keep_trainable_after_generation(model: nn.Module) -> None:

@@ -15,7 +15,9 @@ from kit.data.grpo_records import GrpoRecord
 from kit.data.records import SftRecord
 from kit.errors import RecordError
 from kit.model.adapters import POLICY
+from kit.model.load import resolve_base
 from kit.model.processor import Processor
+from kit.model.tiny import TINY
 from kit.run import checkpoint, zero
 from kit.run.deepspeed_internals import shape_of
 from kit.run.state import Progress, best_weights
@@ -86,8 +88,9 @@ def model_card(
 ) -> str:
     """A hub model card: what was trained on what, how to load it, what it is not for."""
     adapter = lora is not None
+    is_local = isinstance(resolve_base(config.base_model), Path) and config.base_model != TINY
     front = {
-        "base_model": config.base_model,
+        **({} if is_local else {"base_model": config.base_model}),  # the hub refuses a path
         "library_name": "peft" if adapter else "transformers",
         "pipeline_tag": "image-text-to-text",
         "tags": ["medical", "visual-question-answering", "qwen2_vl"] + ["lora"] * adapter,

@@ -37,6 +37,20 @@ BREAKS = (
         ("tests/model/test_load.py::test_the_chat_template_is_found_where_it_is",),
     ),
     Break(
+        "an adapter names its base as it was called in another working folder",
+        "kit/model/load.py",
+        "str(source.absolute())",
+        "name",
+        ("tests/model/test_load.py::test_an_adapter_names_its_base_for_every_working_folder",),
+    ),
+    Break(
+        "the card of a run gives the hub a path for a base",
+        "kit/train/finish.py",
+        "{} if is_local else",
+        "{} if not adapter else",
+        ("tests/train/test_sft_parts.py::test_the_card_names_no_base_that_the_hub_would_refuse",),
+    ),
+    Break(
         "branches see those before them",
         SHARING,
         "((key_B1S == 0) | (key_B1S == query_BS1))",

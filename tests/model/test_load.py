@@ -20,6 +20,7 @@ from kit.model.adapters import (
     load_adapter,
     load_reference,
     lora_targets,
+    named_base,
 )
 from kit.model.load import load_base, load_processor
 from kit.model.logprobs import token_logprobs
@@ -59,6 +60,16 @@ def test_lora_reaches_all_linear_layers_it_should(fresh_model, frozen):
     }
     assert adapted == {name for name in linear if not (frozen and "visual" in name)}
     assert all("lora_" in n for n, p in model.named_parameters() if p.requires_grad)
+
+
+def test_an_adapter_names_its_base_for_every_working_folder(tmp_path, monkeypatch):
+    shutil.copytree(base_folder(), tmp_path / "models" / "qwen")  # by name, one on the hub
+    monkeypatch.chdir(tmp_path)
+    model = add_lora(load_base("models/qwen"), r=2, alpha=2, dropout=0.0, freeze_vision_tower=True)
+    model.save_pretrained("adapter", save_embedding_layers=False)
+    monkeypatch.chdir("/")
+    assert named_base(tmp_path / "adapter") == str(tmp_path / "models" / "qwen")
+    assert load_base("tiny").name_or_path == "tiny"
 
 
 def test_adapter_loads_in_plain_peft_and_here(adapter):

@@ -1,15 +1,20 @@
 """Single pieces of the SFT loop: its loader, its evaluation, whose image's pass is shared."""
 
+import shutil
 from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 
 from kit.data.records import read_sft_records
 from kit.model.logprobs import LogprobModel
+from kit.model.tiny import base_folder
 from kit.run import process
+from kit.run.state import Progress
 from kit.train.config import SftConfig
 from kit.train.data import pack_records
+from kit.train.finish import model_card
 from kit.train.sft import evaluate_loss, loader, training_batches, update
 
 
@@ -95,3 +100,13 @@ def test_an_update_does_not_depend_on_how_it_is_accumulated(size, fresh_model, p
     loss, gradient = gradients(fresh_model, size)
     assert loss == pytest.approx(whole[0], rel=1e-5)
     torch.testing.assert_close(gradient, whole[1], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("base", ["tiny", "Qwen/Qwen2-VL-2B-Instruct", "a folder"])
+def test_the_card_names_no_base_that_the_hub_would_refuse(base, tmp_path):
+    name = str(shutil.copytree(base_folder(), tmp_path / "base")) if base == "a folder" else base
+    config = SftConfig(base_model=name, data="x", output_dir=str(tmp_path))
+    card = model_card(config, Progress(), [], None)
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert front.get("base_model") == (None if base == "a folder" else base)
+    assert f"Base model: {name}" in card
