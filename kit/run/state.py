@@ -157,6 +157,7 @@ def starting_point(config: RunConfig, accelerator: Accelerator) -> Path | None:
         accelerator.print(f"warning: {line}")
     if not config.resume_weights_only:
         _refuse_changes(_facts(chosen), config, _launch(accelerator), chosen)
+        _require_best(_facts(chosen), config)
     return chosen
 
 
@@ -278,6 +279,19 @@ def _fix(folder: Path | None) -> str:
         f"its weights: --resume_from_checkpoint {folder} --resume_weights_only true and "
         "another --output_dir"
     )
+
+
+def _require_best(facts: dict, config: RunConfig) -> None:
+    """Refuse what would be known when everything is trained: that the best weights are gone."""
+    step, folder = facts["progress"].get("best_step"), Path(config.output_dir) / "best"
+    if step is None or not getattr(config, "load_best_model_at_end", False):
+        return
+    if problem := checkpoint.problem_with(folder):
+        raise UserError(
+            f"the best weights so far, of step {step}, cannot be loaded at the end: {problem}",
+            where=folder,
+            fix="put the folder back, or resume with --load_best_model_at_end false",
+        )
 
 
 def _fixed(config) -> dict:

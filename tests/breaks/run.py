@@ -174,6 +174,16 @@ BREAKS = (
         ),
     ),
     Break(
+        "a run goes on to its end although the best weights are gone",
+        STATE,
+        "if problem := checkpoint.problem_with(folder):",
+        "if (problem := checkpoint.problem_with(folder)) and step < 0:",
+        (
+            "tests/run/test_state.py"
+            "::test_best_weights_that_are_gone_are_missed_before_the_rest_is_trained",
+        ),
+    ),
+    Break(
         "the worst weights are kept as the best",
         STATE,
         "loss >= self.best_loss",

@@ -1,11 +1,14 @@
 """What a checkpoint of a run gives back: everything that the next update depends on."""
 
+import dataclasses
+import os
 from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import get_scheduler
 
+from kit.errors import UserError
 from kit.run import process, state
 from kit.train.config import SftConfig
 
@@ -75,6 +78,24 @@ def test_every_rank_gets_its_own_random_state_back(config, monkeypatch):
     second = SimpleNamespace(process_index=1, print=print, device=torch.device("cpu"))
     state.resume(config, folder, second, *training.parts)
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("harm", ["moved", "cut"])
+def test_best_weights_that_are_gone_are_missed_before_the_rest_is_trained(config, tmp_path, harm):
+    training = Training()
+    state.Progress(step=2).keep_best(0.5, training.accelerator, training.model, tmp_path)
+    folder = state.save(config, training.accelerator, *training.parts, PROGRESS)
+    going_on = {"resume_from_checkpoint": "latest", "load_best_model_at_end": True}
+    wanted = dataclasses.replace(config, eval_data="x", eval_steps=1, **going_on)
+    assert state.starting_point(wanted, training.accelerator) == folder
+    if harm == "moved":
+        (tmp_path / "best").rename(tmp_path / "elsewhere")
+    else:
+        os.truncate(tmp_path / "best" / "trained.safetensors", 20)
+    with pytest.raises(UserError, match="of step 2, cannot be loaded at the end"):
+        state.starting_point(wanted, training.accelerator)
+    without = dataclasses.replace(wanted, load_best_model_at_end=False)
+    assert state.starting_point(without, training.accelerator) == folder
 
 
 def test_the_best_weights_are_those_of_the_lowest_loss(config, tmp_path):
