@@ -23,8 +23,8 @@ from transformers import AutoConfig, Qwen2VLForConditionalGeneration
 
 from kit.model.load import load_processor
 from kit.model.tiny import base_folder
-from kit.plan.launches import Plan
 from kit.plan.preflight import GIB, example_trees, table_of_estimates
+from kit.run.launches import Plan
 from kit.train.config import GrpoConfig, SftConfig
 
 LAUNCHES = {"one process": None, "zero2": "zero2", "zero3": "zero3"}

@@ -140,8 +140,8 @@ def most_allocated(profiler: profile) -> int:
 
 def measure_memory(file: Path) -> None:
     """Write what the second step of rank 0 really takes, and what the plan says that it takes."""
-    from kit.plan.launches import Plan
     from kit.plan.memory import activation_bytes, build_on_meta, estimate
+    from kit.run.launches import Plan
     from kit.train import sft
 
     real, calls = sft.update, [0]

@@ -19,6 +19,7 @@ from kit.model.processor import PreparedImage, Processor
 from kit.model.sampler import Completion, Prompt, Sampling, generate, question_prompt
 from kit.prompting.answers import ParsedAnswer, parse_answer
 from kit.prompting.messages import REQUIRED_KEYS
+from kit.run.process import bf16_support
 
 DECIMALS = 6  # of written probabilities; further ones depend on how many threads add them up
 
@@ -36,7 +37,7 @@ def load_model(config: InferenceConfig, accelerator: Accelerator) -> tuple[nn.Mo
     )
     half = config.bf16
     if half is None:
-        half = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        half = bf16_support() == "native"
     model = load_base(
         name,
         quantization=config.quantization,

@@ -211,6 +211,20 @@ def _name_anywhere(name: str) -> str:
     return name if name == TINY or isinstance(source, str) else str(source.absolute())
 
 
+def hidden_size(name: str) -> int:
+    """The width of a base's language model.
+
+    Raises:
+        UserError: as ``load_base``.
+    """
+    source = resolve_base(name)
+    try:
+        shape = AutoConfig.from_pretrained(source, **_source_options(source))
+    except (OSError, ValueError) as error:
+        raise _not_loadable(name, error) from error
+    return shape.get_text_config().hidden_size
+
+
 def _keep_trainable_after_generation(model: nn.Module) -> None:
     """bitsandbytes repacks 4-bit weights on CPUs with AVX512-BF16 at the first forward in
     evaluation mode, after which input gradients are silently None; this keeps the layout."""

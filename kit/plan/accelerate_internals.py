@@ -12,6 +12,7 @@ from accelerate.utils.launch import (
 )
 
 from kit.errors import ConfigError
+from kit.run.launch_files import read_launch_file
 
 # module, the names that it must have, what they are for
 LEANS_ON = (
@@ -36,10 +37,11 @@ def environment_of(path: str | None, *, processes: int) -> dict[str, str]:
     it was launched, computed by accelerate itself; ranks and addresses are left out.
 
     Raises:
-        ConfigError: accelerate refuses the configuration.
+        ConfigError: accelerate or the kit refuses the configuration.
     """
     if path is None:
         return {}
+    read_launch_file(path)
     command = ["--config_file", path, "--num_processes", str(processes)]
     command += ["--num_machines", "1", "--main_process_port", "0", "unnamed"]
     try:

@@ -18,8 +18,8 @@ from transformers import AutoConfig, Qwen2VLForConditionalGeneration
 from kit.model.load import resolve_base
 from kit.model.logprobs import LogprobModel
 from kit.model.sharing import PackedBatch
-from kit.plan.launches import Plan
 from kit.plan.torch_internals import LiveBytes, fused_attention
+from kit.run.launches import Plan
 from kit.train.config import GrpoConfig, TrainingConfig
 from kit.train.policy import make_trainable
 

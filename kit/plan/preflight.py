@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from PIL import Image
@@ -20,8 +20,9 @@ from kit.model.lengths import prompt_lengths
 from kit.model.load import load_processor
 from kit.model.processor import Processor
 from kit.model.sharing import Branch, Tree, pack
+from kit.plan.accelerate_internals import environment_of
 from kit.plan.config import PreflightConfig
-from kit.plan.launches import PLANS, Launch, Plan, plan_name, read_launch
+from kit.plan.launches import plan_name, plans_beside
 from kit.plan.memory import (
     MemoryEstimate,
     activation_bytes,
@@ -30,7 +31,9 @@ from kit.plan.memory import (
     sampling_bytes,
 )
 from kit.prompting.messages import modes_of, target_text
-from kit.run import zero
+from kit.run import process
+from kit.run.launch_files import read_launch_file
+from kit.run.launches import Launch, Plan, plan_launch
 from kit.train.config import GrpoConfig, SftConfig, TrainingConfig
 
 GIB = 2**30
@@ -45,12 +48,7 @@ def preflight(config: PreflightConfig) -> int:
         ConfigError: the configurations contradict each other.
     """
     stage = read_stage(config)
-    launch = read_launch(config.accelerate_config, config.num_processes)
-    bf16 = precision(stage, launch)
-    if launch.settings is not None:
-        settings = json.loads(json.dumps(launch.settings))
-        processes = launch.plan.processes
-        zero.fill_auto(settings, stage, processes=processes, bf16=bf16, file=launch.file)
+    launch = read_launch(stage, config.accelerate_config, config.num_processes)
     room = device_memory(config.gpu_memory_gb)
     console = Console(width=None if Console().is_terminal else 120)
     for line in describe_devices():
@@ -63,9 +61,9 @@ def preflight(config: PreflightConfig) -> int:
         say=console.print,
     )
     trees = example_trees(stage, processor, config.data)
-    for line in describe_run(stage, launch, trees, bf16):
+    for line in describe_run(stage, launch, trees):
         console.print(line)
-    estimates = table_of_estimates(stage, processor, trees, launch.plan, bf16)
+    estimates = table_of_estimates(stage, processor, trees, launch.plan, launch.bf16)
     console.print(as_table(estimates, launch, stage, room))
     best = next((key for key, found in estimates.items() if found.total < room), None)
     if best is None:
@@ -78,7 +76,7 @@ def preflight(config: PreflightConfig) -> int:
     fits = chosen.total < room
     verdict = "fits" if fits else "does NOT fit"
     console.print(
-        f"{launch.name} with quantization {stage.quantization} {verdict}: "
+        f"{Path(config.accelerate_config).stem} with quantization {stage.quantization} {verdict}: "
         f"{chosen.total / GIB:.2f} of {room / GIB:.2f} GiB"
     )
     return 0 if fits else 1
@@ -98,13 +96,25 @@ def read_stage(config: PreflightConfig) -> TrainingConfig:
     return parse({"sft": SftConfig, "grpo": GrpoConfig}[config.stage], flags)
 
 
-def precision(stage: TrainingConfig, launch: Launch) -> bool:
-    """Whether the run will be in bfloat16."""
-    if launch.use_cpu:
-        return bool(stage.bf16)
-    if stage.bf16 is not None:
-        return stage.bf16
-    return launch.mixed_precision != "no"
+def read_launch(stage: TrainingConfig, path: str | None, num_processes: int | None) -> Launch:
+    """What the run will do when it is started by ``accelerate launch --config_file path``, on a
+    GPU with bfloat16 where there is none here.
+
+    Raises:
+        ConfigError: the configurations contradict each other.
+    """
+    told, support = {}, process.bf16_support()
+    if not torch.cuda.is_available():
+        support = "native"
+    if path is not None:
+        file = read_launch_file(path)
+        count = num_processes or file.processes
+        told = environment_of(path, processes=count) | {"WORLD_SIZE": str(count)}
+        if file.content.get("use_cpu") and not torch.cuda.is_available():
+            support = "none"
+    elif num_processes:
+        told = {"WORLD_SIZE": str(num_processes)}
+    return plan_launch(told, stage, bf16=support, hidden_size=lambda: process.width_of_base(stage))
 
 
 def device_memory(given: float | None) -> float:
@@ -122,8 +132,11 @@ def describe_devices() -> list[str]:
     lines = []
     for number in range(torch.cuda.device_count()):
         found = torch.cuda.get_device_properties(number)
-        kind = "bfloat16" if torch.cuda.is_bf16_supported() else "no bfloat16"
-        lines.append(f"GPU {number}: {found.name}, {found.total_memory / GIB:.1f} GiB, {kind}")
+        kind = {"native": "bfloat16", "emulated": "bfloat16 emulated", "none": "no bfloat16"}
+        lines.append(
+            f"GPU {number}: {found.name}, {found.total_memory / GIB:.1f} GiB, "
+            f"{kind[process.bf16_support()]}"
+        )
     return lines
 
 
@@ -182,23 +195,21 @@ def _longest(records: Sequence, processor: Processor, mode: str, size: int) -> l
     return [records[place] for _, _, place in ranked[:size]]
 
 
-def describe_run(
-    stage: TrainingConfig, launch: Launch, trees: Sequence[Tree], bf16: bool
-) -> list[str]:
+def describe_run(stage: TrainingConfig, launch: Launch, trees: Sequence[Tree]) -> list[str]:
     """The batch of a step, and the tokens of a micro-batch."""
     what = "prompts" if isinstance(stage, GrpoConfig) else "records"
-    size, accumulation = stage.per_device_train_batch_size, stage.gradient_accumulation_steps
-    batch = size * accumulation * launch.plan.processes
+    batch = launch.batch
     trunk = trees[0].trunk
     image_tokens = int((trunk.input_ids == trunk.image_token_id).sum())
     completions = ""
     if isinstance(stage, GrpoConfig):
         completions = f", {batch * stage.num_generations} completions"
     return [
-        f"a step: {size} x {accumulation} accumulated x {launch.plan.processes} processes = "
+        f"a step: {launch.micro_batch} x {launch.accumulation} accumulated x "
+        f"{launch.plan.processes} processes = "
         f"{batch} {what}{completions}",
         f"a micro-batch: {len(trees)} rows of up to {max(map(len, trees))} tokens, "
-        f"{image_tokens} of them of an image, in {'bfloat16' if bf16 else 'float32'}",
+        f"{image_tokens} of them of an image, in {launch.precision}",
     ]
 
 
@@ -220,17 +231,12 @@ def table_of_estimates(
         prompts = [len(tree.trunk) for tree in trees]
         sampling = sampling_bytes(model, prompts, stage, bf16=bf16)
     estimates = {}
-    for name, plan in PLANS.items():
+    for name, plan in plans_beside(chosen).items():
         for quantization in ("none", "nf4") if stage.finetuning == "lora" else ("none",):
             estimates[name, quantization] = estimate(
                 model,
                 replace(stage, quantization=quantization),
-                replace(
-                    plan,
-                    processes=chosen.processes,
-                    bucket=chosen.bucket,
-                    persistence=chosen.persistence,
-                ),
+                plan,
                 bf16=bf16,
                 activations=activations,
                 logits=logits,

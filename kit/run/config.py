@@ -8,6 +8,7 @@ from typing import Protocol
 class RunConfig(Protocol):
     """The fields that a run needs whatever it trains."""
 
+    base_model: str
     output_dir: str
     seed: int
     finetuning: str
@@ -16,6 +17,7 @@ class RunConfig(Protocol):
     gradient_accumulation_steps: int
     gradient_checkpointing: bool
     max_grad_norm: float
+    lr_scheduler_type: str
     max_pixels: int | None
     bf16: bool | None
     report_to: list[str]

@@ -19,37 +19,38 @@ from accelerate.utils import (
     ProjectConfiguration,
     set_seed,
 )
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from kit.command import source_of
 from kit.errors import ConfigError
-from kit.run import extensions, sources, zero
+from kit.model.adapters import named_base
+from kit.model.load import hidden_size
+from kit.run import extensions, sources
 from kit.run.config import RunConfig
+from kit.run.launches import Support, launched_environment, plan_launch
 
 
 def start(config: RunConfig) -> Accelerator:
-    """Join the process group and fix the seeds.
+    """Join the process group as planned (``kit.run.launches``), and fix the seeds.
 
     Raises:
-        ConfigError: accelerate and the kit were told different things.
+        ConfigError: accelerate, DeepSpeed and the kit were told different things.
     """
-    accumulation = int(os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", 1))
-    if accumulation not in (1, config.gradient_accumulation_steps):
-        raise ConfigError(
-            f"accelerate accumulates {accumulation} micro-batches, the kit "
-            f"{config.gradient_accumulation_steps}",
-            where="gradient_accumulation_steps of the accelerate config and of "
-            f"{source_of(config)}",
-            fix="leave it out of the accelerate config",
-        )
+    launch = plan_launch(
+        os.environ, config, bf16=bf16_support(), hidden_size=lambda: width_of_base(config)
+    )
+    options = {"deepspeed_plugin": launch.plugin} if launch.plugin else {}
     accelerator = join(
-        mixed_precision=_precision(config),
+        mixed_precision="bf16" if launch.bf16 else "no",
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         log_with=_trackers(config.report_to),
         project_config=ProjectConfiguration(
             project_dir=config.output_dir, logging_dir=str(Path(config.output_dir) / "logs")
         ),
+        **options,
     )
-    zero.configure(accelerator, config)
+    # else ZeRO-3 would spread every model that transformers loads, the sentence encoder too
+    unset_hf_deepspeed_config()
+    accelerator.print(f"computes on {device_name(accelerator)} in {launch.precision}")
     set_seed(config.seed)
     return accelerator
 
@@ -61,11 +62,15 @@ def join(**options) -> Accelerator:
     DeepSpeed; for DeepSpeed the backend, which alone would leave plain processes each training
     by itself while they count as several.
     """
-    launched = int(os.environ.get("WORLD_SIZE", 1))
-    with_deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+    told = launched_environment(os.environ)
+    for name in os.environ.keys() - told.keys():
+        del os.environ[name]
+    os.environ.update(told)
+    launched = int(told.get("WORLD_SIZE", 1))
+    with_deepspeed = told.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
     if with_deepspeed:
         extensions.await_builds()
-    if "LOCAL_RANK" in os.environ and not torch.cuda.is_available():
+    if "LOCAL_RANK" in told and not torch.cuda.is_available():
         if with_deepspeed:
             options["kwargs_handlers"] = [InitProcessGroupKwargs(backend="gloo")]
         else:
@@ -73,7 +78,7 @@ def join(**options) -> Accelerator:
     try:
         accelerator = Accelerator(**options)
     except ValueError as error:  # as where the accelerate and the DeepSpeed file contradict
-        where = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "the accelerate config")
+        where = told.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "the accelerate config")
         raise ConfigError(str(error), where=where, fix="make the two files agree") from error
     alone = launched > 1 and accelerator.distributed_type == DistributedType.NO
     if accelerator.num_processes != launched or alone:
@@ -84,6 +89,27 @@ def join(**options) -> Accelerator:
             fix="use one of accelerate_configs/",
         )
     return accelerator
+
+
+def bf16_support() -> Support:
+    """Whether this GPU computes in bfloat16 itself; V100 and T4 only emulate it, slowly."""
+    if not torch.cuda.is_available():
+        return "none"
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return "native"
+    return "emulated" if torch.cuda.is_bf16_supported() else "none"
+
+
+def device_name(accelerator: Accelerator) -> str:
+    """The GPU by its name, or cpu."""
+    if accelerator.device.type != "cuda":
+        return accelerator.device.type
+    return torch.cuda.get_device_name(accelerator.device)
+
+
+def width_of_base(config: RunConfig) -> int:
+    """The hidden size of the language model that is trained."""
+    return hidden_size(config.base_model or named_base(config.sft_ckpt))
 
 
 def end(accelerator: Accelerator) -> None:
@@ -112,28 +138,6 @@ def _trackers(names: list[str]) -> list[str] | None:
                 f"tracker {name!r} is not installed", where="report_to", fix=f"pip install {name}"
             )
     return names
-
-
-def _precision(config: RunConfig) -> str | None:
-    bf16 = config.bf16
-    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if launched not in ("no", "bf16"):
-        raise ConfigError(
-            f"mixed precision {launched!r} is not supported",
-            where="mixed_precision of the accelerate config",
-            fix="use bf16 or no",
-        )
-    if bf16 is None:
-        on_gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-        return launched if launched != "no" else ("bf16" if on_gpu else "no")
-    wanted = "bf16" if bf16 else "no"
-    if launched not in ("no", wanted):
-        raise ConfigError(
-            f"accelerate asks for mixed precision {launched!r}, the kit for {wanted!r}",
-            where=f"mixed_precision of the accelerate config and bf16 of {source_of(config)}",
-            fix="make them agree, or leave bf16 out of the kit's config",
-        )
-    return wanted
 
 
 def weights_dtype(accelerator: Accelerator, *, trained: bool) -> torch.dtype:

@@ -1,5 +1,5 @@
-"""What ZeRO changes (DeepSpeed, arXiv 1910.02054): its configuration, and how weights and optimizer
-states that are spread over ranks become whole.
+"""What ZeRO changes (DeepSpeed, arXiv 1910.02054): how weights and optimizer states that are spread
+over ranks become whole.
 
 The functions that gather are collective: every rank calls them. Without DeepSpeed they do the
 plain thing, so that callers need not ask.
@@ -8,19 +8,13 @@ plain thing, so that callers need not ask.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
-from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from kit.command import source_of
-from kit.errors import ConfigError
-from kit.run.config import RunConfig
 from kit.run.deepspeed_internals import (
     MOMENTS,
     gathered_parameter,
@@ -42,73 +36,6 @@ def is_used(accelerator: Accelerator) -> bool:
 def stage(accelerator: Accelerator) -> int:
     """The ZeRO stage; 0 without DeepSpeed."""
     return accelerator.deepspeed_plugin.zero_stage if is_used(accelerator) else 0
-
-
-# ---------------------------------------------------------------------- configuration
-
-
-def configure(accelerator: Accelerator, config: RunConfig) -> None:
-    """Fill what the DeepSpeed configuration leaves ``auto`` with the kit's own values.
-
-    Raises:
-        ConfigError: see ``fill_auto``.
-    """
-    if not is_used(accelerator):
-        return
-    # else ZeRO-3 would spread every model that transformers loads, the sentence encoder too
-    unset_hf_deepspeed_config()
-    settings = accelerator.deepspeed_plugin.deepspeed_config
-    bf16 = accelerator.mixed_precision == "bf16"
-    file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "the DeepSpeed config")
-    fill_auto(settings, config, processes=accelerator.num_processes, bf16=bf16, file=file)
-
-
-def fill_auto(
-    settings: dict, config: RunConfig, *, processes: int, bf16: bool, file: str | Path
-) -> None:
-    """Fill what DeepSpeed's ``settings`` leave ``auto``.
-
-    Raises:
-        ConfigError: they say something else than the kit; names both keys, and the ``file``.
-    """
-    per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
-    for key, ours, name in (
-        ("train_micro_batch_size_per_gpu", config.per_device_train_batch_size,
-         "per_device_train_batch_size"),
-        ("gradient_accumulation_steps", config.gradient_accumulation_steps,
-         "gradient_accumulation_steps"),
-        ("train_batch_size", per_step * processes,
-         "per_device_train_batch_size x gradient_accumulation_steps x processes"),
-        ("gradient_clipping", config.max_grad_norm, "max_grad_norm"),
-    ):  # fmt: skip
-        theirs = settings.get(key, "auto")
-        if theirs not in ("auto", ours):
-            raise ConfigError(
-                f"DeepSpeed has {key} {theirs}, the kit {name} {ours}",
-                where=f"{key} of {file} and {name} of {source_of(config)}",
-                fix=f'write "{key}": "auto" in the DeepSpeed file, or make them agree',
-            )
-        settings[key] = ours
-    if settings.get("bf16", {}).get("enabled", "auto") not in ("auto", bf16):
-        raise ConfigError(
-            f"DeepSpeed has bf16.enabled {not bf16}, the kit trains in "
-            f"{'bfloat16' if bf16 else 'float32'}",
-            where=f"bf16.enabled of {file} and bf16 of {source_of(config)}",
-            fix='write "enabled": "auto" in the DeepSpeed file, or set bf16',
-        )
-    if settings.get("fp16", {}).get("enabled", False) not in ("auto", False):
-        raise ConfigError(
-            "float16 is not supported: it needs its loss scaled",
-            where=f"fp16.enabled of {file}",
-            fix="remove fp16; bf16 is used wherever the GPU has it",
-        )
-    for key in ("optimizer", "scheduler"):
-        if key in settings:
-            raise ConfigError(
-                f"the kit makes its own {key}",
-                where=f"{key} of {file}",
-                fix="remove it; set learning_rate, adam_beta1, lr_scheduler_type ... instead",
-            )
 
 
 # ---------------------------------------------------------------------- whole weights

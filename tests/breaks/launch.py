@@ -5,7 +5,8 @@ from breaks.kind import Break
 COMMAND = "kit/command.py"
 YAML = "kit/yaml_files.py"
 MEMORY = "kit/plan/memory.py"
-LAUNCHES = "kit/plan/launches.py"
+LAUNCHES = "kit/run/launches.py"
+PLANNED = "tests/plan/test_launch_plans.py::test_the_plan_of_the_preflight_is_that_of_the_run"
 JOBS = "slurm/jobs.py"
 EXPORT = "kit/share/export.py"
 
@@ -69,23 +70,47 @@ BREAKS = (
     Break(
         "an offloaded optimizer takes the weights with it",
         LAUNCHES,
-        'offload_weights=spread.get("offload_param", {})',
-        'offload_weights=spread.get("offload_optimizer", {})',
+        'places["offload_param"] and stage == 3',
+        'places["offload_optimizer"] and stage == 3',
         ("tests/plan/test_launches.py::test_plans_are_those_that_the_files_are_named_after",),
     ),
     Break(
         "the number of processes that was asked for is not used",
-        LAUNCHES,
-        'processes = num_processes or int(written.get("num_processes", 1))',
-        'processes = int(written.get("num_processes", 1))',
+        "kit/plan/preflight.py",
+        "count = num_processes or file.processes",
+        "count = file.processes",
         ("tests/plan/test_launches.py::test_plans_are_those_that_the_files_are_named_after",),
     ),
     Break(
         "bfloat16 of the accelerate configuration is not seen",
-        "kit/plan/preflight.py",
-        'return launch.mixed_precision != "no"',
-        "return False",
-        ("tests/plan/test_preflight.py::test_the_precision_of_the_run",),
+        LAUNCHES,
+        'if asked == "bf16" or in_deepspeed is True:',
+        "if in_deepspeed is True:",
+        (PLANNED,),
+    ),
+    Break(
+        "what a DeepSpeed file leaves out is 1",
+        LAUNCHES,
+        'settings = {"gradient_accumulation_steps": "auto"} | read_deepspeed_file(told[FILE])',
+        "settings = read_deepspeed_file(told[FILE])",
+        (PLANNED,),
+    ),
+    Break(
+        "emulated bfloat16 is taken for the GPU's own",
+        "kit/run/process.py",
+        "torch.cuda.is_bf16_supported(including_emulation=False)",
+        "torch.cuda.is_bf16_supported()",
+        ("tests/plan/test_launches.py::test_emulated_bfloat16_is_not_taken_for_the_gpu_s_own",),
+    ),
+    Break(
+        "a plan without a file of its own counts as none",
+        "kit/plan/launches.py",
+        "known = PLANS if plan_name(chosen) in PLANS else PLANS | {plan_name(chosen): chosen}",
+        "known = PLANS",
+        (
+            "tests/plan/test_launches.py"
+            "::test_a_plan_without_a_file_of_its_own_is_compared_as_it_is",
+        ),
     ),
     Break(
         "twelve hours of a file are its seconds, and no partition is False",

@@ -6,6 +6,7 @@ CHECKPOINT = "kit/run/checkpoint.py"
 STATE = "kit/run/state.py"
 STOP = "kit/run/stop.py"
 ZERO = "kit/run/zero.py"
+SETTINGS = "kit/run/deepspeed_settings.py"
 SFT = "kit/train/sft.py"
 DATA = "kit/train/data.py"
 OPTIM = "kit/train/optim.py"
@@ -284,16 +285,16 @@ BREAKS = (
     ),
     Break(
         "DeepSpeed counts the batch of one process",
-        ZERO,
+        SETTINGS,
         '("train_batch_size", per_step * processes,',
         '("train_batch_size", per_step,',
         ("tests/run/test_zero.py::test_what_is_left_open_is_filled",),
     ),
     Break(
         "a DeepSpeed optimizer is overruled without a word",
-        ZERO,
-        'for key in ("optimizer", "scheduler"):',
-        'for key in ("scheduler",):',
+        SETTINGS,
+        'if kind in ours and numbers and all(each == "auto" for each in numbers.values()):',
+        "if kind in ours:",
         ("tests/run/test_zero.py::test_contradictions_name_both_keys",),
     ),
     Break(

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from kit.command import parse
 from kit.errors import ConfigError
 from kit.model.load import load_base
-from kit.run.zero import fill_auto
+from kit.run.deepspeed_settings import fill_auto
 from kit.train.config import SftConfig
 
 LAUNCHES = {
