@@ -13,6 +13,7 @@ from pathlib import Path
 
 from kit.command import option, parse_mapping, parse_part, require
 from kit.errors import ConfigError
+from kit.run.launch_files import read_launch_file
 from kit.yaml_files import read_yaml
 from slurm.resources import Resources, read_cluster
 from slurm.stages import STAGES, Stage, stage_named
@@ -89,8 +90,7 @@ def resources_of(stage: Stage, cluster: str | Path, launch: Path | None, overrid
     accelerate configuration says."""
     found: dict = {}
     if launch:
-        written = read_yaml(launch)
-        found["nodes"] = int(written.get("num_machines", 1))
+        found["nodes"] = read_launch_file(launch).machines
     return found | read_cluster(cluster, stage.kind) | overrides
 
 
@@ -99,25 +99,34 @@ def with_process_count(resources: Resources, launch: Path | None) -> Resources:
     that nor GPUs were asked for."""
     if launch is None or resources.tasks_per_node or resources.gpus:
         return resources
-    written = read_yaml(launch)
-    processes = int(written.get("num_processes", 1)) // int(written.get("num_machines", 1))
-    return replace(resources, tasks_per_node=processes)
+    file = read_launch_file(launch)
+    return replace(resources, tasks_per_node=file.processes // file.machines)
 
 
-def require_launch(launch: Path | None, resources: Resources, name: str) -> None:
+def require_launch(
+    launch: Path | None, resources: Resources, name: str, stage: Stage, config: object
+) -> None:
     """
     Raises:
-        ConfigError: the accelerate configuration is missing, or for one process only.
+        ConfigError: the accelerate configuration is missing or for one process only, or it, its
+            DeepSpeed file and the configuration of a training run contradict each other.
     """
     if launch is None:
         return
-    content = read_yaml(launch)
-    if str(content.get("distributed_type", "NO")) == "NO" and resources.tasks > 1:
+    file = read_launch_file(launch)
+    if file.kind == "NO" and resources.tasks > 1:
         raise ConfigError(
             f"{name}: {resources.tasks} processes under a configuration for one",
             where=f"accelerate_config: {launch}",
             fix="use multi_gpu.yaml or a zero*.yaml, or ask for one GPU on one node",
         )
+    if stage.trains:
+        from kit.plan.launches import plan_of_file  # loads torch
+
+        plan_of_file(
+            str(launch), config, processes=resources.tasks,
+            bf16="none" if file.content.get("use_cpu") else "native", hidden_size=lambda: 1,
+        )  # fmt: skip
 
 
 def job_of(
@@ -133,7 +142,7 @@ def job_of(
     require(shards >= 1, "shards", "must be at least 1", shards)
     stage = STAGES[stage_name]
     resources = with_process_count(resources, launch)
-    require_launch(launch, resources, name)
+    require_launch(launch, resources, name, stage, config)
     work = Work(name, stage, config)
     if shards == 1:
         return [Job(name, (work,), resources, launch)]
@@ -265,27 +274,11 @@ def _launch_facts(job: Job) -> list:
     """What a training run depends on beside its configuration."""
     if job.launch is None:
         return [job.resources.tasks]
-    content = read_yaml(job.launch)
-    for key in ("num_processes", "num_machines"):  # SLURM says how many
-        content.pop(key, None)
-    file = deepspeed_file(content)
-    settings = file.read_text(encoding="utf-8") if file else None
+    file = read_launch_file(job.launch)
+    counted = ("num_processes", "num_machines")  # SLURM says how many
+    content = {key: value for key, value in file.content.items() if key not in counted}
+    settings = file.deepspeed_file.read_text(encoding="utf-8") if file.deepspeed_file else None
     return [job.resources.tasks, content, settings]
-
-
-def deepspeed_file(accelerate_config: dict) -> Path | None:
-    """The DeepSpeed file that an accelerate configuration points to.
-
-    Raises:
-        ConfigError: it is not there.
-    """
-    named = (accelerate_config.get("deepspeed_config") or {}).get("deepspeed_config_file")
-    if named is None:
-        return None
-    if not Path(named).is_file():
-        fix = "name a file of ds_configs/"
-        raise ConfigError("no such DeepSpeed file", where=named, fix=fix)
-    return Path(named)
 
 
 def _digest(path: Path, outputs: set[str]) -> list | None:

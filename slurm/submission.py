@@ -16,10 +16,10 @@ import yaml
 from kit.command import to_yaml
 from kit.errors import UserError
 from kit.files import atomic_write
-from kit.yaml_files import read_yaml
+from kit.run.launch_files import read_launch_file
 from slurm import cluster
 from slurm.jobs import StageJob
-from slurm.plan import ROOT, Job, Work, deepspeed_file, fingerprints
+from slurm.plan import ROOT, Job, Work, fingerprints
 from slurm.records import Record
 from slurm.stages import parts_of
 from slurm.status import alive_in
@@ -206,14 +206,12 @@ def prepare_record(record: Record, work: Work, job: Job, fingerprint: str) -> No
         stream.write(to_yaml(work.config))
     record.accelerate_file.unlink(missing_ok=True)
     if job.launch:
-        content = read_yaml(job.launch)
-        file = deepspeed_file(content)
-        if file:
+        file, copy = read_launch_file(job.launch), None
+        if file.deepspeed_file:
             copy = record.folder / "deepspeed.json"
-            shutil.copyfile(file, copy)
-            content["deepspeed_config"]["deepspeed_config_file"] = str(copy)
+            shutil.copyfile(file.deepspeed_file, copy)
         with atomic_write(record.accelerate_file) as stream:
-            stream.write(yaml.safe_dump(content, sort_keys=False))
+            stream.write(yaml.safe_dump(file.naming(copy), sort_keys=False))
 
 
 def move_aside(path: Path) -> None:

@@ -14,7 +14,7 @@ from kit.command import option, parse_mapping, parse_part, require
 from kit.errors import ConfigError
 from kit.files import atomic_write, log_rows, write_json
 from kit.yaml_files import read_yaml
-from slurm.plan import Entry, Job, Work, filled, job_of
+from slurm.plan import Entry, Job, Work, filled, job_of, require_launch
 from slurm.records import Record, records_of
 from slurm.resources import Resources, read_cluster
 from slurm.stages import STAGES, stage_named
@@ -68,6 +68,8 @@ def read_sweep(path: str | Path, cluster: str | Path, run: str | None) -> tuple[
         )
         works.append(Work(f"{RUNS}/{number}", stage, config))
     (one,) = job_of(RUNS, content.stage, works[0].config, resources, launch, 1, cluster)
+    for work in works[1:]:
+        require_launch(launch, one.resources, work.name, stage, work.config)
     runs = dataclasses.replace(one, works=tuple(works), at_once=at_once or len(works))
     table = TableConfig(
         run=str(folder),

@@ -1,10 +1,13 @@
-"""The plans that the preflight compares, by the names of accelerate_configs/."""
+"""What a file of accelerate will make of a run, and the plans that the preflight compares."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
-from kit.run.launches import Plan
+from kit.plan.accelerate_internals import environment_of
+from kit.run.config import RunConfig
+from kit.run.launches import Launch, Plan, Support, plan_launch
 
 PLANS = {
     "none or DDP": Plan(0),
@@ -14,6 +17,24 @@ PLANS = {
     "zero3": Plan(3),
     "zero3_offload": Plan(3, offload_optimizer=True, offload_weights=True),
 }
+
+
+def plan_of_file(
+    path: str | None,
+    config: RunConfig,
+    *,
+    processes: int,
+    bf16: Support,
+    hidden_size: Callable[[], int],
+) -> Launch:
+    """What a run of ``config`` will do that ``accelerate launch --config_file path`` starts, or
+    plain Python; see ``plan_launch``.
+
+    Raises:
+        ConfigError: accelerate refuses the file, or they contradict each other.
+    """
+    told = environment_of(path, processes=processes) | {"WORLD_SIZE": str(processes)}
+    return plan_launch(told, config, bf16=bf16, hidden_size=hidden_size)
 
 
 def plan_name(plan: Plan) -> str:

@@ -20,9 +20,8 @@ from kit.model.lengths import prompt_lengths
 from kit.model.load import load_processor
 from kit.model.processor import Processor
 from kit.model.sharing import Branch, Tree, pack
-from kit.plan.accelerate_internals import environment_of
 from kit.plan.config import PreflightConfig
-from kit.plan.launches import plan_name, plans_beside
+from kit.plan.launches import plan_name, plan_of_file, plans_beside
 from kit.plan.memory import (
     MemoryEstimate,
     activation_bytes,
@@ -33,7 +32,7 @@ from kit.plan.memory import (
 from kit.prompting.messages import modes_of, target_text
 from kit.run import process
 from kit.run.launch_files import read_launch_file
-from kit.run.launches import Launch, Plan, plan_launch
+from kit.run.launches import Launch, Plan
 from kit.train.config import GrpoConfig, SftConfig, TrainingConfig
 
 GIB = 2**30
@@ -103,18 +102,16 @@ def read_launch(stage: TrainingConfig, path: str | None, num_processes: int | No
     Raises:
         ConfigError: the configurations contradict each other.
     """
-    told, support = {}, process.bf16_support()
+    file = read_launch_file(path) if path else None
+    support = process.bf16_support()
     if not torch.cuda.is_available():
-        support = "native"
-    if path is not None:
-        file = read_launch_file(path)
-        count = num_processes or file.processes
-        told = environment_of(path, processes=count) | {"WORLD_SIZE": str(count)}
-        if file.content.get("use_cpu") and not torch.cuda.is_available():
-            support = "none"
-    elif num_processes:
-        told = {"WORLD_SIZE": str(num_processes)}
-    return plan_launch(told, stage, bf16=support, hidden_size=lambda: process.width_of_base(stage))
+        support = "none" if file and file.content.get("use_cpu") else "native"
+    return plan_of_file(
+        path, stage,
+        processes=num_processes or (file.processes if file else 1),
+        bf16=support,
+        hidden_size=lambda: process.width_of_base(stage),
+    )  # fmt: skip
 
 
 def device_memory(given: float | None) -> float:

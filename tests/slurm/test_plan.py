@@ -1,6 +1,5 @@
 """Plans: what waits for what, what a job asks for, and what makes a result another one."""
 
-import dataclasses
 import inspect
 import os
 import re
@@ -12,9 +11,11 @@ import yaml
 from helpers import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
+from launch_files import FILES, REFUSED, write
 from slurm_client import CLUSTER_FILE
 
 from kit.errors import ConfigError
+from kit.train.config import SftConfig
 from slurm.plan import fingerprints, in_order, job_of, read_pipeline, resources_of
 from slurm.resources import Resources, minutes_of, read_cluster
 from slurm.stages import STAGES
@@ -148,6 +149,28 @@ def test_mistakes_in_a_pipeline_file(change, message, tmp_path):
         pipeline(tmp_path, change)
 
 
+LAUNCHES = {
+    name: (accelerate, deepspeed, said)
+    for name, (accelerate, deepspeed, stage, said) in FILES.items()
+    if isinstance(said, str) and not stage
+} | {name: (accelerate, None, said) for name, accelerate, said in REFUSED}
+
+
+@pytest.mark.parametrize("name", LAUNCHES)
+def test_a_launch_that_a_run_would_refuse_is_not_queued(name, tmp_path):
+    """Nor one under which the numbers of the stage are others."""
+    accelerate, deepspeed, said = LAUNCHES[name]
+    launch = str(write(tmp_path / "launch", accelerate, deepspeed))
+
+    def under(content):
+        content["stages"]["sft"]["accelerate_config"] = launch
+        numbers = {"gradient_accumulation_steps": 4, "per_device_train_batch_size": 2}
+        content["stages"]["sft"]["config"] |= numbers
+
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        pipeline(tmp_path, under)
+
+
 # ------------------------------------------------------------------------ resources
 @given(
     days=st.integers(0, 9), hours=st.integers(0, 23), minutes=st.integers(0, 59),
@@ -241,7 +264,7 @@ def test_resources_of_a_job_flags_over_cluster_over_accelerate(tmp_path):
     assert (two.nodes, two.per_node, two.tasks) == (2, 4, 8)
     path.write_text("gpu: {}\n")
     chosen = resources_of(stage, path, ZERO2, {})
-    config = dataclasses.make_dataclass("C", [("data", str, "a"), ("output_dir", str, "b")])()
+    config = SftConfig(base_model="tiny", data="a", output_dir="b")
     (job,) = job_of(
         "sft",
         "train_sft",
