@@ -19,7 +19,7 @@ from kit.model.processor import PreparedImage, Processor
 from kit.model.sampler import Completion, Prompt, Sampling, generate, question_prompt
 from kit.prompting.answers import ParsedAnswer, parse_answer
 from kit.prompting.messages import REQUIRED_KEYS
-from kit.run.process import bf16_support
+from kit.run.process import bf16_support, device_name
 
 DECIMALS = 6  # of written probabilities; further ones depend on how many threads add them up
 
@@ -35,9 +35,9 @@ def load_model(config: InferenceConfig, accelerator: Accelerator) -> tuple[nn.Mo
         max_pixels=config.max_pixels,
         say=accelerator.print,
     )
-    half = config.bf16
-    if half is None:
-        half = bf16_support() == "native"
+    half = bf16_support() == "native" if config.bf16 is None else config.bf16
+    precision = "bfloat16" if half else "float32"
+    accelerator.print(f"computes on {device_name(accelerator)} in {precision}")
     model = load_base(
         name,
         quantization=config.quantization,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import platform
 import resource
@@ -19,6 +20,7 @@ from accelerate.utils import (
     ProjectConfiguration,
     set_seed,
 )
+from torch import nn
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from kit.errors import ConfigError
@@ -152,20 +154,31 @@ def total(accelerator: Accelerator, *values: float) -> list[float]:
     return accelerator.reduce(tensor, reduction="sum").tolist()
 
 
-def environment(accelerator: Accelerator) -> dict:
-    """What a run was made with: versions, devices, command line."""
+def environment(accelerator: Accelerator, model: nn.Module | None = None) -> dict:
+    """What a run was made with: versions, devices, command line; and what its ``model`` really
+    computes with, asked of the model itself."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {
+    facts = {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": sources.versions(),
         "gpus": gpus,
+        "device": device_name(accelerator),
         "num_processes": accelerator.num_processes,
         "distributed_type": accelerator.distributed_type.value,
         "mixed_precision": accelerator.mixed_precision,
         "command": sys.argv,
         "kit": str(Path(__file__).resolve().parents[1]),
     }
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        settings = accelerator.deepspeed_plugin.deepspeed_config
+        facts["deepspeed"] = {k: v for k, v in settings.items() if v != math.inf}
+    if model is not None:
+        facts["attention"] = model.config._attn_implementation
+        for name, trained in (("trained_dtypes", True), ("frozen_dtypes", False)):
+            found = {p.dtype for p in model.parameters() if p.requires_grad == trained}
+            facts[name] = sorted(str(dtype).removeprefix("torch.") for dtype in found)
+    return facts
 
 
 def peak_memory_bytes() -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch import nn
 from tqdm.auto import tqdm
 
 from kit.command import to_yaml
@@ -28,7 +29,14 @@ class RunLog:
     """
 
     def __init__(
-        self, accelerator: Accelerator, config, *, total_steps: int, first_step: int, name: str
+        self,
+        accelerator: Accelerator,
+        config,
+        *,
+        total_steps: int,
+        first_step: int,
+        name: str,
+        model: nn.Module | None = None,
     ):
         self.accelerator = accelerator
         self.folder = Path(config.output_dir)
@@ -39,7 +47,7 @@ class RunLog:
             self._lock = lock(self.folder)
             with atomic_write(self.folder / "config.yaml") as stream:
                 stream.write(to_yaml(config))
-            facts = environment(accelerator) | {"total_steps": total_steps}
+            facts = environment(accelerator, model) | {"total_steps": total_steps}
             write_json(self.folder / "environment.json", facts)
             for file in ("metrics.jsonl", "completions.jsonl", "skipped_steps.jsonl"):
                 self._drop_steps_after(first_step, self.folder / file)

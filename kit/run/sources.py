@@ -3,7 +3,9 @@ goes on with a run compares them, be it training or a model that is asked."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import importlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +21,8 @@ from kit.files import iter_json_lines, json_line
 # Whose other version may make other numbers.
 PACKAGES = (
     "torch", "transformers", "peft", "accelerate", "deepspeed", "bitsandbytes", "tokenizers",
-    "safetensors", "numpy", "pillow", "opencv-python-headless", "sentence-transformers",
+    "safetensors", "numpy", "pillow", "sentence-transformers",
+    "torchvision",  # if there, it and not PIL makes the pixels that a model sees
 )  # fmt: skip
 SHOWN = 5  # names of files in a message
 
@@ -103,7 +106,14 @@ def versions() -> dict[str, str | None]:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = None
-    return found
+    return found | {"opencv": _opencv_version()}
+
+
+def _opencv_version() -> str | None:
+    """Of what is imported, whichever of its four packages it came with."""
+    with contextlib.suppress(ImportError):
+        return importlib.import_module("cv2").__version__
+    return None
 
 
 def _sum_of_records(path: str) -> str:

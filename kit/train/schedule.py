@@ -65,6 +65,7 @@ class Schedule:
             total_steps=self.total_steps,
             first_step=self.progress.step,
             name=name,
+            model=model,
         )
 
     @property
