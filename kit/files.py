@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import math
 import os
 import re
 import tempfile
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -68,30 +66,6 @@ def require_folder(path: str | Path) -> None:
         raise UserError(what, where=path, fix="choose another output folder")
     if not os.access(standing, os.W_OK | os.X_OK):
         raise UserError("no permission to write", where=path, fix="choose another output path")
-
-
-def lock(folder: str | Path, patience: float = 30.0) -> IO:
-    """Hold a folder for this process until what is returned is closed, or the process ends,
-    however it does. One that is on its way out is waited for, ``patience`` seconds.
-
-    Raises:
-        UserError: another process holds it.
-    """
-    stream = (Path(folder) / ".lock").open("w")
-    until = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return stream
-        except BlockingIOError as error:
-            if time.monotonic() > until:
-                stream.close()
-                fix = "wait for it, end it, or choose another output folder"
-                what = "another process is writing here"
-                raise UserError(what, where=folder, fix=fix) from error
-            time.sleep(0.2)
-        except OSError:  # a file system without locks
-            return stream
 
 
 @contextlib.contextmanager

@@ -67,7 +67,7 @@ def _status(name: str, record: Record) -> Status:
         done = total
     eta = None
     if state == "RUNNING" and starts and total and done > starts[-1]["done"]:
-        seconds = time.time() - starts[-1]["time"]
+        seconds = max(0.0, time.time() - starts[-1]["time"])  # its node's clock may be ahead
         eta = seconds / (done - starts[-1]["done"]) * (total - done)
     requeues = known.restarts if known else max((a["restarts"] for a in starts), default=0)
     return Status(

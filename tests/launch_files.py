@@ -256,14 +256,8 @@ def main(folder: str, output: str) -> None:
             accelerator = process.start(config)
             model = torch.nn.Linear(8, 8)
             optimizer = torch.optim.AdamW(model.parameters())
-            os.environ["DS_SKIP_CUDA_CHECK"] = "1"
-            if zero.is_used(accelerator):
-                accelerator.deepspeed_plugin.deepspeed_config.setdefault(
-                    "zero_force_ds_cpu_optimizer",
-                    False,  # compiles for a minute
-                )
             model, _ = accelerator.prepare(model, optimizer)
-            row = [0, False, False, accelerator.num_processes * 8]
+            row, buckets = [0, False, False, accelerator.num_processes * 8], []
             if zero.is_used(accelerator):
                 row = [
                     model.zero_optimization_stage(),
@@ -276,9 +270,14 @@ def main(folder: str, output: str) -> None:
                     and model.zero_optimization_stage() == 3,
                     model.train_batch_size(),
                 ]
+                buckets = [
+                    model.zero_reduce_bucket_size(),
+                    model.zero_param_persistence_threshold(),
+                ]
                 assert model.gradient_clipping() == config.max_grad_norm
                 assert model.bfloat16_enabled() == (accelerator.mixed_precision == "bf16")
-            found[name] = [*row, accelerator.mixed_precision == "bf16", accelerator.num_processes]
+            half = accelerator.mixed_precision == "bf16"
+            found[name] = [*row, half, accelerator.num_processes, *buckets]
         except Exception as error:
             found[name] = f"{type(error).__name__}: {error}"
         AcceleratorState._reset_state()

@@ -157,13 +157,14 @@ def set_whole_tensor(parameter: nn.Parameter, value: Tensor, key: str | None = N
 def init_adam_state(zero_optimizer, inner: torch.optim.Optimizer, step: Tensor) -> None:
     """Create AdamW's state for the flat tensors of this rank, as its first step would."""
     third = hasattr(zero_optimizer, "fp32_partitioned_groups_flat")
+    counts = hasattr(inner, "ds_opt_adam")  # in whole numbers
     for tensor in (
         zero_optimizer.fp32_partitioned_groups_flat
         if third
         else zero_optimizer.single_partition_of_fp32_groups
     ):
         moments = {key: torch.zeros_like(tensor) for key in MOMENTS}
-        inner.state[tensor] = {"step": step.clone(), **moments}
+        inner.state[tensor] = {"step": int(step) if counts else step.clone(), **moments}
     link_states(zero_optimizer)
 
 

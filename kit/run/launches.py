@@ -124,6 +124,8 @@ def plan_launch(
     half, reason = _precision(config, told, settings.get("bf16", {}).get("enabled", "auto"), bf16)
     fill_auto(settings, config, processes=processes, bf16=half, file=where)
     fill_buffers(settings, hidden_size, where)
+    # the kit's AdamW in main memory too; DeepSpeed's own is compiled for minutes, and another
+    settings.setdefault("zero_force_ds_cpu_optimizer", False)
     return replace(
         spread, bf16=half, reason=reason, plugin=plugin, plan=_plan_of(settings, processes, where)
     )

@@ -24,6 +24,7 @@ from torch import nn
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from kit.errors import ConfigError
+from kit.files import explained
 from kit.model.adapters import named_base
 from kit.model.load import hidden_size
 from kit.run import extensions, sources
@@ -120,7 +121,8 @@ def end(accelerator: Accelerator) -> None:
     it holds Python's lock waits for a thread of gloo's that waits for that lock."""
     accelerator.free_memory()
     gc.collect()  # the wrapper is part of a cycle
-    accelerator.end_training()
+    with explained(accelerator.logging_dir or "the trackers"):
+        accelerator.end_training()
 
 
 def _trackers(names: list[str]) -> list[str] | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -16,7 +17,16 @@ from tqdm.auto import tqdm
 
 from kit.command import to_yaml
 from kit.errors import UserError
-from kit.files import append_jsonl, atomic_write, lock, log_rows, write_json, write_jsonl
+from kit.files import (
+    DISK_FULL,
+    append_jsonl,
+    atomic_write,
+    explained,
+    log_rows,
+    write_json,
+    write_jsonl,
+)
+from kit.run.folder_lock import FolderLock
 from kit.run.process import environment, peak_memory_bytes
 
 
@@ -44,7 +54,7 @@ class RunLog:
         self.started = time.monotonic()
         if self.active:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = lock(self.folder)
+            self._lock = FolderLock(self.folder)
             with atomic_write(self.folder / "config.yaml") as stream:
                 stream.write(to_yaml(config))
             facts = environment(accelerator, model) | {"total_steps": total_steps}
@@ -54,7 +64,9 @@ class RunLog:
         if config.report_to != ["none"]:
             flat = {k: _loggable(v) for k, v in dataclasses.asdict(config).items()}
             try:
-                accelerator.init_trackers(name, config=flat)
+                threading.excepthook = _without_full_disks(threading.excepthook)
+                with explained(self.folder / "logs"):
+                    accelerator.init_trackers(name, config=flat)
             except (ImportError, ValueError) as error:
                 fix = "install it, or choose another with --report_to (or none)"
                 raise UserError(f"tracker: {error}", where="report_to", fix=fix) from error
@@ -75,10 +87,12 @@ class RunLog:
                 where=self.folder,
                 fix="lower learning_rate; resume from the last checkpoint",
             )
-        self.accelerator.log(metrics, step=step)
+        if self.active:
+            append_jsonl(self.folder / "metrics.jsonl", [{"step": step, **metrics}])
+        with explained(self.folder / "logs"):  # trackers are libraries with threads of their own
+            self.accelerator.log(metrics, step=step)
         if not self.active:
             return
-        append_jsonl(self.folder / "metrics.jsonl", [{"step": step, **metrics}])
         shown = {k: f"{v:.4g}" for k, v in metrics.items() if "time/" not in k}
         if self.bar.disable:
             done = f"{step}/{self.bar.total}"
@@ -127,6 +141,17 @@ class RunLog:
 
 def _is_after(logged: object, step: int) -> bool:
     return isinstance(logged, (int, float)) and logged > step
+
+
+def _without_full_disks(hook: Callable) -> Callable:
+    """``threading.excepthook`` that leaves out what ``log`` raises again: tensorboard's thread
+    dies of a disk that is full, and its foreground says so."""
+
+    def told_once(args) -> None:
+        if not (isinstance(args.exc_value, OSError) and args.exc_value.errno in DISK_FULL):
+            hook(args)
+
+    return told_once
 
 
 def _loggable(value):

@@ -91,7 +91,7 @@ def optimizer_states(
         spread = is_sharded(parameter)
         # the flat tensors of DeepSpeed have all made as many steps
         state = next(iter(inner.state.values()), {}) if spread else inner.state.get(parameter, {})
-        found = {"step": state.get("step", torch.zeros(()))}
+        found = {"step": torch.as_tensor(state.get("step", 0), dtype=torch.float32)}
         for key in MOMENTS:
             if not state:
                 found[key] = torch.zeros(shape_of(parameter))

@@ -372,4 +372,30 @@ BREAKS = (
         "DISK_FULL = (errno.ENOSPC,)",
         ("tests/test_files.py::test_refusals_of_the_operating_system",),
     ),
+    Break(
+        "a lock whose time lies ahead is waited for until then",
+        "kit/run/extensions.py",
+        "idle = time.monotonic() - since",
+        "idle = time.time() - changed",
+        (
+            "tests/run/test_extensions.py::test_a_lock_of_nobody_here_is_named_at_once_and_not_waited_for_long",
+        ),
+    ),
+    Break(
+        "a folder of a process that has ended counts as held where there are no locks",
+        "kit/run/folder_lock.py",
+        'return started_at(owner["pid"]) != owner["started"]',
+        "return False",
+        ("tests/run/test_folder_lock.py::test_where_there_are_no_locks_the_file_tells",),
+    ),
+    Break(
+        "a tracker's full disk is a traceback",
+        "kit/run/runlog.py",
+        "            self.accelerator.log(metrics, step=step)",
+        "            pass\n        self.accelerator.log(metrics, step=step)",
+        (
+            "tests/run/test_runlog.py"
+            "::test_a_full_disk_under_a_tracker_is_named_after_the_kit_has_written_its_own",
+        ),
+    ),
 )

@@ -15,7 +15,8 @@ NAMES = list(FILES)
 
 
 def planned(path, stage: dict) -> list | str:
-    """The preflight's plan, in the order of ``FILES``, and the processes; or the refusal."""
+    """The preflight's plan, in the order of ``FILES``, then processes and the sizes of ZeRO's
+    buffers; or the refusal."""
     config = parse(SftConfig, [f"--{k}={v}" for k, v in (SFT | stage).items()])
     try:
         launch = read_launch(config, str(path), None)
@@ -23,7 +24,8 @@ def planned(path, stage: dict) -> list | str:
         return str(error)
     plan = launch.plan
     spread = [plan.stage, plan.offload_optimizer, plan.offload_weights]
-    return [*spread, launch.batch, launch.bf16, plan.processes]
+    buckets = [plan.bucket, plan.persistence] if plan.with_deepspeed else []
+    return [*spread, launch.batch, launch.bf16, plan.processes, *buckets]
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +40,7 @@ def done(tmp_path_factory):
     return folder, json.loads((folder / "done.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_plan_of_the_preflight_is_that_of_the_run(name, done):
     """Both from the files alone: the run's is what accelerate and DeepSpeed's engine then say."""
@@ -48,7 +51,8 @@ def test_the_plan_of_the_preflight_is_that_of_the_run(name, done):
         assert expected in mine
         assert found[name] == f"ConfigError: {mine}"
     else:
-        assert mine == found[name] == [*expected, 2]
+        assert mine == found[name]
+        assert mine[:6] == [*expected, 2]
 
 
 @pytest.mark.parametrize(("name", "accelerate", "said"), REFUSED, ids=[n for n, _, _ in REFUSED])

@@ -2,11 +2,12 @@
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 
 from kit.errors import UserError
-from kit.run import extensions, process
+from kit.run import extensions, machine, process
 
 
 @pytest.fixture
@@ -45,14 +46,50 @@ def test_a_build_that_is_going_on_is_left_to_torch(lock, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_a_fresh_lock_of_nobody_here_is_waited_for_aloud_and_not_for_ever(
-    lock, monkeypatch, capsys
+@pytest.mark.parametrize("shared", [False, True], ids=["own disk", "shared disk"])
+@pytest.mark.parametrize("age", [0, 3600, -3600], ids=["now", "an hour ago", "in an hour"])
+def test_a_lock_of_nobody_here_is_named_at_once_and_not_waited_for_long(
+    age, shared, lock, monkeypatch, capsys
 ):
-    monkeypatch.setattr(extensions, "BUILT_WITHIN", 0.5)
+    """Whatever the clock says of it: it may have jumped, or be a file server's."""
+    monkeypatch.setattr(extensions, "is_of_this_machine", lambda path: not shared)
+    monkeypatch.setattr(extensions, "BUILT_WITHIN" if shared else "SURE_WITHIN", 0.3)
     lock.touch()
-    with pytest.raises(UserError, match="was killed"):
+    for path in (lock, lock.parent):
+        os.utime(path, (time.time() - age,) * 2)
+    began = time.monotonic()
+    with pytest.raises(UserError, match=r"was killed (60 minutes|0 s) ago") as caught:
         extensions.await_builds()
-    assert str(lock) in capsys.readouterr().out
+    assert time.monotonic() - began < 3
+    assert caught.value.fix == f"rm {lock}"
+    assert (str(lock) in capsys.readouterr().out) == (age <= 0)
+
+
+def test_a_disk_of_this_machine_is_told_from_one_that_is_shared(tmp_path, monkeypatch):
+    """By the last mount above the file, as ``/proc`` lists them."""
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(
+        "1 0 8:1 / / rw - ext4 /dev/sda rw\n"
+        f"2 1 0:9 / {tmp_path} rw shared:2 - nfs4 server:/home rw\n"
+        f"3 2 8:2 / {tmp_path}/own rw - xfs /dev/sdb rw\n"
+    )
+    real = Path.read_text
+    monkeypatch.setattr(
+        Path, "read_text", lambda path, **_: real(mounts if "mountinfo" in str(path) else path)
+    )
+    assert not machine.is_of_this_machine(tmp_path / "a" / "lock")
+    assert machine.is_of_this_machine(tmp_path / "own" / "lock")
+    assert machine.is_of_this_machine(Path("/usr"))
+    mounts.unlink()
+    assert not machine.is_of_this_machine(tmp_path / "own"), "nothing is known"
+
+
+def test_a_build_of_another_machine_is_not_called_dead_because_clocks_differ(lock, monkeypatch):
+    monkeypatch.setattr(extensions, "is_of_this_machine", lambda path: False)
+    monkeypatch.setattr(extensions.time, "time", lambda: 4e9)
+    monkeypatch.setattr(extensions.time, "sleep", lambda seconds: lock.unlink())
+    lock.touch()
+    extensions.await_builds()
 
 
 def test_where_another_machine_ends_its_build_the_run_goes_on(lock, monkeypatch):

@@ -15,8 +15,8 @@ from helpers import adapter_of, flags_of, most_apart, rows, settings_of
 from ranks import launcher, run
 
 from kit.errors import UserError
-from kit.files import lock
 from kit.run import checkpoint, sources
+from kit.run.folder_lock import FolderLock
 
 # ---------------------------------------------------------------------- torn checkpoints
 
@@ -178,10 +178,10 @@ def test_dropout_goes_on_where_it_was(start, tmp_path):
 
 
 def test_two_runs_never_share_a_folder(finished, start, tmp_path, monkeypatch):
-    monkeypatch.setattr("kit.run.runlog.lock", lambda folder: lock(folder, patience=0.1))
+    monkeypatch.setattr(FolderLock.__init__, "__defaults__", (0.1,))
     shutil.copytree(finished, tmp_path / "run")
     before = sorted(path.name for path in (tmp_path / "run").iterdir())
-    with lock(tmp_path / "run"), pytest.raises(UserError, match="another process is writing"):
+    with FolderLock(tmp_path / "run"), pytest.raises(UserError, match="another process is writing"):
         start("sft", tmp_path / "run", resume_from_checkpoint="latest")
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
     assert start("sft", tmp_path / "run", resume_from_checkpoint="latest") == 0

@@ -76,3 +76,32 @@ def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert steps(tmp_path) == [1]
     log.finish(finished=False)
+
+
+def test_a_full_disk_under_a_tracker_is_named_after_the_kit_has_written_its_own(
+    tmp_path, monkeypatch, capfd
+):
+    """tensorboard writes in a thread, which dies; nothing waits for it."""
+    from tensorboard.compat.tensorflow_stub.io.gfile import LocalFileSystem
+
+    config = SftConfig(base_model="tiny", data="x", output_dir=str(tmp_path))
+    assert config.report_to == ["tensorboard"]
+    accelerator = process.start(config)
+    log = RunLog(accelerator, config, total_steps=9, first_step=0, name="sft")
+    log.log(1, {"loss": 1.0})
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(LocalFileSystem, "_write", full)
+
+    def go_on() -> None:
+        log.log(2, {"loss": 0.5})
+        process.end(accelerator)
+
+    with pytest.raises(UserError, match="disk is full") as caught:
+        go_on()
+    assert caught.value.where == tmp_path / "logs"
+    assert steps(tmp_path) == [1, 2]
+    assert "Traceback" not in capfd.readouterr().err
+    log.finish(finished=False)
