@@ -1,6 +1,7 @@
 """The same training under every launch: one process, DDP, ZeRO-1, 2 and 3."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from kit.command import parse
 from kit.errors import ConfigError
 from kit.model.load import load_base
 from kit.run.deepspeed_settings import fill_auto
+from kit.run.zero import optimizer_states
 from kit.train.config import SftConfig
 
 LAUNCHES = {
@@ -249,3 +251,14 @@ def test_ranks_whose_completions_differ_in_length_wait_for_each_other(trained, p
         for step in (1, 2, 3)
     ]  # fmt: skip
     assert any(first != second for first, second in longest), longest
+
+
+def test_an_optimizer_that_counts_its_steps_in_whole_numbers_can_be_saved():
+    """As DeepSpeed's own for main memory does, which a file may ask for."""
+    model = torch.nn.Linear(2, 2, bias=False)
+    inner = torch.optim.AdamW(model.parameters())
+    moments = {key: torch.ones(2, 2) for key in ("exp_avg", "exp_avg_sq")}
+    inner.state[model.weight] = {"step": 3} | moments
+    states = optimizer_states(model, SimpleNamespace(optimizer=inner))
+    assert states["weight:step"] == torch.tensor(3.0)
+    assert states["weight:step"].dtype == torch.float32
