@@ -4,6 +4,9 @@ functions, which it does not promise to keep. Read in accelerate 1.12 to 1.15.
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from accelerate.commands.config import config_args
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import (
     prepare_deepspeed_cmd_env,
@@ -16,6 +19,11 @@ from kit.run.launch_files import read_launch_file
 
 # module, the names that it must have, what they are for
 LEANS_ON = (
+    (
+        "accelerate.commands.config.config_args",
+        ("default_config_file",),
+        "naming the file that accelerate launch takes by itself",
+    ),
     (
         "accelerate.commands.launch",
         ("_validate_launch_command", "launch_command_parser"),
@@ -30,6 +38,12 @@ LEANS_ON = (
         "the environment of a rank on SLURM",
     ),
 )  # fmt: skip
+
+
+def default_file() -> Path | None:
+    """The file that ``accelerate launch`` takes without ``--config_file``, if there is one."""
+    path = Path(config_args.default_config_file)
+    return path if path.is_file() else None
 
 
 def environment_of(path: str | None, *, processes: int) -> dict[str, str]:

@@ -20,6 +20,7 @@ from kit.model.lengths import prompt_lengths
 from kit.model.load import load_processor
 from kit.model.processor import Processor
 from kit.model.sharing import Branch, Tree, pack
+from kit.plan.accelerate_internals import default_file
 from kit.plan.config import PreflightConfig
 from kit.plan.launches import plan_name, plan_of_file, plans_beside
 from kit.plan.memory import (
@@ -70,6 +71,11 @@ def preflight(config: PreflightConfig) -> int:
     else:
         console.print(f"recommended: {best[0]}, quantization {best[1]}: the simplest that fits")
     if config.accelerate_config is None:
+        if (own := default_file()) is not None:
+            console.print(
+                f"accelerate launch takes {own} where it is given no --config_file: "
+                "plan that with --accelerate_config"
+            )
         return 0
     chosen = estimates[plan_name(launch.plan), stage.quantization]
     fits = chosen.total < room

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from accelerate.commands.config import config_args
 
 from kit.errors import ConfigError
 from kit.plan.preflight import PreflightConfig, preflight
@@ -45,6 +46,16 @@ def test_grpo_is_planned_at_the_image_size_of_its_adapter(trained_small, capsys)
     assert code == 0
     assert "16 of them of an image" in said
     assert "max_pixels 12544" in said
+
+
+def test_the_file_that_accelerate_takes_by_itself_is_named(tmp_path, monkeypatch, capsys):
+    own = tmp_path / "default_config.yaml"
+    monkeypatch.setattr(config_args, "default_config_file", str(own))
+    check()
+    assert str(own) not in capsys.readouterr().out
+    own.touch()
+    check()
+    assert str(own) in capsys.readouterr().out.replace("\n", "")
 
 
 def test_the_data_is_measured(prepared, capsys):
