@@ -140,11 +140,9 @@ def starting_point(config: RunConfig, accelerator: Accelerator) -> Path | None:
         raise ConfigError("a request to stop is left over", where=folder / "stop", fix=fix)
     if not config.resume_from_checkpoint or config.resume_weights_only:
         if checkpoint.checkpoints(folder):
-            raise ConfigError(
-                "the run folder holds checkpoints of an earlier run",
-                where=folder,
-                fix="resume with --resume_from_checkpoint latest, or choose another --output_dir",
-            )
+            what = "the run folder holds checkpoints of an earlier run"
+            fix = "resume with --resume_from_checkpoint latest, or choose another --output_dir"
+            raise ConfigError(what, where=folder, fix=fix)
         if (folder / "summary.json").exists():
             fix = "choose another --output_dir, or remove it"
             raise ConfigError("the run folder holds an earlier run", where=folder, fix=fix)
@@ -176,9 +174,8 @@ def sources_of(
     before = _facts(start)["sources"] if going_on else None
     if before == {}:
         accelerator.print(f"warning: {start.name} does not say of which data and images it is")
-    return sources.unchanged(
-        config, data, before, where=start, fix=_fix(start), say=accelerator.print
-    )
+    fix, say = _fix(start), accelerator.print
+    return sources.unchanged(config, data, before, where=start, fix=fix, say=say)
 
 
 def resume(
@@ -242,8 +239,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 def _facts(folder: Path) -> dict:
     path = folder / "state.json"
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        facts = {"sources": {}} | facts
+        facts = {"sources": {}} | json.loads(path.read_text(encoding="utf-8"))
         names = ("progress", "scheduler", "launch", "config", "sources")
         return {name: dict(facts[name]) for name in names}
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -266,11 +262,8 @@ def _refuse_changes(facts: dict, config: RunConfig, launch: dict, folder: Path) 
         f"{key}: {before.get(key)!r} -> {now[key]!r}" for key in now if before.get(key) != now[key]
     ]
     if changed:
-        raise UserError(
-            "the run was started differently: " + "; ".join(changed),
-            where=folder,
-            fix=_fix(folder),
-        )
+        what = "the run was started differently: " + "; ".join(changed)
+        raise UserError(what, where=folder, fix=_fix(folder))
 
 
 def _fix(folder: Path | None) -> str:
@@ -287,11 +280,9 @@ def _require_best(facts: dict, config: RunConfig) -> None:
     if step is None or not getattr(config, "load_best_model_at_end", False):
         return
     if problem := checkpoint.problem_with(folder):
-        raise UserError(
-            f"the best weights so far, of step {step}, cannot be loaded at the end: {problem}",
-            where=folder,
-            fix="put the folder back, or resume with --load_best_model_at_end false",
-        )
+        what = f"the best weights so far, of step {step}, cannot be loaded at the end: {problem}"
+        fix = "put the folder back, or resume with --load_best_model_at_end false"
+        raise UserError(what, where=folder, fix=fix)
 
 
 def _fixed(config) -> dict:
