@@ -32,10 +32,10 @@ def is_of_this_machine(path: Path) -> bool:
     """Whether no other machine sees a file, by the kind of its file system."""
     best, kind = Path("/"), ""
     try:
-        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").split("\n")
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
     except OSError:
         return False
-    for line in lines[:-1]:
+    for line in mounts.rstrip("\n").split("\n"):
         mount, _, source = line.partition(" - ")
         point = Path(mount.split()[4].replace("\\040", " "))
         if path.resolve().is_relative_to(point) and len(point.parts) >= len(best.parts):
