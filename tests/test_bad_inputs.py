@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 
 from kit.command import run
 from kit.data.records import read_sft_records
-from kit.files import json_line, write_jsonl
+from kit.files import json_line
 from kit.model.adapters import add_lora
 from kit.model.load import load_base
 from kit.model.tiny import base_folder
@@ -92,7 +92,7 @@ def read_lines(folder: Path) -> list[dict]:
 
 
 def write_lines(folder: Path, rows: list[dict], name: str = "data.json") -> None:
-    write_jsonl(folder / name, rows)
+    (folder / name).write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")  # NaN too
 
 
 def second(**changes):
