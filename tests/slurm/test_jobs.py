@@ -7,6 +7,7 @@ import pytest
 
 from kit.command import to_yaml
 from kit.errors import UserError
+from kit.run.checkpoint import publish
 from kit.run.stop import EXIT_REQUEUE, EXIT_STOPPED
 from kit.train.config import SftConfig
 from slurm import jobs, submission
@@ -114,7 +115,8 @@ def started(record, monkeypatch):
 
 
 def saved(record: Record, step: int) -> None:
-    (record.stage.output_of(record.config) / f"checkpoint-{step}").mkdir(parents=True)
+    folder = record.stage.output_of(record.config) / f"checkpoint-{step}"
+    publish(folder, lambda target: (target / "a").touch())
 
 
 def test_a_requeued_run_goes_on_from_its_last_checkpoint(record, started):
@@ -130,6 +132,13 @@ def test_a_run_that_has_finished_is_left_alone(record, started):
     output = record.stage.output_of(record.config)
     (output / "summary.json").write_text('{"finished": true}')
     assert started() == []
+
+
+def test_half_a_checkpoint_is_no_progress(record):
+    saved(record, 4)
+    saved(record, 9)
+    (record.stage.output_of(record.config) / "checkpoint-9" / "a").unlink()
+    assert record.stage.progress(record.config)[0] == 4
 
 
 @pytest.mark.parametrize("done", [0, 6])
