@@ -206,6 +206,8 @@ REFUSED = (
     ("NPU", BARE | {"distributed_type": "MULTI_NPU"}, "MULTI_NPU"),
     ("no type", BARE, "distributed_type"),
     ("SageMaker", {"compute_environment": "AMAZON_SAGEMAKER", "distributed_type": "NO"}, "AMAZON"),
+    ("fewer processes than machines", GPUS | {"num_processes": 1, "num_machines": 2}, "evenly"),
+    ("three on two machines", GPUS | {"num_processes": 3, "num_machines": 2}, "evenly"),
     ("two without a launcher", BARE | {"distributed_type": "NO"}, "one process"),
     ("no number", {"distributed_type": "MULTI_GPU"}, "num_processes"),
     ("a number in words", GPUS | {"num_processes": "all"}, "num_processes"),

@@ -121,9 +121,5 @@ class Parts:
 
 
 def _facts(config: InferenceConfig) -> dict:
-    """What the answers depend on beside data and images."""
-    facts = {k: v for k, v in dataclasses.asdict(config).items() if k not in FREE_KEYS}
-    for name in ("base_model", "adapter"):
-        weights = sorted(Path(facts[name] or "nowhere").glob("*.safetensors"))
-        facts[f"{name}_weights"] = [[p.stat().st_size, p.stat().st_mtime_ns] for p in weights]
-    return facts
+    """What the answers depend on beside data, images and weights."""
+    return {k: v for k, v in dataclasses.asdict(config).items() if k not in FREE_KEYS}

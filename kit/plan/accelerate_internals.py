@@ -70,6 +70,6 @@ def environment_of(path: str | None, *, processes: int) -> dict[str, str]:
             environment = prepare_multi_gpu_env(options)
         else:
             _, environment = prepare_simple_launcher_cmd_env(options)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         raise ConfigError(str(error), where=path, fix="fix it") from error
     return {k: v for k, v in environment.items() if k.startswith("ACCELERATE_")}

@@ -87,10 +87,14 @@ def read_launch_file(path: str | Path) -> LaunchFile:
                 where=f"{key} of {path}",
                 fix="fix the value",
             )
-    if kind == "NO" and content.get("num_processes", 1) > 1:
+    processes, machines = content.get("num_processes", 1), content.get("num_machines", 1)
+    if processes % machines:
+        what = f"num_processes {processes} cannot be spread evenly over {machines} machines"
+        fix = "num_processes counts those of all machines together"
+        raise ConfigError(what, where=f"num_processes of {path}", fix=fix)
+    if kind == "NO" and processes > 1:
         raise ConfigError(
-            f"accelerate starts one process, not {content['num_processes']}, under a "
-            "configuration for one",
+            f"accelerate starts one process, not {processes}, under a configuration for one",
             where=f"distributed_type and num_processes of {path}",
             fix=f"set num_processes: 1, or {PLAIN}",
         )

@@ -38,8 +38,8 @@ def unchanged(
     fix: str = "",
     say: Callable[[str], None] = print,
 ) -> dict:
-    """What a run is made of now, as plain JSON: a group for each data file and for ``sft_ckpt``
-    (``path``, the sum of its ``records``, the ``files`` with theirs), and ``packages``.
+    """What a run is made of now, as plain JSON: a group for each data file, local base model and
+    adapter (``path``, the sum of its ``records``, the ``files`` with theirs), and ``packages``.
 
     Args:
         data: the fields of the configuration that name data files, and the records whose images
@@ -59,10 +59,12 @@ def unchanged(
             images = {relative_image(Path(image), folder): image for image in distinct}
             files = _sums(images, _files_of(before, name))
             now[name] = {"path": path, "records": _sum_of_records(path), "files": files}
-    if adapter := getattr(config, "sft_ckpt", ""):
-        weights = {path.name: str(path) for path in Path(adapter).glob("*.safetensors")}
-        files = _sums(weights, _files_of(before, "sft_ckpt"))
-        now["sft_ckpt"] = {"path": adapter, "records": "", "files": files}
+    for name in ("base_model", "adapter", "sft_ckpt"):
+        folder = getattr(config, name, "") or ""
+        weights = {path.name: str(path) for path in Path(folder or ".none").glob("*.safetensors")}
+        if weights:  # a hub's model is named by its commit
+            files = _sums(weights, _files_of(before, name))
+            now[name] = {"path": folder, "records": "", "files": files}
     if before is not None:
         if changed := changes(before, now):
             what = f"what the run is made of has changed: {'; '.join(changed)}"

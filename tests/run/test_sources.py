@@ -28,7 +28,11 @@ def config(tmp_path, monkeypatch) -> SimpleNamespace:
     shutil.copy("d.json", "held.json")
     Path("sft").mkdir()
     Path("sft/adapter_model.safetensors").write_bytes(b"weights")
-    return SimpleNamespace(data="d.json", eval_data="held.json", sft_ckpt="sft")
+    Path("base").mkdir()
+    Path("base/model.safetensors").write_bytes(b"weights")
+    return SimpleNamespace(
+        data="d.json", eval_data="held.json", sft_ckpt="sft", base_model="base", adapter=None
+    )
 
 
 def made_of(config, before=None, **options) -> dict:
@@ -68,6 +72,10 @@ REFUSED = {
     "the adapter": (
         lambda: Path("sft/adapter_model.safetensors").write_bytes(b"Weights"),
         r"sft_ckpt \(sft\): adapter_model.safetensors",
+    ),
+    "the base": (
+        lambda: Path("base/model.safetensors").write_bytes(b"Weights"),
+        r"base_model \(base\): model.safetensors",
     ),
 }
 
@@ -114,7 +122,7 @@ def test_files_of_their_size_and_times_are_not_read_again(config, monkeypatch):
     digest = hashlib.file_digest
     monkeypatch.setattr(hashlib, "file_digest", lambda *a: read.append(a[0].name) or digest(*a))
     before = made_of(config)
-    assert len(read) == 15, "seven images for each data file, and the adapter"
+    assert len(read) == 16, "seven images for each data file, base and adapter"
     read.clear()
     assert made_of(config, before) == before
     assert read == []
