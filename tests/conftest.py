@@ -177,8 +177,8 @@ def image_tokens(monkeypatch) -> set[int]:
     counts = set()
     prepare_image = Processor.prepare_image
 
-    def counted(self, image, key):
-        prepared = prepare_image(self, image, key)
+    def counted(self, image):
+        prepared = prepare_image(self, image)
         counts.add(prepared.n_tokens)
         return prepared
 

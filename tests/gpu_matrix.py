@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 from faults.kill import make_data
 from helpers import flags_of, launcher, rows, run
-from transformers import AutoConfig, Qwen2VLForConditionalGeneration
+from shapes import qwen2_vl_2b
+from transformers import Qwen2VLForConditionalGeneration
 
 from kit.model.load import load_processor
 from kit.model.tiny import base_folder
@@ -29,13 +30,6 @@ from kit.train.config import GrpoConfig, SftConfig
 
 LAUNCHES = {"one process": None, "zero2": "zero2", "zero3": "zero3"}
 PLANS = {"one process": "none or DDP", "zero2": "zero2", "zero3": "zero3"}
-# Qwen2-VL-2B-Instruct's config.json
-TEXT = {
-    "hidden_size": 1536, "num_hidden_layers": 28, "num_attention_heads": 12,
-    "num_key_value_heads": 2, "intermediate_size": 8960, "vocab_size": 151936,
-}  # fmt: skip
-ROPE = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
-VISION = {"depth": 32, "embed_dim": 1280, "hidden_size": 1536, "num_heads": 16}
 SETTINGS = {
     "max_steps": 6, "logging_steps": 1, "save_steps": 0, "report_to": "none",
     "per_device_train_batch_size": 4, "gradient_checkpointing": True, "learning_rate": 1e-5,
@@ -54,13 +48,7 @@ def write_base(folder: Path, shape: str) -> None:
     shutil.copytree(base_folder(), folder)
     if shape == "tiny":
         return
-    config = AutoConfig.from_pretrained(folder)
-    for key, value in TEXT.items():
-        setattr(config.text_config, key, value)
-    config.text_config.rope_parameters = ROPE
-    config.text_config.layer_types = ["full_attention"] * TEXT["num_hidden_layers"]
-    for key, value in VISION.items():
-        setattr(config.vision_config, key, value)
+    config = qwen2_vl_2b()
     config.dtype = torch.bfloat16
     torch.manual_seed(0)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):

@@ -38,17 +38,14 @@ class ImageCache:
         return width, height
 
     def prepared(self, path: str, without: Boxes = ()) -> PreparedImage:
-        """The image, or the image without the boxes. Equal requests give the same object, whose
-        key names the image, so that the vision tower runs once for it."""
+        """The image, or the image without the boxes. Equal requests give the same object."""
         if (path, without) not in self._prepared:
             pixels = self._open(path)
             if without:
                 pixels = inpaint(pixels, without, self.method)
                 if self.folder is not None:
                     self._keep(path, without, pixels)
-            key = f"{path} without {without} by {self.method}" if without else path
-            image = self.processor.prepare_image(Image.fromarray(pixels), key=key)
-            self._prepared[path, without] = image
+            self._prepared[path, without] = self.processor.prepare_image(Image.fromarray(pixels))
         return self._prepared[path, without]
 
     def controls(

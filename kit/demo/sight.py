@@ -28,9 +28,10 @@ from kit.data.phantom.layout import Picture, Question
 from kit.data.questions import RawQuestion
 from kit.data.records import Region, SftRecord
 from kit.data.targets import to_sft_record
-from kit.model.logprobs import encode_images
+from kit.model.attention import mask_for
 from kit.model.processor import PreparedImage, Processor
 from kit.model.sharing import Branch, Tree, pack
+from kit.model.vision import encode_images
 
 MODE = "caption_reason_answer"
 LAYERS = 2  # of the language model, after which image tokens know where they lie
@@ -72,7 +73,7 @@ def _lesson(
     """All questions answered at once, one of them in full too, and one label's place."""
     rng = random.Random(number)
     image = Image.fromarray(picture.pixels).convert("RGB")
-    prepared = processor.prepare_image(image, str(number))
+    prepared = processor.prepare_image(image)
     _, height, width = prepared.image_grid_thw[0].tolist()
     merge = processor.image_processor.merge_size
     rows, columns = height // merge, width // merge
@@ -256,11 +257,11 @@ def lesson_losses(
         [Tree(processor.encode_trunk(lesson.image, MODE), lesson.branches) for lesson in lessons],
         merge_size=processor.image_processor.merge_size,
     )
-    images = encode_images(model, batch.pixel_values, batch.image_grid_thw, batch.image_index)
+    images = encode_images(model, *batch.images())
     output = model.model(
         input_ids=batch.input_ids,
         position_ids=batch.position_ids,
-        attention_mask=batch.attention_mask,
+        attention_mask=mask_for(model, batch.tree_mask, batch.group),
         mm_encoder_outputs=images,
         use_cache=False,
         output_hidden_states=True,

@@ -44,7 +44,7 @@ def measure_ablations(
 def blank(predictor: Predictor, path: str):
     """A grey image of the size of another."""
     size = predictor.image_cache.size(path)
-    return predictor.processor.prepare_image(Image.new("RGB", size, GREY), key=f"blank {size}")
+    return predictor.processor.prepare_image(Image.new("RGB", size, GREY))
 
 
 def other_images(records: Sequence[SftRecord], seed: int) -> dict[str, str]:

@@ -23,6 +23,7 @@ from transformers import (
 from transformers.utils import cached_file
 
 from kit.errors import UserError
+from kit.model.attention import use_tree_attention
 from kit.model.processor import END_OF_TURN, IMAGE_TOKEN, Processor
 from kit.model.tiny import TINY, base_folder
 from kit.prompting.messages import MODES, build_messages
@@ -200,6 +201,8 @@ def load_base(
         _keep_trainable_after_generation(model)
     else:
         model = model.to(device)
+    if attn_implementation == "sdpa":
+        use_tree_attention(model)
     model.config.name_or_path = model.name_or_path = _name_anywhere(name)
     return model
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
+from kit.model.attention import mask_for
+from kit.model.head import ScoringHead
 from kit.model.sharing import PackedBatch
+from kit.model.vision import encode_images
 
 
 @dataclass(frozen=True)
 class TokenLogprobs:
-    """``logprobs`` (K,) float32 of the targets of a batch in order, ``is_argmax`` (K,) bool,
-    whether greedy decoding would have chosen the target, and on request ``entropy`` (K,) float32
-    (nats, no gradient) of the distribution that it was chosen from."""
+    """``logprobs`` (K,) float32 of the targets of a batch in order (float64 where the model is);
+    on request ``is_argmax`` (K,) bool, whether greedy decoding would have chosen the target, and
+    ``entropy`` (K,) (nats) of the distribution that it was chosen from, both without gradient."""
 
     logprobs: Tensor
-    is_argmax: Tensor
+    is_argmax: Tensor | None = None
     entropy: Tensor | None = None
 
 
@@ -29,45 +31,30 @@ def qwen2vl_of(model: nn.Module) -> nn.Module:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def encode_images(
-    model: nn.Module, pixel_values: Tensor, grids_I3: Tensor, image_index: Tensor
-) -> dict:
-    """Run the vision tower once a distinct image (``kit.model.sharing.distinct_images``); returns
-    what ``mm_encoder_outputs`` takes, an image a row of ``image_index``."""
-    inner = qwen2vl_of(model).model
-    output = inner.get_image_features(pixel_values, grids_I3, return_dict=True)
-    output.pooler_output = tuple(output.pooler_output[i] for i in image_index.tolist())
-    return {"image": output}
-
-
 def token_logprobs(
-    model: nn.Module, batch: PackedBatch, *, temperature: float = 1.0, entropy: bool = False
+    model: nn.Module,
+    batch: PackedBatch,
+    *,
+    temperature: float = 1.0,
+    entropy: bool = False,
+    argmax: bool = False,
 ) -> TokenLogprobs:
     """Log-probabilities of the targets of packed trees.
 
-    Logits are computed only where a target is predicted, and reduced in float32 (in float64 where
-    the model is).
+    Logits are computed only where a target is predicted, for so many targets at a time
+    (:mod:`kit.model.head`), and reduced in float32 (in float64 where the model is).
     """
     causal_lm = qwen2vl_of(model)
     hidden_BSH = causal_lm.model(
         input_ids=batch.input_ids,
         position_ids=batch.position_ids,
-        attention_mask=batch.attention_mask,
-        mm_encoder_outputs=encode_images(
-            model, batch.pixel_values, batch.image_grid_thw, batch.image_index
-        ),
+        attention_mask=mask_for(causal_lm, batch.tree_mask, batch.group),
+        mm_encoder_outputs=encode_images(causal_lm, *batch.images()),
         use_cache=False,
     ).last_hidden_state
-    logits_KV = causal_lm.lm_head(hidden_BSH.flatten(0, 1)[batch.predictor_index])
-    logits_KV = logits_KV.to(torch.promote_types(logits_KV.dtype, torch.float32)) / temperature
-    chosen_K = logits_KV.gather(1, batch.target_ids[:, None])[:, 0]
-    total_K = logits_KV.logsumexp(dim=1)
-    entropy_K = None
-    with torch.no_grad():
-        is_argmax_K = logits_KV.argmax(dim=1) == batch.target_ids
-        if entropy:
-            entropy_K = total_K - (logits_KV.softmax(dim=1) * logits_KV).sum(dim=1)
-    return TokenLogprobs(chosen_K - total_K, is_argmax_K, entropy_K)
+    hidden_KH = hidden_BSH.flatten(0, 1)[batch.predictor_index]
+    head = ScoringHead.of(causal_lm.lm_head)
+    return TokenLogprobs(*head(hidden_KH, batch.target_ids, temperature, entropy, argmax))
 
 
 class LogprobModel(nn.Module):
@@ -77,7 +64,5 @@ class LogprobModel(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(
-        self, batch: PackedBatch, temperature: float = 1.0, entropy: bool = False
-    ) -> TokenLogprobs:
-        return token_logprobs(self.model, batch, temperature=temperature, entropy=entropy)
+    def forward(self, batch: PackedBatch, **options) -> TokenLogprobs:
+        return token_logprobs(self.model, batch, **options)

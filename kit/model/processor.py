@@ -6,6 +6,7 @@ processor needs it), so the kit holds the two parts that it uses.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -52,16 +53,20 @@ class Processor:
         }
         return sorted(special - {self.end_of_turn_id})
 
-    def prepare_image(self, image: Image.Image, key: str) -> PreparedImage:
+    def prepare_image(self, image: Image.Image) -> PreparedImage:
         """Resize, normalise and cut an RGB image into patches.
 
-        ``key`` names the image: trunks with equal keys are the same image and pass through the
-        vision tower once.
+        Its key follows from its pixels and the bounds of its size: trunks with equal keys show the
+        same image, which passes through the vision tower once.
         """
+        bounds = sorted(dict(self.image_processor.size).items())
+        name = hashlib.sha256(repr((image.mode, image.size, bounds)).encode())
+        name.update(image.tobytes())
         prepared = self.image_processor(images=[image], return_tensors="pt")
         grid = prepared["image_grid_thw"]
         merge = self.image_processor.merge_size**2
-        return PreparedImage(key, prepared["pixel_values"], grid, int(grid.prod()) // merge)
+        n_tokens = int(grid.prod()) // merge
+        return PreparedImage(name.hexdigest(), prepared["pixel_values"], grid, n_tokens)
 
     def split_prompt(self, question: str, mode: str) -> tuple[str, str]:
         """The chat text of a prompt before the image placeholder and after it."""

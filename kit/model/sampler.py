@@ -18,9 +18,10 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from kit.model.logprobs import encode_images, qwen2vl_of
+from kit.model.logprobs import qwen2vl_of
 from kit.model.processor import PreparedImage, Processor
 from kit.model.sharing import Trunk, distinct_images, trunk_positions
+from kit.model.vision import encode_images
 
 
 @dataclass(frozen=True)
@@ -171,8 +172,9 @@ def _prefill(model: nn.Module, prompts: Sequence[Prompt]) -> _State:
 
     images = None
     if seeing := [trunk for trunk in trunks if trunk.pixel_values is not None]:
-        pixel_values, grids_I3, image_index = distinct_images(seeing)
-        images = encode_images(causal_lm, pixel_values.to(device), grids_I3.to(device), image_index)
+        keys, pixel_values, grids_I3, image_index = distinct_images(seeing)
+        patches, grids_I3 = pixel_values.to(device), grids_I3.to(device)
+        images = encode_images(causal_lm, keys, patches, grids_I3, image_index)
     cache = DynamicCache(config=causal_lm.config.get_text_config())
     ids_PT, trunk_mask_PT = _left_pad([trunk.input_ids[:-1] for trunk in trunks])
     positions_P3T, _ = _left_pad([p[:, :-1] for p in positions])

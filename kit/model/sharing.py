@@ -23,6 +23,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kit.model.attention import TreeMask
+
 
 @dataclass(frozen=True)
 class Trunk:
@@ -30,7 +32,7 @@ class Trunk:
 
     ``input_ids`` (T,) int64 with image placeholders already repeated; ``pixel_values``
     (patches, dim) and ``image_grid_thw`` (1, 3) as the vision tower takes them, None without an
-    image; ``image_key`` names the image, so that equal images of several trunks are encoded once.
+    image; ``image_key`` names the image by its content, so that equal images are encoded once.
     """
 
     input_ids: Tensor
@@ -75,17 +77,19 @@ class Tree:
 class PackedBatch:
     """Trees as model inputs.
 
-    input_ids (B, S) int64, right-padded; position_ids (3, B, S) int64; attention_mask
-    (B, 1, S, S) bool, True where the query (third axis) may see the key; images:
-    pixel_values and image_grid_thw of the distinct images and image_index (B,) which of them
-    each row shows; predictor_index (K,) flat index into B*S of the token that predicts each
+    input_ids (B, S) int64, right-padded; position_ids (3, B, S) int64; group (B, S) int64, 0 in
+    the trunk, 1.. in branches and -1 in padding, and the same as a tree_mask; images: image_keys,
+    pixel_values and image_grid_thw of the distinct ones and image_index (B,) which of them each
+    row shows; predictor_index (K,) flat index into B*S of the token that predicts each
     target; target_ids (K,); branch_index (K,) number of the branch of each target, counted over
     the batch in order.
     """
 
     input_ids: Tensor
     position_ids: Tensor
-    attention_mask: Tensor
+    group: Tensor
+    tree_mask: TreeMask
+    image_keys: tuple[str, ...]
     pixel_values: Tensor
     image_grid_thw: Tensor
     image_index: Tensor
@@ -94,6 +98,10 @@ class PackedBatch:
     branch_index: Tensor
     n_branches: int
 
+    def images(self) -> tuple[tuple[str, ...], Tensor, Tensor, Tensor]:
+        """As ``kit.model.vision.encode_images`` takes them."""
+        return self.image_keys, self.pixel_values, self.image_grid_thw, self.image_index
+
     def to(self, device: torch.device | str) -> PackedBatch:
         """The same batch on another device."""
         moved = {
@@ -101,7 +109,7 @@ class PackedBatch:
             for f in dataclasses.fields(self)
             if isinstance(value := getattr(self, f.name), Tensor)
         }
-        return dataclasses.replace(self, **moved)
+        return dataclasses.replace(self, tree_mask=self.tree_mask.to(device), **moved)
 
 
 def trunk_positions(trunk: Trunk, merge_size: int) -> tuple[Tensor, int]:
@@ -136,7 +144,7 @@ def pack(trees: Sequence[Tree], *, merge_size: int, pad_token_id: int = 0) -> Pa
     n_rows, length = len(trees), max(len(tree) for tree in trees)
     ids_BS = torch.full((n_rows, length), pad_token_id)
     positions_3BS = torch.zeros(3, n_rows, length, dtype=torch.int64)
-    group_BS = torch.full((n_rows, length), -1)  # 0 trunk, 1.. branches, -1 padding
+    group_BS = torch.full((n_rows, length), -1)
     predictors_K, targets_K, owners_K = [], [], []
     number = 0
     for row, tree in enumerate(trees):
@@ -156,11 +164,17 @@ def pack(trees: Sequence[Tree], *, merge_size: int, pad_token_id: int = 0) -> Pa
             targets_K.append(branch.input_ids[places])
             owners_K.append(torch.full_like(places, number))
             number, at = number + 1, end
-    pixel_values, image_grid_thw, image_index = distinct_images([tree.trunk for tree in trees])
+    keys, pixel_values, image_grid_thw, image_index = distinct_images([t.trunk for t in trees])
     return PackedBatch(
         input_ids=ids_BS,
         position_ids=positions_3BS,
-        attention_mask=branch_mask(group_BS),
+        group=group_BS,
+        tree_mask=TreeMask.of(
+            [len(tree.trunk) for tree in trees],
+            [[len(branch.input_ids) for branch in tree.branches] for tree in trees],
+            length,
+        ),
+        image_keys=keys,
         pixel_values=pixel_values,
         image_grid_thw=image_grid_thw,
         image_index=image_index,
@@ -171,33 +185,20 @@ def pack(trees: Sequence[Tree], *, merge_size: int, pad_token_id: int = 0) -> Pa
     )
 
 
-def branch_mask(group_BS: Tensor) -> Tensor:
-    """Which token may see which: earlier ones of the trunk and of its own branch.
-
-    ``group_BS`` (B, S): 0 for the trunk, 1.. for branches, -1 for padding. Padding sees only
-    itself, so that no row of the softmax is empty and none of it reaches a real token.
-
-    >>> branch_mask(torch.tensor([[0, 1, 2, -1]]))[0, 0].int().tolist()
-    [[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 1]]
-    """
-    query_BS1, key_B1S = group_BS[:, :, None], group_BS[:, None, :]
-    length = group_BS.shape[1]
-    earlier_SS = torch.ones(length, length, dtype=torch.bool, device=group_BS.device).tril()
-    real_BSS = (query_BS1 >= 0) & (key_B1S >= 0)
-    same_SS = torch.eye(length, dtype=torch.bool, device=group_BS.device)
-    return ((earlier_SS & real_BSS & ((key_B1S == 0) | (key_B1S == query_BS1))) | same_SS)[:, None]
-
-
-def distinct_images(trunks: Sequence[Trunk]) -> tuple[Tensor, Tensor, Tensor]:
+def distinct_images(
+    trunks: Sequence[Trunk],
+) -> tuple[tuple[str, ...], Tensor, Tensor, Tensor]:
     """The images of trunks, equal ones once.
 
     Returns:
-        pixel_values (patches, dim), image_grid_thw (images, 3), and the image of each trunk.
+        their keys, pixel_values (patches, dim), image_grid_thw (images, 3), and which of them each
+        trunk shows.
     """
     order = {trunk.image_key: trunk for trunk in trunks}
     place = {key: index for index, key in enumerate(order)}
     distinct = order.values()
     return (
+        tuple(order),
         torch.cat([t.pixel_values for t in distinct]),
         torch.cat([t.image_grid_thw for t in distinct]),
         torch.tensor([place[t.image_key] for t in trunks]),

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, Qwen2VLForConditionalGeneration
 
+from kit.model.attention import use_tree_attention
 from kit.model.load import resolve_base
 from kit.model.logprobs import LogprobModel
 from kit.model.sharing import PackedBatch
@@ -52,7 +53,8 @@ def build_on_meta(config: TrainingConfig) -> nn.Module:
     shape = AutoConfig.from_pretrained(source, local_files_only=not isinstance(source, str))
     shape._attn_implementation = "sdpa"
     with torch.device("meta"):
-        return make_trainable(Qwen2VLForConditionalGeneration(shape), config).train()
+        model = use_tree_attention(Qwen2VLForConditionalGeneration(shape))
+        return make_trainable(model, config).train()
 
 
 def estimate(
@@ -140,7 +142,7 @@ def activation_bytes(
             parameter.grad = torch.empty_like(parameter)  # counted elsewhere
     batch = dataclasses.replace(batch, pixel_values=batch.pixel_values.to("meta"))
     vocabulary = model.get_output_embeddings().weight.shape[0]
-    living = LiveBytes((len(batch.target_ids), vocabulary))
+    living = LiveBytes(vocabulary)
     for tensor in (*model.parameters(), *model.buffers(), batch.pixel_values):
         living.know(tensor)
         if tensor.grad is not None:

@@ -177,7 +177,7 @@ def example_trees(stage: TrainingConfig, processor: Processor, data: str | None)
 def _prompts(processor: Processor, data: str | None, size: int, mode: str):
     if data is None:
         side = int(processor.image_processor.size["longest_edge"] ** 0.5)
-        image = processor.prepare_image(Image.new("RGB", (side, side)), key="example")
+        image = processor.prepare_image(Image.new("RGB", (side, side)))
         trunk = processor.encode_trunk(image, mode)
         return [(trunk, [0] * QUESTION)] * size
     records = _longest(read_grpo_records(data)[0], processor, mode, size)
@@ -188,7 +188,7 @@ def _prompts(processor: Processor, data: str | None, size: int, mode: str):
 
 
 def _trunk(processor: Processor, image: str, mode: str):
-    return processor.encode_trunk(processor.prepare_image(open_image(image), key=image), mode)
+    return processor.encode_trunk(processor.prepare_image(open_image(image)), mode)
 
 
 def _longest(records: Sequence, processor: Processor, mode: str, size: int) -> list:

@@ -37,11 +37,11 @@ LEANS_ON = (
 
 class LiveBytes(TorchDispatchMode):
     """Counts the bytes of all tensors that are alive, and the most at any moment; of those, the
-    ones of the shape ``large``. What meets a meta tensor becomes one."""
+    matrices with so many ``columns``. What meets a meta tensor becomes one."""
 
-    def __init__(self, large: tuple[int, ...]):
+    def __init__(self, columns: int):
         super().__init__()
-        self.large = large
+        self.columns = columns
         self.now = self.now_large = self.peak = self.peak_large = 0
         self._known: set[int] = set()
 
@@ -66,7 +66,7 @@ class LiveBytes(TorchDispatchMode):
         if key in self._known:
             return
         self._known.add(key)
-        large = size if value.shape == self.large else 0
+        large = size if value.ndim == 2 and value.shape[1] == self.columns else 0
         self.now += size
         self.now_large += large
         if self.now > self.peak:

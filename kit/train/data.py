@@ -180,7 +180,7 @@ def pack_records(
         DataError: a record longer than ``max_length`` tokens.
     """
     images = {
-        path: processor.prepare_image(open_image(path), key=path)
+        path: processor.prepare_image(open_image(path))
         for path in dict.fromkeys(record.image for record in records)
     }
     grown: dict[tuple, list[Branch]] = {}

@@ -123,7 +123,7 @@ def update(
     losses, hits = [], 0
     for batch in micro_batches:
         with accelerator.accumulate(model):
-            scored = model(batch.to(accelerator.device))
+            scored = model(batch.to(accelerator.device), argmax=True)
             loss = sft_loss(scored.logprobs, tokens)
             accelerator.backward(loss * undo_means)
             losses.append(loss.item())
@@ -177,7 +177,7 @@ def evaluate_loss(
             merge_size=processor.image_processor.merge_size,
             max_length=config.max_length,
         )
-        scored = model(batch.to(accelerator.device))
+        scored = model(batch.to(accelerator.device), argmax=True)
         if place < len(batches):
             loss -= scored.logprobs.sum().item()
             hits += int(scored.is_argmax.sum())

@@ -8,7 +8,7 @@ import torch
 from kit.counterfactual.images import ImageCache
 from kit.counterfactual.probe import MODE, Case, probe
 from kit.data.records import read_sft_records
-from kit.model import logprobs
+from kit.model import vision
 from kit.model.adapters import add_lora
 
 
@@ -65,13 +65,15 @@ def test_equals_one_image_at_a_time(base_model, processor, cases):
 
 def test_no_image_passes_the_vision_tower_twice(base_model, processor, cases, monkeypatch):
     seen = []
-    encode = logprobs.encode_images
+    run = vision._run
 
-    def counted(model, pixel_values, grids_I3, image_index):
+    def counted(model, pixel_values, grids_I3):
         seen.append(len(grids_I3))
-        return encode(model, pixel_values, grids_I3, image_index)
+        return run(model, pixel_values, grids_I3)
 
-    monkeypatch.setattr(logprobs, "encode_images", counted)
+    monkeypatch.setattr(vision, "_run", counted)
+    monkeypatch.setattr(vision, "_CACHES", {})
+    base_model.requires_grad_(False)
     probe(base_model, ImageCache(processor), cases, batch_size=4)
     distinct = {(c.image, w) for c in cases for w in ((), c.evidence, *c.controls)}
     assert sum(seen) == len(distinct) < sum(2 + len(case.controls) for case in cases)

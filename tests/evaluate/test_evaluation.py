@@ -354,7 +354,7 @@ def test_prompts_are_counted_as_they_are_made(size, processor, records, tmp_path
     """The count that is checked before a model runs, from an image's header alone."""
     Image.new("L", size).save(tmp_path / "a.png")
     record = dataclasses.replace(records[0], image=str(tmp_path / "a.png"))
-    image = processor.prepare_image(open_image(record.image), key="a")
+    image = processor.prepare_image(open_image(record.image))
     for mode in MODES:
         made = len(processor.encode_trunk(image, mode))
         made += len(processor.encode_question(record.question, mode))

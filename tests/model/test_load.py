@@ -331,7 +331,7 @@ def test_qlora_keeps_its_gradients_over_a_generation(prepared, processor):
         return loss.item(), norms
 
     first, _ = step()
-    image = processor.prepare_image(open_image(records[0].image), "x")
+    image = processor.prepare_image(open_image(records[0].image))
     prompt = Prompt(processor.encode_trunk(image, MODES[0]), ((1, 2, 3),))
     generate(
         model, [prompt], Sampling(max_new_tokens=4), end_id=processor.end_of_turn_id,

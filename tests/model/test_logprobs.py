@@ -1,8 +1,10 @@
 """Log-probabilities and what is told beside them, against torch's own distributions."""
 
+import pytest
 import torch
 from PIL import Image
 
+from kit.model import head
 from kit.model.logprobs import qwen2vl_of, token_logprobs
 from kit.model.sharing import Branch, Tree, pack
 
@@ -10,12 +12,12 @@ MODE = "caption_reason_answer"
 
 
 def test_logprobs_entropy_and_greedy_choice_are_those_of_the_distribution(base_model, processor):
-    image = processor.prepare_image(Image.effect_noise((90, 60), 60).convert("RGB"), "noise")
+    image = processor.prepare_image(Image.effect_noise((90, 60), 60).convert("RGB"))
     trunk = processor.encode_trunk(image, MODE)
     question = processor.encode_question("Where is it?", MODE)
     answer = processor.encode_answer("In the left lung.")
     batch = pack([Tree(trunk, (Branch.of(question, answer),))], merge_size=2)
-    found = token_logprobs(base_model, batch, temperature=0.7, entropy=True)
+    found = token_logprobs(base_model, batch, temperature=0.7, entropy=True, argmax=True)
 
     ids = torch.cat([trunk.input_ids, torch.tensor([*question, *answer])])[None]
     with torch.no_grad():
@@ -28,4 +30,31 @@ def test_logprobs_entropy_and_greedy_choice_are_those_of_the_distribution(base_m
     torch.testing.assert_close(found.logprobs, chances.log_prob(expected), atol=1e-4, rtol=0)
     torch.testing.assert_close(found.entropy, chances.entropy(), atol=1e-4, rtol=0)
     assert torch.equal(found.is_argmax, logits.argmax(dim=-1) == expected)
-    assert token_logprobs(base_model, batch).entropy is None
+    plain = token_logprobs(base_model, batch)
+    assert plain.entropy is plain.is_argmax is None
+
+
+@pytest.mark.parametrize("trained", [False, True], ids=["frozen head", "trained head"])
+@pytest.mark.parametrize("chunk", [1, 300, 10**6])
+def test_chunks_give_the_scores_and_gradients_of_the_whole(trained, chunk, monkeypatch):
+    """Of random hidden states, 11 targets of 60 words; a chunk of 300 logits is 5 targets."""
+    torch.manual_seed(0)
+    plain = torch.nn.Linear(24, 60, bias=False, dtype=torch.float64)
+    plain.requires_grad_(trained)
+    hidden = torch.randn(11, 24, dtype=torch.float64, requires_grad=True)
+    targets, upstream = torch.randint(60, (11,)), torch.randn(11, dtype=torch.float64)
+    chances = torch.distributions.Categorical(logits=plain(hidden) / 0.7)
+    whole = chances.log_prob(targets)
+    wanted = torch.autograd.grad(whole @ upstream, [hidden, plain.weight][: 1 + trained])
+
+    monkeypatch.setattr(head, "CHUNK", chunk)
+    scoring = head.ScoringHead.of(plain)
+    logprobs, is_argmax, entropy = scoring(hidden, targets, 0.7, entropy=True, argmax=True)
+    found = torch.autograd.grad(logprobs @ upstream, [hidden, plain.weight][: 1 + trained])
+    torch.testing.assert_close(logprobs, whole, atol=1e-12, rtol=0)
+    torch.testing.assert_close(entropy, chances.entropy(), atol=1e-12, rtol=0)
+    assert torch.equal(is_argmax, chances.logits.argmax(dim=1) == targets)
+    torch.testing.assert_close(found, wanted, atol=1e-12, rtol=0)
+    assert not entropy.requires_grad
+    with torch.no_grad():
+        assert torch.equal(scoring(hidden, targets, 0.7)[0], logprobs)

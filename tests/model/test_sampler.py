@@ -21,7 +21,7 @@ def prompts(processor):
     return [
         Prompt(
             processor.encode_trunk(
-                processor.prepare_image(Image.effect_noise(size, 60).convert("RGB"), str(size)),
+                processor.prepare_image(Image.effect_noise(size, 60).convert("RGB")),
                 MODE,
             ),
             tuple(tuple(processor.encode_question(q, MODE)) for q in questions[:n]),

@@ -7,8 +7,9 @@ import torch
 from PIL import Image
 
 from kit.model.adapters import add_lora
+from kit.model.attention import branch_mask
 from kit.model.logprobs import token_logprobs
-from kit.model.sharing import Branch, Tree, branch_mask, pack, trunk_positions
+from kit.model.sharing import Branch, Tree, pack, trunk_positions
 
 MODE = "caption_reason_answer"
 
@@ -18,10 +19,10 @@ def trees(processor):
     """Trees with images of different sizes and branches of different lengths."""
     rng = random.Random(torch.initial_seed())
     result = []
-    for number, n_branches in enumerate((1, 2, 8)):
+    for n_branches in (1, 2, 8):
         size = (rng.randint(60, 300), rng.randint(60, 300))
         pixels = Image.effect_noise(size, 80).convert("RGB")
-        trunk = processor.encode_trunk(processor.prepare_image(pixels, str(number)), MODE)
+        trunk = processor.encode_trunk(processor.prepare_image(pixels), MODE)
         branches = []
         for _ in range(n_branches):
             length = rng.randint(1, 30)
@@ -108,7 +109,7 @@ def test_loss_of_a_batch_equals_transformers_own(fresh_model, processor, trees):
 def test_positions_equal_transformers_rope_index(fresh_model, processor):
     for _ in range(20):
         size = (random.randint(30, 400), random.randint(30, 400))
-        image = processor.prepare_image(Image.new("RGB", size), "x")
+        image = processor.prepare_image(Image.new("RGB", size))
         trunk = processor.encode_trunk(image, MODE)
         reference, delta = fresh_model.model.get_rope_index(
             trunk.input_ids[None],
@@ -133,7 +134,7 @@ def test_branches_are_blind_to_each_other(exact_model, trees):
 
 
 def test_vision_tower_sees_an_image_once(fresh_model, processor, monkeypatch):
-    image = processor.prepare_image(Image.new("RGB", (100, 100)), "same")
+    image = processor.prepare_image(Image.new("RGB", (100, 100)))
     trees = [
         Tree(processor.encode_trunk(image, mode), (Branch.of([], [5]),))
         for mode in ("think_answer", "caption_reason_answer")

@@ -165,7 +165,7 @@ def asked(processor, prepared) -> list:
     return [
         question_prompt(
             processor,
-            processor.prepare_image(Image.open(image).convert("RGB"), image),
+            processor.prepare_image(Image.open(image).convert("RGB")),
             [record.question for record in records if record.image == image][:2],
             MODE,
         )
@@ -315,7 +315,7 @@ def test_the_snippet_of_the_card_answers(exported, prepared, tmp_path, monkeypat
     with contextlib.redirect_stdout(io.StringIO()) as said:
         exec(code.replace("THIS_FOLDER", str(exported)).replace("=256", "=32"), {})
     processor = load_processor(str(exported))
-    image = processor.prepare_image(Image.open(tmp_path / "image.jpg").convert("RGB"), "i")
+    image = processor.prepare_image(Image.open(tmp_path / "image.jpg").convert("RGB"))
     question = re.search(r'question = "(.*)"', code)[1]
     prompts = [question_prompt(processor, image, [question], MODE)]
     model = Qwen2VLForConditionalGeneration.from_pretrained(exported).eval()

@@ -1,0 +1,105 @@
+"""Image features: once an image and run, where the vision tower is frozen."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+CACHE_BYTES = 2**28  # 340 images of 256 tokens of the 2B model in bfloat16
+
+
+class FeatureCache:
+    """The features of the images seen last, up to ``CACHE_BYTES``.
+
+    Kept by what they follow from: the image's content and bounds (``Processor.prepare_image``
+    names it by them), the precision, and the tower's weights as they are in memory.
+    """
+
+    def __init__(self) -> None:
+        self._features: OrderedDict[tuple, Tensor] = OrderedDict()
+        self._weights: tuple = ()
+        self.n_bytes = 0
+
+    def renew(self, tower: nn.Module) -> None:
+        """Forget everything if the weights are not those that it was computed with."""
+        weights = tuple((p.data_ptr(), p._version, p.dtype) for p in tower.parameters())
+        if weights != self._weights:
+            self._features.clear()
+            self._weights, self.n_bytes = weights, 0
+
+    def get(self, key: tuple) -> Tensor | None:
+        if key in self._features:
+            self._features.move_to_end(key)
+        return self._features.get(key)
+
+    def put(self, key: tuple, features: Tensor) -> None:
+        self._features[key] = features
+        self.n_bytes += features.nbytes
+        while self.n_bytes > CACHE_BYTES:
+            _, oldest = self._features.popitem(last=False)
+            self.n_bytes -= oldest.nbytes
+
+
+_CACHES: WeakKeyDictionary[nn.Module, FeatureCache] = WeakKeyDictionary()  # by tower
+
+
+def encode_images(
+    causal_lm: nn.Module,
+    keys: Sequence[str],
+    pixel_values: Tensor,
+    grids_I3: Tensor,
+    image_index: Tensor,
+) -> dict:
+    """Run the vision tower once a distinct image (``kit.model.sharing.distinct_images``); returns
+    what ``mm_encoder_outputs`` takes, an image a row of ``image_index``.
+
+    Of a frozen tower no gradient is computed, also where checkpointing lets its inputs require
+    one, and features are kept (:class:`FeatureCache`). Each image then passes alone, so that its
+    features do not depend on what happened to be computed beside it.
+    """
+    tower = causal_lm.model.visual
+    # adapter layers follow more than their weights, and the shards of ZeRO-3 need all ranks
+    if any(p.requires_grad or hasattr(p, "ds_id") for p in tower.parameters()) or _adapted(tower):
+        found = _run(causal_lm, pixel_values, grids_I3)
+    else:
+        with torch.no_grad():
+            found = _cached(causal_lm, keys, pixel_values, grids_I3)
+    rows = tuple(found[i] for i in image_index.tolist())
+    return {"image": BaseModelOutputWithPooling(pooler_output=rows)}
+
+
+def _cached(causal_lm, keys, pixel_values: Tensor, grids_I3: Tensor) -> list[Tensor]:
+    cache = _CACHES.setdefault(causal_lm.model.visual, FeatureCache())
+    cache.renew(causal_lm.model.visual)
+    precision = _precision(pixel_values.device.type)
+    found = []
+    patches = pixel_values.split(grids_I3.prod(dim=1).tolist())
+    for key, patches_of_image, grid_3 in zip(keys, patches, grids_I3, strict=True):
+        features = cache.get((key, precision))
+        if features is None:
+            (features,) = _run(causal_lm, patches_of_image, grid_3[None])
+            cache.put((key, precision), features)
+        found.append(features)
+    return found
+
+
+def _precision(device: str) -> torch.dtype | None:
+    """Of autocast, where it is on."""
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return None
+
+
+def _run(causal_lm: nn.Module, pixel_values: Tensor, grids_I3: Tensor) -> Sequence[Tensor]:
+    return causal_lm.model.get_image_features(
+        pixel_values, grids_I3, return_dict=True
+    ).pooler_output
+
+
+def _adapted(tower: nn.Module) -> bool:
+    return any(hasattr(module, "lora_A") for module in tower.modules())

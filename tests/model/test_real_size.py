@@ -1,0 +1,87 @@
+"""What an update of the 2B model computes and keeps, counted on the meta device.
+
+Of a quarter of its layers; ``LAYERS=all`` takes them all, in four minutes.
+"""
+
+import dataclasses
+import os
+
+import pytest
+import torch
+from shapes import qwen2_vl_2b
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import Qwen2VLForConditionalGeneration
+
+from kit.model import vision
+from kit.model.attention import use_tree_attention
+from kit.model.logprobs import LogprobModel
+from kit.model.sharing import Branch, Tree, Trunk, pack
+from kit.plan.memory import activation_bytes
+from kit.plan.torch_internals import LiveBytes
+from kit.train.config import GrpoConfig
+from kit.train.policy import make_trainable
+
+SHARE = 1 if os.environ.get("LAYERS") == "all" else 4
+
+
+def policy() -> nn.Module:
+    config = GrpoConfig(base_model="-", data="-", output_dir="-", gradient_checkpointing=True)
+    shape = qwen2_vl_2b(SHARE)
+    shape._attn_implementation = "sdpa"
+    with torch.device("meta"):
+        model = use_tree_attention(Qwen2VLForConditionalGeneration(shape))
+        return make_trainable(model, config).train()
+
+
+def prompts(side: int, config) -> list[Tree]:
+    """2 prompts x 8 completions of 256 tokens, with images of so many pixels a side."""
+    patches = side // 14
+    ids = [config.image_token_id] * (patches // 2) ** 2 + [1] * 45
+    trees = []
+    for number in range(2):
+        trunk = Trunk(
+            torch.tensor(ids), config.image_token_id, str(number),
+            torch.empty(patches**2, 3 * 2 * 14 * 14), torch.tensor([[1, patches, patches]]),
+        )  # fmt: skip
+        trees.append(Tree(trunk, (Branch.of([], [1] * 256),) * 8))
+    return trees
+
+
+def attention(query, key, value, attn_mask=None, **_):
+    """As products of matrices, which are counted."""
+    key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
+    return (query @ key.transpose(-1, -2)) @ value
+
+
+def flops(model: nn.Module, batch) -> int:
+    batch = dataclasses.replace(batch, pixel_values=batch.pixel_values.to("meta"))
+    counter = FlopCounterMode(display=False)
+    with torch.autograd.set_multithreading_enabled(False), counter, LiveBytes(0):
+        LogprobModel(model)(batch, entropy=True).logprobs.sum().backward()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize(("side", "saved"), [(448, 0.2), (1036, 0.35)])
+def test_an_update_computes_what_is_needed(side, saved, monkeypatch):
+    """Against matrices of all scores and a tower with gradients; its features are there from the
+    rollout."""
+    monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", attention)
+    model = policy().to(torch.bfloat16)
+    batch = pack(prompts(side, model.config), merge_size=2)
+    first, after = flops(model, batch), flops(model, batch)
+    monkeypatch.setattr(vision, "_adapted", lambda tower: True)
+    model.base_model.model.model.language_model.set_attn_implementation("sdpa")
+    before = flops(model, batch)
+    print(f"{side} px: {before / 1e12:.1f} TFLOP before, {first / 1e12:.1f}, {after / 1e12:.1f}")
+    assert after < (1 - saved) * before
+
+
+@pytest.mark.parametrize("side", [448, 1036])
+def test_logits_do_not_grow_with_the_targets(side):
+    model = policy()
+    batch = pack(prompts(side, model.config), merge_size=2)
+    whole = len(batch.target_ids) * model.config.text_config.vocab_size * 4
+    total = sum(activation_bytes(model, batch, bf16=True, entropy=True))
+    print(f"{side} px: {total / 2**30:.2f} GiB, logits of all targets {whole / 2**30:.2f} GiB")
+    assert total < whole
