@@ -62,6 +62,7 @@ def flops(model: nn.Module, batch) -> int:
     return counter.get_total_flops()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("side", "saved"), [(448, 0.2), (1036, 0.35)])
 def test_an_update_computes_what_is_needed(side, saved, monkeypatch):
     """Against matrices of all scores and a tower with gradients; its features are there from the
@@ -77,6 +78,7 @@ def test_an_update_computes_what_is_needed(side, saved, monkeypatch):
     assert after < (1 - saved) * before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [448, 1036])
 def test_logits_do_not_grow_with_the_targets(side):
     model = policy()
