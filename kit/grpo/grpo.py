@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from kit.counterfactual.images import ImageCache
 from kit.data.grpo_records import GrpoRecord, read_grpo_records
 from kit.grpo.advantages import group_advantages, has_no_spread
-from kit.grpo.losses import grpo_loss
+from kit.grpo.losses import grpo_loss, importance_weights
 from kit.grpo.microbatches import MicroBatch, micro_batches, with_fixed_logprobs
 from kit.grpo.report import (
     completion_rows,
@@ -174,6 +174,7 @@ def collect(
                 num_generations=config.num_generations,
                 seed=config.seed,
                 attempt=attempt,
+                merge=config.merges,
             )
         with meters.timed("reward"):
             new_rewards = reward_fn(model, image_cache, new)
@@ -218,12 +219,14 @@ def update(
     for part in batches:
         with accelerator.accumulate(model):
             scored = model(part.batch, temperature=config.temperature, entropy=True)
+            old = scored.logprobs.detach() if part.old is None else part.old
             loss = grpo_loss(
                 scored.logprobs,
-                scored.logprobs.detach() if part.old is None else part.old,
+                old,
                 part.reference,
                 part.advantages,
                 part.weights,
+                correction_K=importance_weights(old, part.sampled, config.importance_sampling_cap),
                 epsilon=config.epsilon,
                 epsilon_high=high,
                 beta=config.beta,
@@ -259,8 +262,9 @@ def evaluate(
         sampling = Sampling(config.max_completion_length)
         with accelerator.autocast():
             groups = roll_out(
-                model, image_cache, tasks, sampling, num_generations=1, seed=config.seed
-            )
+                model, image_cache, tasks, sampling, num_generations=1, seed=config.seed,
+                merge=config.merges,
+            )  # fmt: skip
         rewards = reward_fn(model, image_cache, groups)
         record_rewards(meters, rewards, reward_fn.weights)
         record_lengths(meters, groups)

@@ -56,6 +56,15 @@ def token_weights(
     return (each_N * counted_N)[owner_K].float()
 
 
+def importance_weights(old_K: Tensor, sampled_K: Tensor, cap: float) -> Tensor | None:
+    """How many times as likely each token was under the policy as under the sampler, (K,) without
+    gradient and at most ``cap`` (truncated importance sampling, Yao et al. 2025; TRL's
+    ``vllm_importance_sampling_correction`` with ``token_truncate``); None where ``cap`` is 0."""
+    if not cap:
+        return None
+    return torch.exp(old_K.detach() - sampled_K).clamp(max=cap)
+
+
 @dataclass(frozen=True)
 class GrpoLoss:
     """``loss`` is a scalar with its gradient. The others are (K,) without: ``kl`` the KL term
@@ -79,14 +88,16 @@ def grpo_loss(
     epsilon_high: float,
     beta: float,
     bias_correction: bool = True,
+    correction_K: Tensor | None = None,
 ) -> GrpoLoss:
     """The clipped policy objective with a KL penalty (arXiv 2402.03300, equations 3 and 4).
 
     All of shape (K,), a value a token; ``old_K`` are the log-probabilities of the policy that
     sampled, ``reference_K`` those of the one not to stray from (None leaves the penalty out),
-    ``weights_K`` as :func:`token_weights` gives them. The ratio is clipped to ``1 - epsilon`` and
-    ``1 + epsilon_high``; the KL estimate is k3, ``exp(r) - r - 1`` with ``r`` the reference's
-    log-probability less the policy's (Schulman 2020).
+    ``weights_K`` as :func:`token_weights` gives them, ``correction_K`` as
+    :func:`importance_weights` does, where another model sampled than the policy. The ratio is
+    clipped to ``1 - epsilon`` and ``1 + epsilon_high``; the KL estimate is k3,
+    ``exp(r) - r - 1`` with ``r`` the reference's log-probability less the policy's (Schulman 2020).
 
     The gradient of k3 alone is, where the policy itself sampled, that of KL(reference||policy).
     With ``bias_correction`` k3 is multiplied by the ratio, unclipped and with its gradient: then
@@ -102,6 +113,8 @@ def grpo_loss(
     ratio_K = torch.exp(logprobs_K - old_K)
     clipped_K = ratio_K.clamp(1 - epsilon, 1 + epsilon_high)
     losses_K = -torch.min(ratio_K * advantages_K, clipped_K * advantages_K)
+    if correction_K is not None:
+        losses_K = losses_K * correction_K
     kl_K = None
     if reference_K is not None:
         log_ratio_K = reference_K - logprobs_K

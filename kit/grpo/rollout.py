@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from torch import nn
 
 from kit.counterfactual.images import ImageCache
 from kit.data.grpo_records import GrpoRecord
+from kit.model.merged import merged_adapter
 from kit.model.sampler import Completion, Prompt, Sampling, generate, seeded_noise
 from kit.model.sharing import Branch, Tree, Trunk
 from kit.prompting.answers import ParsedAnswer, parse_answer
@@ -51,11 +53,13 @@ def roll_out(
     num_generations: int,
     seed: int,
     attempt: int = 0,
+    merge: bool = False,
 ) -> list[Group]:
     """Complete each prompt ``num_generations`` times, in one batch.
 
     A completion follows from the model, the record, ``seed``, its place, its number in the
-    group and ``attempt``, and not from what is sampled beside it.
+    group and ``attempt``, and not from what is sampled beside it. ``merge``: see
+    :func:`kit.model.merged.merged_adapter`.
     """
     processor = image_cache.processor
     trunks = [_whole_prompt(image_cache, task.record) for task in tasks]
@@ -63,14 +67,15 @@ def roll_out(
         (seed, t.prompt_index, attempt, number) for t in tasks for number in range(num_generations)
     ]
     noise = seeded_noise(seeds, sampling.max_new_tokens) if sampling.temperature else None
-    completed = generate(
-        model,
-        [Prompt(trunk, ((),) * num_generations) for trunk in trunks],
-        sampling,
-        end_id=processor.end_of_turn_id,
-        unsampled_ids=processor.unsampled_ids,
-        noise=noise,
-    )
+    with merged_adapter(model) if merge else contextlib.nullcontext():
+        completed = generate(
+            model,
+            [Prompt(trunk, ((),) * num_generations) for trunk in trunks],
+            sampling,
+            end_id=processor.end_of_turn_id,
+            unsampled_ids=processor.unsampled_ids,
+            noise=noise,
+        )
     return [
         Group(
             task,

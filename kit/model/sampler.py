@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
-from transformers.generation.logits_process import (
-    LogitsProcessorList,
-    SuppressTokensLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 
+from kit.model.decoding import CHECK, Chooser, RowCache, Rows, Sampling, forward
 from kit.model.logprobs import qwen2vl_of
 from kit.model.processor import PreparedImage, Processor
 from kit.model.sharing import Trunk, distinct_images, trunk_positions
 from kit.model.vision import encode_images
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are chosen. ``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 are off."""
-
-    max_new_tokens: int = 256
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,8 +55,9 @@ def generate(
     end_id: int,
     unsampled_ids: Sequence[int],
     noise: Tensor | None = None,
+    max_rows: int | None = None,
 ) -> list[list[Completion]]:
-    """Complete every continuation of every prompt in one batch.
+    """Complete every continuation of every prompt.
 
     Args:
         end_id: the token that ends a completion.
@@ -79,15 +65,34 @@ def generate(
         noise: (completions, max_new_tokens) in [0, 1), what ``temperature > 0`` samples with: token
             ``t`` of completion ``i`` is where the cumulative distribution passes ``noise[i, t]``.
             So a completion does not depend on what is sampled beside it.
+        max_rows: completions that are decoded together, except that a prompt's are never parted;
+            all by default. Where some have ended, others take their place.
 
     Returns:
         One list a prompt, one completion a continuation, in order.
     """
+    causal_lm = qwen2vl_of(model)
+    device = causal_lm.lm_head.weight.device
+    choose = Chooser(sampling, unsampled_ids, device)
+    total = sum(len(prompt.continuations) for prompt in prompts)
+    if noise is None:
+        noise = torch.zeros(total, sampling.max_new_tokens, dtype=torch.float64)
+    waiting = _Waiting(prompts, noise, max_rows or total)
+    done: dict[int, Completion] = {}
+    rows, since_check = None, 0
     with evaluating(model):
-        state = _prefill(model, prompts)
-        choose = _Chooser(sampling, unsampled_ids)
-        rows = _decode(model, state, choose, noise, sampling.max_new_tokens, end_id)
-    completions = iter(rows)
+        while waiting or rows:
+            if fresh := waiting.take(len(rows) if rows else 0):
+                new = _prefill(causal_lm, *fresh)
+                rows = rows.joined(new) if rows else new
+            rows.take(choose, end_id)
+            since_check += 1
+            if since_check == CHECK or max(rows.remaining) == 0:
+                since_check = 0
+                rows = _let_go(rows, done, end_id, at_least=1 if waiting else len(rows) / 4)
+            if rows:
+                rows.advance(causal_lm)
+    completions = iter(done[number] for number in range(total))
     return [[next(completions) for _ in prompt.continuations] for prompt in prompts]
 
 
@@ -103,22 +108,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-@dataclass
-class _State:
-    """One row a continuation: the cache, which of its places are real (R, C) bool, the next
-    position (R,) int64, and the logits (R, V) of the next token."""
-
-    cache: DynamicCache
-    attention_mask_RC: Tensor
-    position_R: Tensor
-    logits_RV: Tensor
-
-    def keep(self, rows: Tensor) -> None:
-        self.cache.batch_select_indices(rows)
-        self.attention_mask_RC = self.attention_mask_RC[rows]
-        self.position_R = self.position_R[rows]
-
-
 def seeded_noise(seeds: Sequence[Sequence[object]], length: int) -> Tensor:
     """Uniform noise for :func:`generate`, a row a seed, (seeds, length) float64; equal seeds give
     equal rows."""
@@ -130,41 +119,57 @@ def seeded_noise(seeds: Sequence[Sequence[object]], length: int) -> Tensor:
     return torch.stack(rows)
 
 
-class _Chooser:
-    def __init__(self, sampling: Sampling, unsampled_ids):
-        self.greedy = sampling.temperature == 0
-        self.suppress = (
-            SuppressTokensLogitsProcessor(list(unsampled_ids)) if unsampled_ids else None
-        )
-        self.scale = None if self.greedy else TemperatureLogitsWarper(float(sampling.temperature))
-        self.cut = LogitsProcessorList()
-        if sampling.top_k:
-            self.cut.append(TopKLogitsWarper(sampling.top_k))
-        if sampling.top_p < 1:
-            self.cut.append(TopPLogitsWarper(sampling.top_p))
+class _Waiting:
+    """Prompts that have not begun, in order, with the number of each one's first completion."""
 
-    def __call__(self, logits_RV: Tensor, uniform_R: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Next tokens (R,) int64 and their log-probabilities (R,) float32."""
-        scores_RV = logits_RV.float()
-        if self.scale is not None:
-            scores_RV = self.scale(None, scores_RV)
-        logprobs_RV = scores_RV.log_softmax(dim=-1)
-        if self.suppress is not None:
-            scores_RV = self.suppress(None, scores_RV)
-        if self.greedy:
-            tokens_R = scores_RV.argmax(dim=-1)
-        else:
-            cumulative_RV = self.cut(None, scores_RV).softmax(dim=-1).double().cumsum(dim=-1)
-            # below the total, so that rounding never leads past the last token with a chance
-            wanted_R1 = uniform_R[:, None] * cumulative_RV[:, -1:] * (1 - 1e-12)
-            tokens_R = torch.searchsorted(cumulative_RV, wanted_R1, right=True)[:, 0]
-        return tokens_R, logprobs_RV.gather(1, tokens_R[:, None])[:, 0]
+    def __init__(self, prompts: Sequence[Prompt], noise: Tensor, max_rows: int):
+        firsts = itertools.accumulate((len(p.continuations) for p in prompts), initial=0)
+        self.queue = collections.deque(zip(firsts, prompts, strict=False))
+        self.noise, self.max_rows = noise, max_rows
+
+    def __len__(self) -> int:
+        return len(self.queue)
+
+    def take(self, n_rows: int) -> tuple[list[Prompt], list[int], Tensor] | None:
+        """The next prompts that find room beside so many rows, the numbers of their completions
+        and their noise. Few at a time are not worth a pass of their own."""
+        if self.queue and n_rows > self.max_rows * 3 / 4:
+            return None
+        prompts, numbers = [], []
+        while self.queue:
+            first, prompt = self.queue[0]
+            size = len(prompt.continuations)
+            if n_rows and n_rows + size > self.max_rows:
+                break
+            self.queue.popleft()
+            prompts.append(prompt)
+            numbers += range(first, first + size)
+            n_rows += size
+        return (prompts, numbers, self.noise[numbers]) if numbers else None
 
 
-def _prefill(model: nn.Module, prompts: Sequence[Prompt]) -> _State:
+def _let_go(
+    rows: Rows, done: dict[int, Completion], end_id: int, *, at_least: float
+) -> Rows | None:
+    """Note the completions that have ended and go on with the others, once they are so many."""
+    ended = rows.ended.tolist()
+    if sum(ended) < at_least or not any(ended):
+        return rows
+    gone = [row for row, is_ended in enumerate(ended) if is_ended]
+    index = torch.tensor(gone, device=rows.ended.device)
+    parts = (rows.n_tokens[index], rows.tokens[index], rows.logprobs[index])
+    for row, length, ids, values in zip(gone, *(part.tolist() for part in parts), strict=True):
+        ids, values = tuple(ids[:length]), tuple(values[:length])
+        done[rows.numbers[row]] = Completion(ids, values, ids[-1] != end_id)
+    kept = [row for row, is_ended in enumerate(ended) if not is_ended]
+    return rows.select(kept) if kept else None
+
+
+def _prefill(
+    causal_lm: nn.Module, prompts: Sequence[Prompt], numbers: Sequence[int], noise_RN: Tensor
+) -> Rows:
     """Trunks once, then their continuations. Each trunk's last token is held back and starts its
     continuations, so that an empty continuation is no special case."""
-    causal_lm = qwen2vl_of(model)
     device = causal_lm.lm_head.weight.device
     merge_size = causal_lm.config.vision_config.spatial_merge_size
     trunks = [prompt.trunk for prompt in prompts]
@@ -175,16 +180,18 @@ def _prefill(model: nn.Module, prompts: Sequence[Prompt]) -> _State:
         keys, pixel_values, grids_I3, image_index = distinct_images(seeing)
         patches, grids_I3 = pixel_values.to(device), grids_I3.to(device)
         images = encode_images(causal_lm, keys, patches, grids_I3, image_index)
-    cache = DynamicCache(config=causal_lm.config.get_text_config())
-    ids_PT, trunk_mask_PT = _left_pad([trunk.input_ids[:-1] for trunk in trunks])
+    ids_PT, real_PT = _left_pad([trunk.input_ids[:-1] for trunk in trunks])
     positions_P3T, _ = _left_pad([p[:, :-1] for p in positions])
-    causal_lm.model(
-        input_ids=ids_PT.to(device),
-        attention_mask=trunk_mask_PT.to(device),
-        position_ids=positions_P3T.transpose(0, 1).contiguous().to(device),
-        mm_encoder_outputs=images,
-        past_key_values=cache,
-        use_cache=True,
+    n_trunk = ids_PT.shape[1]
+    real_PT = real_PT.to(device)
+    of_trunks = RowCache(n_trunk)
+    forward(
+        causal_lm,
+        ids_PT.to(device),
+        positions_P3T.transpose(0, 1).contiguous().to(device),
+        _causal(real_PT, n_trunk),
+        of_trunks,
+        images,
     )
 
     owner_R = torch.tensor([i for i, p in enumerate(prompts) for _ in p.continuations])
@@ -197,68 +204,43 @@ def _prefill(model: nn.Module, prompts: Sequence[Prompt]) -> _State:
         torch.arange(len(head)) + int(positions[i][0, -1])
         for i, head in zip(owner_R, heads, strict=True)
     ]
-    ids_RL, head_mask_RL = _left_pad(heads)
+    ids_RL, real_RL = _left_pad(heads)
     steps_RL, _ = _left_pad(steps)
-    cache.batch_select_indices(owner_R.to(device))
-    attention_mask_RC = torch.cat([trunk_mask_PT[owner_R], head_mask_RL], dim=1).to(device)
-    hidden_RH = causal_lm.model(
-        input_ids=ids_RL.to(device),
-        attention_mask=attention_mask_RC,
-        position_ids=steps_RL.expand(3, -1, -1).to(device),
-        past_key_values=cache,
-        use_cache=True,
-    ).last_hidden_state[:, -1]
-    next_R = steps_RL[:, -1].to(device) + 1
-    return _State(cache, attention_mask_RC, next_R, causal_lm.lm_head(hidden_RH))
+    n_rows, n_new = noise_RN.shape
+    n_filled = n_trunk + ids_RL.shape[1]
+    owner_R = owner_R.to(device)
+    cache = of_trunks.taken(owner_R, 0, n_filled + n_new + CHECK)
+    real_RC = torch.cat([real_PT[owner_R], real_RL.to(device)], dim=1)
+    hidden_RLH = forward(
+        causal_lm,
+        ids_RL.to(device),
+        steps_RL.expand(3, -1, -1).to(device),
+        _causal(real_RC, ids_RL.shape[1]),
+        cache,
+    )
+    return Rows(
+        numbers=list(numbers),
+        remaining=[n_new] * n_rows,
+        cache=cache,
+        visible=nn.functional.pad(real_RC, (0, n_new + CHECK)),
+        position=steps_RL[:, -1].to(device) + 1,
+        logits=causal_lm.lm_head(hidden_RLH[:, -1]),
+        last=ids_RL[:, -1].to(device),
+        tokens=torch.zeros(n_rows, n_new, dtype=torch.int64, device=device),
+        logprobs=torch.zeros(n_rows, n_new, device=device),
+        n_tokens=torch.zeros(n_rows, dtype=torch.int64, device=device),
+        ended=torch.zeros(n_rows, dtype=torch.bool, device=device),
+        noise=noise_RN.to(device),
+    )
 
 
-def _decode(
-    model: nn.Module,
-    state: _State,
-    choose: _Chooser,
-    noise: Tensor | None,
-    max_new_tokens: int,
-    end_id: int,
-) -> list[Completion]:
-    """Token by token; rows that have ended leave the batch once they are a quarter of it."""
-    causal_lm = qwen2vl_of(model)
-    n_rows, device = len(state.position_R), state.position_R.device
-    tokens: list[list[int]] = [[] for _ in range(n_rows)]
-    logprobs: list[list[float]] = [[] for _ in range(n_rows)]
-    row_of_R = torch.arange(n_rows)
-    ended_R = torch.zeros(n_rows, dtype=torch.bool)
-    for step in range(max_new_tokens):
-        uniform_R = None if noise is None else noise[row_of_R, step].to(device)
-        chosen_R, chosen_logprobs_R = choose(state.logits_RV, uniform_R)
-        for place, (token, logprob) in enumerate(
-            zip(chosen_R.tolist(), chosen_logprobs_R.tolist(), strict=True)
-        ):
-            if not ended_R[place]:
-                tokens[row_of_R[place]].append(token)
-                logprobs[row_of_R[place]].append(logprob)
-                ended_R[place] = token == end_id
-        if ended_R.all() or step == max_new_tokens - 1:
-            break
-        if ended_R.float().mean() >= 0.25:
-            alive = (~ended_R).nonzero().flatten()
-            state.keep(alive.to(device))
-            row_of_R, ended_R = row_of_R[alive], ended_R[alive]
-            chosen_R = chosen_R[alive.to(device)]
-        one_more = state.attention_mask_RC.new_ones(len(chosen_R), 1)
-        state.attention_mask_RC = torch.cat([state.attention_mask_RC, one_more], dim=1)
-        hidden_RH = causal_lm.model(
-            input_ids=chosen_R[:, None],
-            attention_mask=state.attention_mask_RC,
-            position_ids=state.position_R.expand(3, 1, -1).transpose(1, 2),
-            past_key_values=state.cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
-        state.logits_RV = causal_lm.lm_head(hidden_RH)
-        state.position_R = state.position_R + 1
-    return [
-        Completion(tuple(ids), tuple(values), ids[-1] != end_id)
-        for ids, values in zip(tokens, logprobs, strict=True)
-    ]
+def _causal(real_RC: Tensor, n_last: int) -> Tensor:
+    """What the last tokens of rows may see, (R, n_last, C) bool: what is real and not later than
+    they; padding sees itself, so that no row of the softmax is empty."""
+    n_columns = real_RC.shape[1]
+    column_C = torch.arange(n_columns, device=real_RC.device)
+    query_L1 = column_C[n_columns - n_last :, None]
+    return (real_RC[:, None] & (column_C <= query_L1)) | (column_C == query_L1)
 
 
 def _left_pad(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -6,9 +6,14 @@ from collections import Counter
 import pytest
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from kit.model.adapters import add_lora
+from kit.model.decoding import Sampling
+from kit.model.load import load_base
 from kit.model.logprobs import token_logprobs
-from kit.model.sampler import Prompt, Sampling, generate, seeded_noise
+from kit.model.merged import merged_adapter
+from kit.model.sampler import Prompt, generate, seeded_noise
 from kit.model.sharing import Branch, Tree, pack
 
 MODE = "caption_reason_answer"
@@ -199,3 +204,88 @@ def test_rows_that_go_on_keep_their_own_noise(base_model, processor, prompts):
     assert first == second
     assert len(first.token_ids) < len(third.token_ids) == 16
     assert third.token_ids == ending(Prompt(trunk, (question,)), noise[2:])[0].token_ids
+
+
+@pytest.mark.parametrize("max_rows", [1, 3, 4])
+def test_rows_that_end_make_room_for_others(base_model, processor, prompts, max_rows):
+    """The same completions as of all at once; of the second prompt's two, one follows late."""
+    sampling = Sampling(max_new_tokens=20, temperature=1.2)
+    together = [*prompts, *prompts[1:]]
+    noise = seeded_noise([(place,) for place in range(9)], 20)
+
+    def tokens(end, **more):
+        found = generate(
+            base_model, together, sampling, end_id=end, unsampled_ids=processor.unsampled_ids,
+            noise=noise, **more,
+        )  # fmt: skip
+        return [[c.token_ids for c in group] for group in found]
+
+    free = tokens(-1)
+    whole = [ids for group in free for ids in group]
+
+    def lengths(end):
+        return {[*ids, end].index(end) for ids in whole}
+
+    end = max(sorted({token for ids in whole for token in ids}), key=lambda t: len(lengths(t)))
+    assert len(lengths(end)) > 3
+    cut = [[ids[: [*ids, end].index(end) + 1] for ids in group] for group in free]
+    assert tokens(end, max_rows=max_rows) == cut
+
+
+class HostReads(TorchDispatchMode):
+    """Counts what a host has to wait for on a GPU: values that leave their tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function.overloadpacket in (
+            torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.is_nonzero,
+        )  # fmt: skip
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_host_reads_once_in_eight_tokens(base_model, processor, prompts, monkeypatch):
+    """``Tensor.tolist`` does not pass the dispatcher on a CPU, and is counted by itself."""
+    lists = []
+    real = torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda self: lists.append(1) or real(self))
+
+    def reads(length):
+        lists.clear()
+        sampling = Sampling(length, temperature=1.0)
+        with HostReads() as mode:
+            noise = seeded_noise(SEEDS, length)
+            generate(
+                base_model, prompts, sampling, end_id=-1, noise=noise,
+                unsampled_ids=processor.unsampled_ids,
+            )  # fmt: skip
+        return mode.count + len(lists)
+
+    assert reads(80) - reads(16) <= (80 - 16) / 8
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_a_merged_adapter_samples_the_same(processor, prompts, quantization):
+    """And leaves the layers as they were; switched off, it is the base."""
+    model = add_lora(
+        load_base("tiny", quantization=quantization), r=4, alpha=8, dropout=0.0,
+        freeze_vision_tower=False,
+    ).eval()  # fmt: skip
+    base = run(model, processor, prompts, Sampling(max_new_tokens=16))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    sampling = Sampling(max_new_tokens=16, temperature=1.0)
+    noise = seeded_noise(SEEDS, 16)
+    plain = run(model, processor, prompts, sampling, noise=noise)
+    with merged_adapter(model):
+        merged = run(model, processor, prompts, sampling, noise=noise)
+    with model.disable_adapter(), merged_adapter(model):
+        assert base == run(model, processor, prompts, Sampling(max_new_tokens=16))
+    for group, others in zip(merged, plain, strict=True):
+        for ours, theirs in zip(group, others, strict=True):
+            assert ours.token_ids == theirs.token_ids
+            assert ours.logprobs == pytest.approx(theirs.logprobs, abs=2e-5)
+    assert run(model, processor, prompts, sampling, noise=noise) == plain

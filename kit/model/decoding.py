@@ -1,0 +1,259 @@
+"""Decoding rows together: what they have computed so far, the next token of each, and which of them
+go on.
+
+Everything that a token needs stays on the device: the host reads once in :data:`CHECK` tokens
+which rows have ended, and then lets them go.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers.generation.logits_process import (
+    LogitsProcessorList,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLTextModel
+
+CHECK = 8  # tokens between two looks at which rows have ended
+# what transformers calls the cache: "past_key_values" until 5.24
+CACHE = next(
+    n
+    for n in ("cache", "past_key_values")
+    if n in inspect.signature(Qwen2VLTextModel.forward).parameters
+)
+BLOCK = 512  # words of the vocabulary whose chances are added up before their sums are
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen. ``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 are off."""
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+
+class RowCache:
+    """Keys and values of R rows in C columns, of which the first ``used`` are filled, as
+    transformers' attention layers take a cache. Buffers are made once and not grown by a token."""
+
+    def __init__(self, n_columns: int):
+        self.n_columns, self.used = n_columns, 0
+        self.layers: list[list[Tensor]] = []  # of keys and values, in the type of the first ones
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_, **__) -> list[Tensor]:
+        """Write (R, heads, L, D) states behind what is there; all of them up to there."""
+        if layer == len(self.layers):
+            self.layers.append(
+                [s.new_zeros(*s.shape[:2], self.n_columns, s.shape[3]) for s in (keys, values)]
+            )
+        end = self.used + keys.shape[2]
+        for buffer, states in zip(self.layers[layer], (keys, values), strict=True):
+            buffer[:, :, self.used : end] = states
+        return [buffer[:, :, :end] for buffer in self.layers[layer]]
+
+    def get_seq_length(self, *_) -> int:
+        return self.used
+
+    def taken(self, rows: Tensor, first: int, n_columns: int) -> RowCache:
+        """Some rows (or one several times) from a column on, with room for so many columns."""
+        result = RowCache(n_columns)
+        result.used = self.used - first
+        for layer in self.layers:
+            result.layers.append([])
+            for buffer in layer:
+                new = buffer.new_zeros(len(rows), buffer.shape[1], n_columns, buffer.shape[3])
+                new[:, :, : result.used] = buffer[rows, :, first : self.used]
+                result.layers[-1].append(new)
+        return result
+
+
+@dataclass
+class Rows:
+    """R rows that are decoded, up to N tokens each.
+
+    numbers: which completion each is, and remaining: how many more tokens it may have, as the host
+    knows them; cache; visible (R, C) bool, which columns of it a row may see; position (R,) int64
+    of the next token; logits (R, V) of the next token; last (R,) int64, the token before it;
+    tokens (R, N) int64 and logprobs (R, N) float32 so far, n_tokens (R,) int64 of them; ended (R,)
+    bool; noise (R, N) float64 in [0, 1), what tokens are drawn with.
+    """
+
+    numbers: list[int]
+    remaining: list[int]
+    cache: RowCache
+    visible: Tensor
+    position: Tensor
+    logits: Tensor
+    last: Tensor
+    tokens: Tensor
+    logprobs: Tensor
+    n_tokens: Tensor
+    ended: Tensor
+    noise: Tensor
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def take(self, choose: Chooser, end_id: int) -> None:
+        """The next token of each row; those that have ended stay as they are."""
+        place_R1 = self.n_tokens.clamp(max=self.tokens.shape[1] - 1)[:, None]
+        token_R, logprob_R = choose(self.logits, self.noise.gather(1, place_R1)[:, 0])
+        for kept_RN, new_R in ((self.tokens, token_R), (self.logprobs, logprob_R)):
+            old_R1 = kept_RN.gather(1, place_R1)
+            kept_RN.scatter_(1, place_R1, torch.where(self.ended[:, None], old_R1, new_R[:, None]))
+        self.n_tokens = self.n_tokens + ~self.ended
+        self.ended = self.ended | (token_R == end_id) | (self.n_tokens == self.tokens.shape[1])
+        self.last = token_R
+        self.remaining = [left - 1 for left in self.remaining]
+
+    def advance(self, causal_lm: nn.Module) -> None:
+        """The logits after the tokens that were taken."""
+        used = self.cache.used
+        self.visible[:, used] = True
+        hidden_R1H = forward(
+            causal_lm,
+            self.last[:, None],
+            self.position[:, None].expand(3, -1, -1),
+            self.visible[:, None, : used + 1],
+            self.cache,
+        )
+        self.logits = causal_lm.lm_head(hidden_R1H[:, -1])
+        self.position = self.position + 1
+
+    def select(self, rows: Sequence[int]) -> Rows:
+        """Some rows, without the columns that none of them sees."""
+        index = torch.tensor(list(rows), device=self.last.device)
+        first = int(self.visible[index].any(dim=0).int().argmax())
+        visible = self.visible[index, first:]
+        return Rows(
+            numbers=[self.numbers[row] for row in rows],
+            remaining=[self.remaining[row] for row in rows],
+            cache=self.cache.taken(index, first, visible.shape[1]),
+            visible=visible,
+            **{name: getattr(self, name)[index] for name in _PER_ROW},
+        )
+
+    def joined(self, others: Rows) -> Rows:
+        """These and others, so that all end in the same column: the narrower move to the right."""
+        used = max(self.cache.used, others.cache.used)
+        room = self.tokens.shape[1] + CHECK
+        both = (self, others)
+
+        def moved(buffers: Sequence[Tensor], axis: int) -> Tensor:
+            shape = list(buffers[0].shape)
+            shape[0], shape[axis] = len(self) + len(others), used + room
+            result, start = buffers[0].new_zeros(shape), 0
+            for rows, buffer in zip(both, buffers, strict=True):
+                n_filled = rows.cache.used
+                place = result[start : start + len(rows)].narrow(axis, used - n_filled, n_filled)
+                place.copy_(buffer.narrow(axis, 0, n_filled))
+                start += len(rows)
+            return result
+
+        cache = RowCache(used + room)
+        cache.used = used
+        cache.layers = [
+            [moved(buffers, 2) for buffers in zip(*of_layer, strict=True)]
+            for of_layer in zip(self.cache.layers, others.cache.layers, strict=True)
+        ]
+        return Rows(
+            numbers=self.numbers + others.numbers,
+            remaining=self.remaining + others.remaining,
+            cache=cache,
+            visible=moved([self.visible, others.visible], 1),
+            **{n: torch.cat([getattr(self, n), getattr(others, n)]) for n in _PER_ROW},
+        )
+
+
+_PER_ROW = ("position", "logits", "last", "tokens", "logprobs", "n_tokens", "ended", "noise")
+
+
+def forward(
+    causal_lm: nn.Module,
+    ids_RL: Tensor,
+    positions_3RL: Tensor,
+    visible_RLC: Tensor,
+    cache: RowCache,
+    images: dict | None = None,
+) -> Tensor:
+    """Append tokens to a cache, each of which sees what ``visible_RLC`` (bool) says of its columns
+    up to them; their hidden states (R, L, H)."""
+    types = causal_lm.model.language_model.config.layer_types
+    hidden_RLH = causal_lm.model(
+        input_ids=ids_RL,
+        attention_mask=dict.fromkeys(types, visible_RLC[:, None]),
+        position_ids=positions_3RL,
+        mm_encoder_outputs=images,
+        use_cache=True,
+        **{CACHE: cache},
+    ).last_hidden_state
+    cache.used += ids_RL.shape[1]
+    return hidden_RLH
+
+
+class Chooser:
+    """The next tokens of rows."""
+
+    def __init__(self, sampling: Sampling, unsampled_ids: Sequence[int], device: torch.device):
+        self.temperature = sampling.temperature
+        self.never = torch.tensor(list(unsampled_ids), dtype=torch.int64, device=device)
+        self.cut = LogitsProcessorList()
+        if sampling.top_k:
+            self.cut.append(TopKLogitsWarper(sampling.top_k))
+        if sampling.top_p < 1:
+            self.cut.append(TopPLogitsWarper(sampling.top_p))
+
+    def __call__(self, logits_RV: Tensor, uniform_R: Tensor) -> tuple[Tensor, Tensor]:
+        """Next tokens (R,) int64 and their log-probabilities (R,) float32, of all words and before
+        top-k and top-p. ``logits_RV`` is used up."""
+        scores_RV = logits_RV.float()
+        if self.temperature:
+            scores_RV = scores_RV / self.temperature
+        total_R = scores_RV.logsumexp(dim=1)
+        scores_RV.index_fill_(1, self.never, -torch.inf)
+        if self.temperature:
+            token_R = draw(self.cut(None, scores_RV), uniform_R)
+        else:
+            token_R = scores_RV.argmax(dim=1)
+        return token_R, scores_RV.gather(1, token_R[:, None])[:, 0] - total_R
+
+
+def draw(scores_RV: Tensor, uniform_R: Tensor) -> Tensor:
+    """Where the cumulative distribution of each row passes its number in [0, 1), (R,) int64.
+
+    In two steps: the block of the vocabulary, and the word in it. Sums are float64, and running
+    ones are products with a triangle of ones, which are deterministic on every device.
+
+    >>> draw(torch.tensor([[0.1, 0.2, 0.3, 0.4]]).log().expand(4, -1),
+    ...      torch.tensor([0.09, 0.11, 0.31, 0.999], dtype=torch.float64)).tolist()
+    [0, 1, 2, 3]
+    """
+    n_rows, n_words = scores_RV.shape
+    n_blocks = -(-n_words // BLOCK)
+    chances_RV = scores_RV.new_zeros(n_rows, n_blocks * BLOCK)
+    shifted_RV = torch.sub(scores_RV, scores_RV.amax(dim=1, keepdim=True))
+    torch.exp(shifted_RV, out=chances_RV[:, :n_words])
+    chances_RKW = chances_RV.unflatten(1, (n_blocks, BLOCK))
+    blocks_RK = _running_sums(chances_RKW.sum(dim=2, dtype=torch.float64))
+    # below the total, so that rounding never leads past the last word with a chance
+    wanted_R1 = uniform_R[:, None] * blocks_RK[:, -1:] * (1 - 1e-12)
+    block_R1 = torch.searchsorted(blocks_RK, wanted_R1, right=True)
+    before_R1 = nn.functional.pad(blocks_RK, (1, 0)).gather(1, block_R1)
+    row_R = torch.arange(n_rows, device=scores_RV.device)
+    words_RW = _running_sums(chances_RKW[row_R, block_R1[:, 0]].double())
+    inside_R1 = torch.minimum(wanted_R1 - before_R1, words_RW[:, -1:] * (1 - 1e-12))
+    word_R1 = torch.searchsorted(words_RW, inside_R1, right=True)
+    return (block_R1 * BLOCK + word_R1)[:, 0]
+
+
+def _running_sums(values: Tensor) -> Tensor:
+    size = values.shape[1]
+    return values @ torch.ones(size, size, dtype=values.dtype, device=values.device).triu()
