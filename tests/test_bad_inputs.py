@@ -481,14 +481,14 @@ BAD = {
     **{
         f"{name} {value}": train_flag(f"--{name} {value}", name, value)
         for name, value in (
-            ("attn_implementation", "flash"), ("lr_scheduler_type", "polynomial"),
+            ("lr_scheduler_type", "polynomial"),
             ("prompting_mode", "all"), ("lr", "1e-4x"), ("finetuning", "lorra"),
         )
     },
     **{
         f"evaluate {name} {value}": evaluate_flag(f"--{name} {value}", name, value)
         for name, value in (
-            ("max_new_tokens", "0"), ("attn_implementation", "flash"), ("quantization", "int8"),
+            ("max_new_tokens", "0"), ("quantization", "int8"),
             ("prompting_mode", "cot"),
         )
     },

@@ -42,7 +42,6 @@ def load_model(config: InferenceConfig, accelerator: Accelerator) -> tuple[nn.Mo
         name,
         quantization=config.quantization,
         dtype=torch.bfloat16 if half else torch.float32,
-        attn_implementation=config.attn_implementation,
         device=accelerator.device,
     )
     if config.adapter:

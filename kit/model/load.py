@@ -160,7 +160,6 @@ def load_base(
     *,
     quantization: str = "none",
     dtype: torch.dtype = torch.float32,
-    attn_implementation: str = "sdpa",
     device: torch.device | str = "cpu",
 ) -> nn.Module:
     """A ``Qwen2VLForConditionalGeneration``, in ``dtype`` or with NF4 double quantization.
@@ -174,7 +173,7 @@ def load_base(
     source = resolve_base(name)
     options: dict = {
         "dtype": dtype,
-        "attn_implementation": attn_implementation,
+        "attn_implementation": "sdpa",
         "ignore_mismatched_sizes": True,  # they are refused below, by name
         "output_loading_info": True,
     }
@@ -201,8 +200,7 @@ def load_base(
         _keep_trainable_after_generation(model)
     else:
         model = model.to(device)
-    if attn_implementation == "sdpa":
-        use_tree_attention(model)
+    use_tree_attention(model)
     model.config.name_or_path = model.name_or_path = _name_anywhere(name)
     return model
 

@@ -27,7 +27,6 @@ class TrainingConfig:
     lora_alpha: int = option(32, help="LoRA scale is lora_alpha / lora_r")
     lora_dropout: float = option(0.0, help="above 0, questions do not share their image's pass")
     freeze_vision_tower: bool = option(True, help="leave the vision tower and its merger untouched")
-    attn_implementation: Literal["sdpa", "eager"] = option("sdpa", help="of the model")
     min_pixels: int | None = option(None, help="least area of an image after resizing")
     max_pixels: int | None = option(None, help="largest area of an image after resizing")
 

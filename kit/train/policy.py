@@ -68,6 +68,5 @@ def _load(config: TrainingConfig, accelerator: Accelerator, *, trained: bool) ->
         config.base_model,
         quantization=config.quantization,
         dtype=process.weights_dtype(accelerator, trained=trained),
-        attn_implementation=config.attn_implementation,
         device=accelerator.device,
     )

@@ -132,8 +132,8 @@ BREAKS = (
     Break(
         "an image without a part passes for the image",
         IMAGES,
-        "if without else path\n            image",
-        "if not without else path\n            image",
+        "if without:\n                pixels",
+        "if not without:\n                pixels",
         ("tests/counterfactual/test_probe.py::test_equals_one_image_at_a_time",),
     ),
     Break(

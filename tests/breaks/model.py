@@ -4,7 +4,9 @@ from breaks.kind import Break
 
 SHARING = "kit/model/sharing.py"
 SAMPLER = "kit/model/sampler.py"
-LOGPROBS = "kit/model/logprobs.py"
+ATTENTION = "kit/model/attention.py"
+DECODING = "kit/model/decoding.py"
+HEAD = "kit/model/head.py"
 ADAPTERS = "kit/model/adapters.py"
 
 BREAKS = (
@@ -52,16 +54,44 @@ BREAKS = (
     ),
     Break(
         "branches see those before them",
-        SHARING,
+        ATTENTION,
         "((key_B1S == 0) | (key_B1S == query_BS1))",
         "(key_B1S <= query_BS1)",
+        ("tests/model/test_sharing.py::test_the_tree_and_its_whole_matrix_attend_alike",),
+    ),
+    Break(
+        "branches see what stands behind a shorter trunk",
+        ATTENTION,
+        "trunk_NT = torch.arange(max(trunks)) < trunk_N[:, None]",
+        "trunk_NT = torch.arange(max(trunks)) < trunk_N[:, None] + 1",
         ("tests/model/test_sharing.py::test_logprobs_and_lora_gradients_equal_separate_rows",),
+    ),
+    Break(
+        "image features outlive the weights of the tower",
+        "kit/model/vision.py",
+        "if weights != self._weights:",
+        "if not self._weights:",
+        ("tests/model/test_vision.py::test_nothing_is_stale",),
+    ),
+    Break(
+        "gradients pass a frozen tower",
+        "kit/model/vision.py",
+        "with torch.no_grad():",
+        "with torch.enable_grad():",
+        ("tests/model/test_vision.py::test_no_gradient_passes_a_frozen_tower",),
+    ),
+    Break(
+        "a row that joins sees the columns of those that have gone",
+        DECODING,
+        "place = result[start : start + len(rows)].narrow(axis, used - n_filled, n_filled)",
+        "place = result[start : start + len(rows)].narrow(axis, 0, n_filled)",
+        ("tests/model/test_sampler.py::test_rows_that_end_make_room_for_others",),
     ),
     Break(
         "padding is seen while prompts are read",
         SAMPLER,
-        "attention_mask=trunk_mask_PT.to(device)",
-        "attention_mask=torch.ones_like(trunk_mask_PT).to(device)",
+        "real_PT = real_PT.to(device)",
+        "real_PT = torch.ones_like(real_PT).to(device)",
         ("tests/model/test_sampler.py::test_greedy_equals_transformers_generate",),
     ),
     Break(
@@ -94,23 +124,23 @@ BREAKS = (
     ),
     Break(
         "log-probabilities multiplied by the temperature",
-        LOGPROBS,
-        "torch.float32)) / temperature",
-        "torch.float32)) * temperature",
+        HEAD,
+        "else logits_CV / temperature",
+        "else logits_CV * temperature",
         ("tests/model/test_logprobs.py",),
     ),
     Break(
         "entropy without its normaliser",
-        LOGPROBS,
-        "entropy_K = total_K - (logits",
-        "entropy_K = -(logits",
+        HEAD,
+        "entropy_C = total_C - logits_CV.mul_(",
+        "entropy_C = -logits_CV.mul_(",
         ("tests/model/test_logprobs.py",),
     ),
     Break(
         "image tokens are kept out of sampled texts only",
-        SAMPLER,
-        "if self.suppress is not None:\n            scores",
-        "if self.suppress is not None and not self.greedy:\n            scores",
+        DECODING,
+        "scores_RV.index_fill_(1, self.never, -torch.inf)\n        if self.temperature:",
+        "if self.temperature:\n            scores_RV.index_fill_(1, self.never, -torch.inf)",
         ("tests/model/test_sampler.py::test_special_tokens_are_never_greedily_chosen",),
     ),
     Break(
@@ -124,30 +154,30 @@ BREAKS = (
     ),
     Break(
         "tokens are drawn from what top-k and top-p have cut off too",
-        SAMPLER,
-        "self.cut(None, scores_RV).softmax",
-        "scores_RV.softmax",
+        DECODING,
+        "draw(self.cut(None, scores_RV), uniform_R)",
+        "draw(scores_RV, uniform_R)",
         ("tests/model/test_sampler.py::test_the_likeliest_of_one_is_the_greedy_choice",),
     ),
     Break(
         "log-probabilities of samples leave the temperature out",
-        SAMPLER,
-        "logprobs_RV = scores_RV.log_softmax(dim=-1)",
-        "logprobs_RV = logits_RV.float().log_softmax(dim=-1)",
+        DECODING,
+        "total_R = scores_RV.logsumexp(dim=1)",
+        "total_R = logits_RV.float().logsumexp(dim=1)",
         ("tests/model/test_sampler.py::test_sampled_logprobs_are_the_trainers",),
     ),
     Break(
         "rows that go on take the noise of those that ended",
-        SAMPLER,
-        "noise[row_of_R, step]",
-        "noise[: len(row_of_R), step]",
+        DECODING,
+        "getattr(self, name)[index] for name",
+        "getattr(self, name)[index if name != 'noise' else slice(len(rows))] for name",
         ("tests/model/test_sampler.py::test_rows_that_go_on_keep_their_own_noise",),
     ),
     Break(
         "a text that ends with its last token counts as cut off",
         SAMPLER,
-        "tuple(values), ids[-1] != end_id)",
-        "tuple(values), len(ids) == max_new_tokens)",
+        "Completion(ids, values, ids[-1] != end_id)",
+        "Completion(ids, values, length == rows.tokens.shape[1])",
         ("tests/model/test_sampler.py::test_an_end_with_the_last_token_is_an_end",),
     ),
     Break(

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from kit.model.adapters import add_lora
-from kit.model.attention import branch_mask
+from kit.model.attention import TREE_ATTENTION, branch_mask
 from kit.model.logprobs import token_logprobs
 from kit.model.sharing import Branch, Tree, pack, trunk_positions
 
@@ -80,6 +80,20 @@ def test_logprobs_and_lora_gradients_equal_separate_rows(
     for name, gradient in reference.items():
         assert gradient.norm() > 0, name
         assert (own[name] - gradient).norm() / gradient.norm() < 1e-5, name
+
+
+def test_the_tree_and_its_whole_matrix_attend_alike(exact_model, trees):
+    """Trunks and branches as batches of their own, or one matrix with what may not be seen masked:
+    log-probabilities and gradients."""
+    found = []
+    for implementation in (TREE_ATTENTION, "sdpa"):
+        exact_model.model.language_model.set_attn_implementation(implementation)
+        exact_model.zero_grad()
+        logprobs = token_logprobs(exact_model, pack(trees, merge_size=2)).logprobs
+        logprobs.sum().backward()
+        found.append([logprobs, *(p.grad for p in exact_model.model.language_model.parameters())])
+    for ours, whole in zip(*found, strict=True):
+        torch.testing.assert_close(ours, whole, atol=1e-12, rtol=1e-9)
 
 
 def test_loss_of_a_batch_equals_transformers_own(fresh_model, processor, trees):

@@ -52,7 +52,7 @@ def test_a_run_leaves_what_was_promised(prepared, tmp_path):
     assert list(tmp_path.glob("logs/**/events.*"))
     made_with = json.loads((tmp_path / "environment.json").read_text())
     assert made_with["device"] == "cpu"
-    assert made_with["attention"] == "sdpa"
+    assert made_with["attention"] == "tree_sdpa"
     assert made_with["trained_dtypes"] == made_with["frozen_dtypes"] == ["float32"]
     assert made_with["packages"].keys() >= {"torchvision", "opencv", "pillow", "deepspeed"}
     losses = [row["loss"] for row in rows(tmp_path) if "loss" in row]
