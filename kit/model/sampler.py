@@ -178,8 +178,9 @@ def _prefill(
     images = None
     if seeing := [trunk for trunk in trunks if trunk.pixel_values is not None]:
         keys, pixel_values, grids_I3, image_index = distinct_images(seeing)
-        patches, grids_I3 = pixel_values.to(device), grids_I3.to(device)
-        images = encode_images(causal_lm, keys, patches, grids_I3, image_index)
+        pixel_values = pixel_values.to(device)
+        images = encode_images(causal_lm, keys, pixel_values, grids_I3.to(device), image_index)
+        del pixel_values
     ids_PT, real_PT = _left_pad([trunk.input_ids[:-1] for trunk in trunks])
     positions_P3T, _ = _left_pad([p[:, :-1] for p in positions])
     n_trunk = ids_PT.shape[1]
@@ -210,6 +211,7 @@ def _prefill(
     n_filled = n_trunk + ids_RL.shape[1]
     owner_R = owner_R.to(device)
     cache = of_trunks.taken(owner_R, 0, n_filled + n_new + CHECK)
+    del of_trunks
     real_RC = torch.cat([real_PT[owner_R], real_RL.to(device)], dim=1)
     hidden_RLH = forward(
         causal_lm,

@@ -16,6 +16,7 @@ from torch import nn
 from transformers import AutoConfig, Qwen2VLForConditionalGeneration
 
 from kit.model.attention import use_tree_attention
+from kit.model.decoding import CHECK
 from kit.model.load import resolve_base
 from kit.model.logprobs import LogprobModel
 from kit.model.sharing import PackedBatch
@@ -160,9 +161,10 @@ def sampling_bytes(
     scores that tokens are drawn by."""
     shape = model.config.get_text_config()
     rows = len(prompt_tokens) * config.num_generations
-    length = max(prompt_tokens) + config.max_completion_length
+    length = max(prompt_tokens) + config.max_completion_length + CHECK
     heads = shape.num_key_value_heads * (shape.hidden_size // shape.num_attention_heads)
-    # keys and values of each layer, and one of them a second time while it grows by a token
-    cache = (2 * shape.num_hidden_layers + 1) * heads * rows * length * (2 if bf16 else 4)
-    # logits, scores and log-probabilities in float32, chances and their sums in float64
-    return cache + rows * shape.vocab_size * (3 * 4 + 2 * 8)
+    # keys and values of each layer, once more for the prompts and one of them as rows are chosen
+    rows_in_all = rows + len(prompt_tokens) + rows / (2 * shape.num_hidden_layers)
+    cache = int(2 * shape.num_hidden_layers * heads * rows_in_all * length * (2 if bf16 else 4))
+    # logits, scores, these less their largest, and chances
+    return cache + rows * shape.vocab_size * 4 * 4

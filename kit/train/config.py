@@ -184,13 +184,11 @@ class GrpoConfig(TrainingConfig):
     top_p: float = option(1.0, help="nucleus sampling; 1 is off")
     top_k: int = option(0, help="sample from the k likeliest tokens; 0 is off")
     merge_adapter: bool | None = option(
-        None, help="sample from a copy of the weights with the adapter in it: twice as fast; "
-        "default: unless they are 4-bit"
-    )  # fmt: skip
+        None, help="sample from weights with the adapter in them, twice as fast; null: unless 4-bit"
+    )
     importance_sampling_cap: float = option(
-        2.0, help="the most that a token counts for being likelier under the policy than under "
-        "the sampler, which rounds otherwise; 0 is no correction"
-    )  # fmt: skip
+        2.0, help="most that a token counts for being likelier to the policy than to the sampler"
+    )
     dynamic_sampling: bool = option(
         False, help="sample a group again, up to 3 times, while its rewards have no spread"
     )

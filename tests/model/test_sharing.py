@@ -93,7 +93,8 @@ def test_the_tree_and_its_whole_matrix_attend_alike(exact_model, trees):
         logprobs.sum().backward()
         found.append([logprobs, *(p.grad for p in exact_model.model.language_model.parameters())])
     for ours, whole in zip(*found, strict=True):
-        torch.testing.assert_close(ours, whole, atol=1e-12, rtol=1e-9)
+        near = 1e-12 if whole.dtype == torch.float64 else 1e-5
+        assert (ours - whole).norm() <= near * whole.norm()
 
 
 def test_loss_of_a_batch_equals_transformers_own(fresh_model, processor, trees):
