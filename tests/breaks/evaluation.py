@@ -221,10 +221,9 @@ BREAKS = (
     ),
     Break(
         "shards of other weights are merged",
-        PARTS,
-        '        facts[f"{name}_weights"] = [[p.stat().st_size, p.stat().st_mtime_ns] '
-        "for p in weights]\n",
-        "",
+        "kit/run/sources.py",
+        '("base_model", "adapter", "sft_ckpt")',
+        '("base_model", "sft_ckpt")',
         ("tests/evaluate/test_parts.py::test_shards_of_other_weights_are_not_merged",),
     ),
     Break(

@@ -49,8 +49,8 @@ BREAKS = (
     Break(
         "the cache holds keys and no values",
         MEMORY,
-        "(2 * shape.num_hidden_layers + 1)",
-        "(shape.num_hidden_layers + 1)",
+        "int(2 * shape.num_hidden_layers * heads",
+        "int(shape.num_hidden_layers * heads",
         ("tests/plan/test_memory.py::test_sampling_within_a_tenth",),
     ),
     Break(
