@@ -47,3 +47,15 @@ class PretrainConfig:
     batch_size: int = option(24, help="records a step, each in both modes")
     lr: float = option(1e-3, help="peak learning rate of training on records")
     seed: int = option(2027, help="of drawings, weights and order; no other stage draws with it")
+
+
+@dataclass
+class BenchmarkConfig:
+    """This kit's GRPO and TRL's side by side (extra ``bench``)."""
+
+    output: str = option("runs/benchmark.json", help="where the table goes, as JSON")
+    shapes: list[str] = option(
+        default_factory=lambda: ["usual", "short prompt"],
+        help="usual, long completions, short prompt, long prompt, large vocabulary or small",
+    )
+    steps: int = option(5, help="steps of each, after a first that is not counted")
