@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from kit.data.records import SftRecord
 from kit.evaluate.config import InferenceConfig
 from kit.model.adapters import load_adapter, named_base
 from kit.model.load import load_base, load_processor
+from kit.model.merged import is_float32, merged_adapter
 from kit.model.processor import PreparedImage, Processor
 from kit.model.sampler import Completion, Prompt, Sampling, generate, question_prompt
 from kit.prompting.answers import ParsedAnswer, parse_answer
@@ -81,14 +83,17 @@ class Predictor:
         return self.image_cache.processor
 
     def complete(self, prompts: Sequence[Prompt]) -> list[list[Completion]]:
-        """Greedy completions of prompts, all in one batch."""
-        return generate(
-            self.model,
-            prompts,
-            Sampling(max_new_tokens=self.max_new_tokens),
-            end_id=self.processor.end_of_turn_id,
-            unsampled_ids=self.processor.unsampled_ids,
-        )
+        """Greedy completions of prompts, all in one batch; with the adapter merged where that is
+        exact."""
+        exact = is_float32(self.model)
+        with merged_adapter(self.model) if exact else contextlib.nullcontext():
+            return generate(
+                self.model,
+                prompts,
+                Sampling(max_new_tokens=self.max_new_tokens),
+                end_id=self.processor.end_of_turn_id,
+                unsampled_ids=self.processor.unsampled_ids,
+            )
 
     def answers(self, asks: Sequence[tuple[PreparedImage | None, str, str]]) -> list[str]:
         """The answer to each (image or None, question, mode), each distinct one asked once."""

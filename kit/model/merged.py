@@ -35,6 +35,12 @@ def merged_adapter(model: nn.Module) -> Iterator[None]:
             layer.__dict__.pop("forward", None)
 
 
+def is_float32(model: nn.Module) -> bool:
+    """Whether merging changes nothing but the last digits."""
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    return all(layer.get_base_layer().weight.dtype == torch.float32 for layer in layers)
+
+
 def merged_weight(layer: LoraLayer) -> Tensor:
     """``W + s B A`` of a layer's active adapters, in the type that ``W`` is computed in; ``W``
     itself where adapters are switched off."""
