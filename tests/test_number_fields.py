@@ -43,7 +43,7 @@ BOUNDARIES = {
         "random_draws": COUNT, "num_completions_to_print": COUNT, "num_generations": ("1", "2"),
         "temperature": POSITIVE, "top_p": ("1.001", "1.0"), "top_k": OR_NONE,
         "beta": NOT_NEGATIVE, "epsilon": NOT_NEGATIVE, "epsilon_high": NOT_NEGATIVE,
-        "min_reward_std": NOT_NEGATIVE,
+        "min_reward_std": NOT_NEGATIVE, "importance_sampling_cap": NOT_NEGATIVE,
     },
     EvaluateConfig: INFERENCE | {"num_samples": OR_NONE, "temperature": POSITIVE},
     CfProxyConfig: INFERENCE,

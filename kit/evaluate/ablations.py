@@ -32,12 +32,12 @@ def measure_ablations(
         wanted += [(item, name, shown[name]) for name in ABLATIONS if name in shown]
     said = predictor.answers([(image, i.record.question, i.mode) for i, _, image in wanted])
     found: dict[int, dict[str, dict]] = {id(item): {} for item in answers}
-    for (item, name, image), text in zip(wanted, said, strict=True):
+    for (item, name, _), text in zip(wanted, said, strict=True):
         found[id(item)][name] = {
             "answer": text,
             "changed": float(not same_answer(text, item.parsed.answer)),
             "exact": exact_match(text, item.record.answer),
-        } | ({"image": image.key} if name == "shuffled" else {})
+        } | ({"image": partners[item.record.image]} if name == "shuffled" else {})
     return [found[id(item)] for item in answers]
 
 

@@ -176,7 +176,8 @@ def environment(accelerator: Accelerator, model: nn.Module | None = None) -> dic
         settings = accelerator.deepspeed_plugin.deepspeed_config
         facts["deepspeed"] = {k: v for k, v in settings.items() if v != math.inf}
     if model is not None:
-        facts["attention"] = model.config.get_text_config()._attn_implementation
+        config = getattr(model, "config", None)
+        facts["attention"] = config and config.get_text_config()._attn_implementation
         for name, trained in (("trained_dtypes", True), ("frozen_dtypes", False)):
             found = {p.dtype for p in model.parameters() if p.requires_grad == trained}
             facts[name] = sorted(str(dtype).removeprefix("torch.") for dtype in found)

@@ -95,9 +95,10 @@ class Eyes:
 def eyes(tmp_path, monkeypatch):
     eyes, prepare = Eyes(tmp_path), Processor.prepare_image
 
-    def look(self, image, key):
-        eyes.seen[key] = np.asarray(image)
-        return prepare(self, image, key=key)
+    def look(self, image):
+        prepared = prepare(self, image)
+        eyes.seen[prepared.key] = np.asarray(image)
+        return prepared
 
     monkeypatch.setattr(Processor, "prepare_image", look)
     monkeypatch.setattr(Predictor, "answers", lambda _, requests: eyes.answers(requests))

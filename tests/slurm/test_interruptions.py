@@ -102,7 +102,7 @@ class GrpoRun:
         self.wait_for(lambda: len(self.starts) >= number, f"start {number}", every=0.02)
 
     def await_requeue(self) -> None:
-        pending = f"{self.job_id} train_grpo PENDING"
+        pending = f"{self.job_id} {self.folder.name}.train_grpo PENDING"
         wait_for(lambda: pending in self.client.queue(), "the requeue", every=0.05)
 
     def signal(self) -> None:
