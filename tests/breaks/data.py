@@ -121,7 +121,7 @@ BREAKS = (
         WRITTEN,
         "not 0 <= v <= GRID or v != int(v)",
         "not 0 <= v < GRID or v != int(v)",
-        ("tests/prompting/test_answers.py::test_valid_json_comes_back_whole",),
+        ("tests/prompting/test_answers.py",),
     ),
     Break(
         "the word hand is parted at its and",

@@ -81,10 +81,10 @@ BREAKS = (
         ("tests/model/test_vision.py::test_no_gradient_passes_a_frozen_tower",),
     ),
     Break(
-        "a row that joins sees the columns of those that have gone",
-        DECODING,
-        "place = result[start : start + len(rows)].narrow(axis, used - n_filled, n_filled)",
-        "place = result[start : start + len(rows)].narrow(axis, 0, n_filled)",
+        "completions are told by their place among the rows that are left",
+        SAMPLER,
+        "done[rows.numbers[row]] = ",
+        "done[row] = ",
         ("tests/model/test_sampler.py::test_rows_that_end_make_room_for_others",),
     ),
     Break(

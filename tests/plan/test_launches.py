@@ -128,6 +128,12 @@ def test_auto_buffers_are_as_wide_as_transformers_makes_them(tmp_path):
     assert plan == Plan(3, 2, bucket=width * width, persistence=10 * width)
 
 
+def test_the_optimizer_may_lie_in_main_memory_without_the_weights(tmp_path):
+    path = write(tmp_path, ZERO, zero(3, offload_optimizer={"device": "cpu"}))
+    plan = read_launch(SftConfig(base_model="tiny", data="-"), str(path), None).plan
+    assert (plan.offload_optimizer, plan.offload_weights) == (True, False)
+
+
 def test_a_plan_without_a_file_of_its_own_is_compared_as_it_is():
     """It was taken for one without ZeRO."""
     chosen = Plan(3, 4, offload_optimizer=True, bucket=7)
