@@ -14,7 +14,7 @@ Data flows down this list of rooms, and a module imports from its own room and t
 - report: statistics, tables and pages from the rows that evaluation wrote
 - evaluate: asking a model the questions of a data file, with and without its evidence
 - share: export of a model with its card and where it came from
-- demo: the quickstart, and how the embedded model is made
+- demo: the quickstart, the benchmark, and how the embedded model is made
 
 ``errors``, ``text``, ``files``, ``yaml_files`` and ``command`` lie under all of them. Importing
 ``kit`` or any module of it starts nothing.

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from kit.command import option, parse_mapping, parse_part, require
 from kit.errors import ConfigError
+from kit.files import sha256_of
 from kit.run.launch_files import read_launch_file
 from kit.yaml_files import read_yaml
 from slurm.resources import Resources, read_cluster
@@ -286,7 +287,7 @@ def _digest(path: Path, outputs: set[str]) -> list | None:
     if not path.exists() or any(str(p) in outputs for p in (path, *path.parents)):
         return None
     if path.is_file():
-        return [hashlib.sha256(path.read_bytes()).hexdigest()]
+        return [sha256_of(path)]
     return sorted(
         [str(p.relative_to(path)), p.stat().st_size, p.stat().st_mtime_ns]
         for p in path.rglob("*")

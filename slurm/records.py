@@ -11,13 +11,12 @@ A folder a piece of work::
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from pathlib import Path
 
 from kit.command import parse
-from kit.files import append_jsonl, log_rows, read_json, write_json
+from kit.files import append_jsonl, log_rows, read_json, sha256_of, write_json
 from slurm.stages import STAGES, Stage
 
 
@@ -75,7 +74,7 @@ class Record:
 
     # ------------------------------------------------------------------ ends
     def write_done(self) -> None:
-        made = {os.path.abspath(p): _sha256(p) for p in self.stage.files_of(self.config)}
+        made = {os.path.abspath(p): sha256_of(p) for p in self.stage.files_of(self.config)}
         write_json(
             self.folder / "done.json", {"fingerprint": self.request["fingerprint"], "made": made}
         )
@@ -85,7 +84,7 @@ class Record:
         done = read_json(self.folder / "done.json")
         if done.get("fingerprint") != fingerprint:
             return False
-        return all(Path(p).is_file() and _sha256(Path(p)) == x for p, x in done["made"].items())
+        return all(Path(p).is_file() and sha256_of(p) == x for p, x in done["made"].items())
 
     def has_ended_well(self) -> bool:
         """Whether the work as it was last submitted has."""
@@ -100,8 +99,3 @@ def records_of(run: Path) -> dict[str, Record]:
         record = Record(path.parent)
         found[str(path.parent.relative_to(run / "slurm"))] = record
     return dict(sorted(found.items(), key=lambda item: (item[1].request["order"], item[0])))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,8 +84,7 @@ class Predictor:
     def complete(self, prompts: Sequence[Prompt]) -> list[list[Completion]]:
         """Greedy completions of prompts, all in one batch; with the adapter merged where that is
         exact."""
-        exact = is_float32(self.model)
-        with merged_adapter(self.model) if exact else contextlib.nullcontext():
+        with merged_adapter(self.model, wanted=is_float32(self.model)):
             return generate(
                 self.model,
                 prompts,

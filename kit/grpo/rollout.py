@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,7 +66,7 @@ def roll_out(
         (seed, t.prompt_index, attempt, number) for t in tasks for number in range(num_generations)
     ]
     noise = seeded_noise(seeds, sampling.max_new_tokens) if sampling.temperature else None
-    with merged_adapter(model) if merge else contextlib.nullcontext():
+    with merged_adapter(model, wanted=merge):
         completed = generate(
             model,
             [Prompt(trunk, ((),) * num_generations) for trunk in trunks],

@@ -21,8 +21,21 @@ from transformers.masking_utils import sdpa_mask
 TREE_ATTENTION = "tree_sdpa"  # the name under which transformers knows it
 
 
+class OnDevice:
+    """A dataclass whose tensors go to a device together."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = True):
+        """The same on another device."""
+        moved = {
+            field.name: value.to(device, non_blocking=non_blocking)
+            for field in dataclasses.fields(self)
+            if isinstance(value := getattr(self, field.name), (Tensor, OnDevice))
+        }
+        return dataclasses.replace(self, **moved)
+
+
 @dataclass(frozen=True)
-class TreeMask:
+class TreeMask(OnDevice):
     """Where trunks and branches of B packed rows of S places lie: the trunk first.
 
     n_trunk: T, the length of the longest trunk; row (N,) of each branch; place (N, L) the flat
@@ -70,14 +83,6 @@ class TreeMask:
             source=real_NL.flatten().nonzero().flatten(),
             target=place_NL[real_NL],
         )
-
-    def to(self, device: torch.device | str) -> TreeMask:
-        moved = {
-            field.name: value.to(device, non_blocking=True)
-            for field in dataclasses.fields(self)
-            if isinstance(value := getattr(self, field.name), Tensor)
-        }
-        return dataclasses.replace(self, **moved)
 
 
 def use_tree_attention(model: nn.Module) -> nn.Module:

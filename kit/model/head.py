@@ -58,7 +58,10 @@ class ScoringHead(nn.Linear):
 
 
 def _scores(hidden_CH, weight_VH, ids_C, temperature, entropy, argmax) -> Scores:
-    logits_CV = _logits(hidden_CH, weight_VH, temperature)
+    return _scores_of(_logits(hidden_CH, weight_VH, temperature), ids_C, entropy, argmax)
+
+
+def _scores_of(logits_CV: Tensor, ids_C: Tensor, entropy: bool, argmax: bool) -> Scores:
     total_C = logits_CV.logsumexp(dim=1)
     logprobs_C = logits_CV.gather(1, ids_C[:, None])[:, 0] - total_C
     is_argmax_C = entropy_C = None
@@ -89,19 +92,16 @@ class _FrozenScores(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden_CH, weight_VH, ids_C, temperature, entropy, argmax):
         logits_CV = _logits(hidden_CH, weight_VH, temperature)
-        is_argmax_C = logits_CV.argmax(dim=1) == ids_C if argmax else None
-        total_C = logits_CV.logsumexp(dim=1)
-        logprobs_C = logits_CV.gather(1, ids_C[:, None])[:, 0] - total_C
-        chances_CV = logits_CV.softmax(dim=1)
-        entropy_C = total_C - logits_CV.mul_(chances_CV).sum(dim=1) if entropy else None
-        del logits_CV
+        scores = _scores_of(logits_CV, ids_C, entropy, argmax)
         if ctx.needs_input_grad[0]:
+            chances_CV = logits_CV.softmax(dim=1)
+            del logits_CV
             mean_CH = chances_CV.to(hidden_CH.dtype) @ weight_VH
             slope_CH = weight_VH[ids_C].to(mean_CH.dtype) - mean_CH
             ctx.save_for_backward(slope_CH / temperature)
-        ctx.mark_non_differentiable(*(t for t in (is_argmax_C, entropy_C) if t is not None))
+        ctx.mark_non_differentiable(*(each for each in scores[1:] if each is not None))
         ctx.dtype = hidden_CH.dtype
-        return logprobs_C, is_argmax_C, entropy_C
+        return scores
 
     @staticmethod
     def backward(ctx, grad_C, *_):

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 
 @contextlib.contextmanager
-def merged_adapter(model: nn.Module) -> Iterator[None]:
-    """For a while, each LoRA layer computes ``x @ (W + s B A)`` with a copy of its weight, and not
-    a product with ``W`` and two more beside it: less than half of the operations.
+def merged_adapter(model: nn.Module, *, wanted: bool = True) -> Iterator[None]:
+    """For a while, where that is ``wanted``, each LoRA layer computes ``x @ (W + s B A)`` with a
+    copy of its weight, and not a product with ``W`` and two more: less than half of the operations.
 
     In float32 that is the same up to rounding. In bfloat16 the sum is rounded once more, so what
     is sampled is not quite the policy's (``logprob_drift``; ``grpo_loss`` corrects for it). From
@@ -23,7 +23,7 @@ def merged_adapter(model: nn.Module) -> Iterator[None]:
 
     Under ZeRO-3 the weights must be whole (``kit.run.zero.gathered``).
     """
-    layers = [m for m in model.modules() if isinstance(m, LoraLayer) and _is_plain(m)]
+    layers = [m for m in model.modules() if wanted and isinstance(m, LoraLayer) and _is_plain(m)]
     try:
         with torch.no_grad():
             for layer in layers:

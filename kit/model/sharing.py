@@ -15,7 +15,6 @@ places of their cache, in GRPO P prompts and G completions of each.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kit.model.attention import TreeMask
+from kit.model.attention import OnDevice, TreeMask
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ class Tree:
 
 
 @dataclass(frozen=True)
-class PackedBatch:
+class PackedBatch(OnDevice):
     """Trees as model inputs.
 
     input_ids (B, S) int64, right-padded; position_ids (3, B, S) int64; group (B, S) int64, 0 in
@@ -101,15 +100,6 @@ class PackedBatch:
     def images(self) -> tuple[tuple[str, ...], Tensor, Tensor, Tensor]:
         """As ``kit.model.vision.encode_images`` takes them."""
         return self.image_keys, self.pixel_values, self.image_grid_thw, self.image_index
-
-    def to(self, device: torch.device | str) -> PackedBatch:
-        """The same batch on another device."""
-        moved = {
-            f.name: value.to(device, non_blocking=True)
-            for f in dataclasses.fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
-        }
-        return dataclasses.replace(self, tree_mask=self.tree_mask.to(device), **moved)
 
 
 def trunk_positions(trunk: Trunk, merge_size: int) -> tuple[Tensor, int]:

@@ -7,7 +7,6 @@ and renamed. A folder without a valid manifest is no checkpoint.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -16,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from kit.errors import UserError
-from kit.files import explained, json_text, make_readable, write_json
+from kit.files import explained, json_text, make_readable, sha256_of, write_json
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 
@@ -28,7 +27,7 @@ def publish(folder: Path, write: Callable[[Path], None]) -> None:
         UserError: disk full or not writable; nothing half-written stays.
     """
     with _staged(folder, write) as temporary:
-        sums = {str(p.relative_to(temporary)): _sha256(p) for p in _files(temporary)}
+        sums = {str(p.relative_to(temporary)): sha256_of(p) for p in _files(temporary)}
         write_json(temporary / "manifest.json", {"files": sums})
         old = _aside(folder)
         if folder.exists():
@@ -105,7 +104,7 @@ def problem_with(folder: Path, *, sums: bool = True) -> str | None:
         try:
             if not path.is_file():
                 return f"{name} is missing"
-            if sums and _sha256(path) != expected_sum:
+            if sums and sha256_of(path) != expected_sum:
                 return f"{name} is damaged (sha256 differs)"
         except OSError as error:  # the disk or its rights refuse
             return f"{name} cannot be read: {error.strerror}"
@@ -205,8 +204,3 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -16,7 +16,7 @@ from kit.data.fields import relative_image
 from kit.data.grpo_records import GrpoRecord
 from kit.data.records import SftRecord
 from kit.errors import RecordError, UserError
-from kit.files import iter_json_lines, json_line
+from kit.files import iter_json_lines, json_line, sha256_of
 
 # Whose other version may make other numbers.
 PACKAGES = (
@@ -136,8 +136,7 @@ def _sums(paths: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]:
         seen = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} "
         if known.get(name, "").startswith(seen):
             return known[name]
-        with open(paths[name], "rb") as stream:
-            return seen + hashlib.file_digest(stream, "sha256").hexdigest()
+        return seen + sha256_of(paths[name])
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         return dict(zip(paths, pool.map(look, paths), strict=True))

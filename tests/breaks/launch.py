@@ -185,7 +185,7 @@ BREAKS = (
     Break(
         "results that were changed since count as done",
         "slurm/records.py",
-        'return all(Path(p).is_file() and _sha256(Path(p)) == x for p, x in done["made"].items())',
+        'return all(Path(p).is_file() and sha256_of(p) == x for p, x in done["made"].items())',
         'return all(Path(p).exists() for p in done["made"])',
         ("tests/slurm/test_jobs.py::test_work_is_done_while_what_it_made_stands_as_it_left_it",),
     ),
@@ -199,7 +199,7 @@ BREAKS = (
     Break(
         "other data under the same name change nothing",
         "slurm/plan.py",
-        "return [hashlib.sha256(path.read_bytes()).hexdigest()]",
+        "return [sha256_of(path)]",
         "return [path.name]",
         ("tests/slurm/test_plan.py::test_a_file_that_is_read_counts_by_its_content",),
     ),

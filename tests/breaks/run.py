@@ -17,7 +17,7 @@ BREAKS = (
     Break(
         "the sums of the manifest are not compared",
         CHECKPOINT,
-        "_sha256(path) != expected_sum",
+        "sha256_of(path) != expected_sum",
         "not path.stat().st_size",
         ("tests/run/test_checkpoint.py::test_damage_is_found_and_the_one_before_is_taken",),
     ),
