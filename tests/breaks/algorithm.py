@@ -13,6 +13,16 @@ FUNCTIONS = "kit/grpo/functions.py"
 
 BREAKS = (
     Break(
+        "what another model sampled counts as the policy's own",
+        LOSSES,
+        "losses_K = losses_K * correction_K",
+        "pass",
+        (
+            "tests/grpo/test_losses.py::test_samples_of_another_model_count_as_the_policys_own",
+            "tests/grpo/test_microbatches.py::test_an_update_counts_tokens_as_the_policy_would_have_said_them",
+        ),
+    ),
+    Break(
         "ratio of the old policy to the new",
         LOSSES,
         "torch.exp(logprobs_K - old_K)",

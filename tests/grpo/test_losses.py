@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from kit.grpo.losses import grpo_loss, token_weights
+from kit.grpo.losses import grpo_loss, importance_weights, token_weights
 
 LOSS_TYPES = ("grpo", "dr_grpo", "bnpo", "dapo")
 LONGEST = 12
@@ -231,3 +231,29 @@ def test_a_token_is_clipped_where_that_takes_its_gradient_away(batch):
     assert clipped.any()
     assert torch.equal(clipped, gradient[batch.mask.bool()] == 0)
     assert not (own.clipped_low & own.clipped_high).any()
+
+
+@pytest.mark.parametrize("cap", [0.0, 1e9, 1.5])
+def test_samples_of_another_model_count_as_the_policys_own(cap):
+    """Exactly, over all words: each as often as the sampler says it gives, corrected, the gradient
+    that each gives as often as the policy says it; with a cap no word counts for more."""
+    torch.manual_seed(3)
+    scores = torch.randn(9, dtype=torch.float64, requires_grad=True)
+    sampler = torch.randn(9, dtype=torch.float64).log_softmax(0)
+    advantages = torch.randn(9, dtype=torch.float64)
+
+    def gradient(often, correction) -> torch.Tensor:
+        logprobs = scores.log_softmax(0)
+        loss = grpo_loss(
+            logprobs, logprobs.detach(), None, advantages, often,
+            epsilon=0.2, epsilon_high=0.2, beta=0.0, correction_K=correction,
+        ).loss  # fmt: skip
+        return torch.autograd.grad(loss, scores)[0]
+
+    policy = scores.detach().log_softmax(0)
+    found = gradient(sampler.exp(), importance_weights(policy, sampler, cap))
+    often = {0.0: sampler.exp(), 1.5: torch.minimum(policy.exp(), 1.5 * sampler.exp())}
+    assert (policy.exp() > 1.5 * sampler.exp()).any()
+    torch.testing.assert_close(
+        found, gradient(often.get(cap, policy.exp()), None), atol=1e-6, rtol=0
+    )

@@ -1,6 +1,7 @@
 """What the loss of a micro-batch takes, and the update that is made of it."""
 
 import contextlib
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -71,6 +72,23 @@ def test_an_update_is_measured_against_the_policy_that_sampled(
     found = meters.reduce(accelerator)
     assert found["clip_ratio/high_mean"] == clipped
     assert (found["grad_norm"] == 0) == bool(clipped)
+
+
+@pytest.mark.parametrize(("cap", "times"), [(1.8, 1.8), (9.0, 2.0), (0.0, 1.0)])
+def test_an_update_counts_tokens_as_the_policy_would_have_said_them(
+    cap, times, part, fresh_model, config
+):
+    """The sampler says of each that it was half as likely as the policy finds it."""
+    config = replace(config, beta=0.0, importance_sampling_cap=cap)
+    accelerator = process.join()
+    optimizer = accelerator.prepare(torch.optim.SGD(fresh_model.parameters(), lr=0.0))
+    sampled = replace(part, sampled=part.sampled - math.log(2))
+    losses = []
+    for batch, options in ((part, replace(config, importance_sampling_cap=0.0)), (sampled, config)):
+        meters = Meters()
+        grpo.update(accelerator, LogprobModel(fresh_model), optimizer, [batch], options, meters)
+        losses.append(meters.reduce(accelerator)["loss"])
+    assert losses[1] == pytest.approx(times * losses[0], rel=1e-4)
 
 
 def test_what_ddp_divides_by_its_ranks_is_multiplied_before(part, fresh_model, config):
