@@ -15,7 +15,7 @@ from kit.data.records import SftRecord
 from kit.evaluate.config import InferenceConfig
 from kit.model.adapters import load_adapter, named_base
 from kit.model.load import load_base, load_processor
-from kit.model.merged import is_float32, merged_adapter
+from kit.model.merged import is_float32, sampling_weights
 from kit.model.processor import PreparedImage, Processor
 from kit.model.sampler import Completion, Prompt, Sampling, generate, question_prompt
 from kit.prompting.answers import ParsedAnswer, parse_answer
@@ -84,7 +84,7 @@ class Predictor:
     def complete(self, prompts: Sequence[Prompt]) -> list[list[Completion]]:
         """Greedy completions of prompts, all in one batch; with the adapter merged where that is
         exact."""
-        with merged_adapter(self.model, wanted=is_float32(self.model)):
+        with sampling_weights(self.model, merge=is_float32(self.model)):
             return generate(
                 self.model,
                 prompts,

@@ -11,7 +11,7 @@ from torch import nn
 
 from kit.counterfactual.images import ImageCache
 from kit.data.grpo_records import GrpoRecord
-from kit.model.merged import merged_adapter
+from kit.model.merged import sampling_weights
 from kit.model.sampler import Completion, Prompt, Sampling, generate, seeded_noise
 from kit.model.sharing import Branch, Tree, Trunk
 from kit.prompting.answers import ParsedAnswer, parse_answer
@@ -58,7 +58,7 @@ def roll_out(
 
     A completion follows from the model, the record, ``seed``, its place, its number in the
     group and ``attempt``, and not from what is sampled beside it. ``merge``: see
-    :func:`kit.model.merged.merged_adapter`.
+    :func:`kit.model.merged.sampling_weights`.
     """
     processor = image_cache.processor
     trunks = [_whole_prompt(image_cache, task.record) for task in tasks]
@@ -66,7 +66,7 @@ def roll_out(
         (seed, t.prompt_index, attempt, number) for t in tasks for number in range(num_generations)
     ]
     noise = seeded_noise(seeds, sampling.max_new_tokens) if sampling.temperature else None
-    with merged_adapter(model, wanted=merge):
+    with sampling_weights(model, merge=merge):
         completed = generate(
             model,
             [Prompt(trunk, ((),) * num_generations) for trunk in trunks],

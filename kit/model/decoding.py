@@ -7,7 +7,9 @@ which rows have ended, and then lets them go.
 
 from __future__ import annotations
 
+import functools
 import inspect
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +22,8 @@ from transformers.generation.logits_process import (
 )
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLTextModel
 
+from kit.model.decoder import next_hidden
+
 CHECK = 8  # tokens between two looks at which rows have ended
 # what transformers calls the cache: "past_key_values" until 5.24
 CACHE = next(
@@ -27,7 +31,6 @@ CACHE = next(
     for n in ("cache", "past_key_values")
     if n in inspect.signature(Qwen2VLTextModel.forward).parameters
 )
-BLOCK = 512  # words of the vocabulary whose chances are added up before their sums are
 
 
 @dataclass(frozen=True)
@@ -118,14 +121,9 @@ class Rows:
         """The logits after the tokens that were taken."""
         used = self.cache.used
         self.visible[:, used] = True
-        hidden_R1H = forward(
-            causal_lm,
-            self.last[:, None],
-            self.position[:, None].expand(3, -1, -1),
-            self.visible[:, None, : used + 1],
-            self.cache,
-        )
-        self.logits = causal_lm.lm_head(hidden_R1H[:, -1])
+        visible_RC = self.visible[:, : used + 1]
+        hidden_RH = next_hidden(causal_lm, self.last, self.position, visible_RC, self.cache)
+        self.logits = causal_lm.lm_head(hidden_RH)
         self.position = self.position + 1
 
     def select(self, rows: Sequence[int]) -> Rows:
@@ -215,45 +213,51 @@ class Chooser:
         """Next tokens (R,) int64 and their log-probabilities (R,) float32, of all words and before
         top-k and top-p. ``logits_RV`` is used up."""
         scores_RV = logits_RV.float()
-        if self.temperature:
+        if self.temperature not in (0, 1):
             scores_RV = scores_RV / self.temperature
-        total_R = scores_RV.logsumexp(dim=1)
+        never_R = scores_RV[:, self.never].logsumexp(dim=1)
         scores_RV.index_fill_(1, self.never, -torch.inf)
+        largest_R1, greedy_R1 = scores_RV.max(dim=1, keepdim=True)
+        chances_RV = torch.exp(scores_RV - largest_R1)
+        total_R = torch.logaddexp(chances_RV.sum(dim=1).log() + largest_R1[:, 0], never_R)
         if self.temperature:
-            token_R = draw(self.cut(None, scores_RV), uniform_R)
+            if self.cut:
+                chances_RV.masked_fill_(self.cut(None, scores_RV).isneginf(), 0)
+            token_R = draw(chances_RV, uniform_R)
         else:
-            token_R = scores_RV.argmax(dim=1)
+            token_R = greedy_R1[:, 0]
         return token_R, scores_RV.gather(1, token_R[:, None])[:, 0] - total_R
 
 
-def draw(scores_RV: Tensor, uniform_R: Tensor) -> Tensor:
-    """Where the cumulative distribution of each row passes its number in [0, 1), (R,) int64.
+def draw(chances_RV: Tensor, uniform_R: Tensor) -> Tensor:
+    """Where the running sum of each row, over its last, passes its number in [0, 1), (R,) int64.
 
     In two steps: the block of the vocabulary, and the word in it. Sums are float64, and running
     ones are products with a triangle of ones, which are deterministic on every device.
 
-    >>> draw(torch.tensor([[0.1, 0.2, 0.3, 0.4]]).log().expand(4, -1),
+    >>> draw(torch.tensor([[0.1, 0.2, 0.3, 0.4]]).expand(4, -1),
     ...      torch.tensor([0.09, 0.11, 0.31, 0.999], dtype=torch.float64)).tolist()
     [0, 1, 2, 3]
     """
-    n_rows, n_words = scores_RV.shape
-    n_blocks = -(-n_words // BLOCK)
-    chances_RV = scores_RV.new_zeros(n_rows, n_blocks * BLOCK)
-    shifted_RV = torch.sub(scores_RV, scores_RV.amax(dim=1, keepdim=True))
-    torch.exp(shifted_RV, out=chances_RV[:, :n_words])
-    chances_RKW = chances_RV.unflatten(1, (n_blocks, BLOCK))
+    n_words = chances_RV.shape[1]
+    block = 2 ** round(math.log2(n_words) / 2)
+    chances_RKW = nn.functional.pad(chances_RV, (0, -n_words % block)).unflatten(1, (-1, block))
     blocks_RK = _running_sums(chances_RKW.sum(dim=2, dtype=torch.float64))
     # below the total, so that rounding never leads past the last word with a chance
     wanted_R1 = uniform_R[:, None] * blocks_RK[:, -1:] * (1 - 1e-12)
     block_R1 = torch.searchsorted(blocks_RK, wanted_R1, right=True)
     before_R1 = nn.functional.pad(blocks_RK, (1, 0)).gather(1, block_R1)
-    row_R = torch.arange(n_rows, device=scores_RV.device)
+    row_R = torch.arange(len(block_R1), device=block_R1.device)
     words_RW = _running_sums(chances_RKW[row_R, block_R1[:, 0]].double())
     inside_R1 = torch.minimum(wanted_R1 - before_R1, words_RW[:, -1:] * (1 - 1e-12))
     word_R1 = torch.searchsorted(words_RW, inside_R1, right=True)
-    return (block_R1 * BLOCK + word_R1)[:, 0]
+    return (block_R1 * block + word_R1)[:, 0]
 
 
 def _running_sums(values: Tensor) -> Tensor:
-    size = values.shape[1]
-    return values @ torch.ones(size, size, dtype=values.dtype, device=values.device).triu()
+    return values @ _triangle(values.shape[1], values.device)
+
+
+@functools.lru_cache(maxsize=16)
+def _triangle(size: int, device: torch.device) -> Tensor:
+    return torch.ones(size, size, dtype=torch.float64, device=device).triu()

@@ -12,7 +12,7 @@ from kit.model.adapters import add_lora
 from kit.model.decoding import Sampling
 from kit.model.load import load_base
 from kit.model.logprobs import token_logprobs
-from kit.model.merged import merged_adapter
+from kit.model.merged import sampling_weights
 from kit.model.sampler import Prompt, generate, seeded_noise
 from kit.model.sharing import Branch, Tree, pack
 
@@ -81,7 +81,7 @@ def test_sampled_logprobs_are_the_trainers(base_model, processor, prompts):
 
 
 def test_special_tokens_are_never_sampled(fresh_model, processor, prompts):
-    """Even when the model wants nothing else."""
+    """Even when the model wants nothing else, which counts in the log-probabilities."""
     with torch.no_grad():
         embedding = fresh_model.lm_head.weight
         embedding[processor.image_token_id] = embedding.mean(0) + 100
@@ -89,6 +89,7 @@ def test_special_tokens_are_never_sampled(fresh_model, processor, prompts):
     for group in run(fresh_model, processor, prompts, sampling, noise=seeded_noise(SEEDS, 30)):
         for completion in group:
             assert not set(completion.token_ids) & set(processor.unsampled_ids)
+            assert min(completion.logprobs) < -30
 
 
 def test_same_seed_same_samples_and_empty_continuations(base_model, processor, prompts):
@@ -268,7 +269,7 @@ def test_the_host_reads_once_in_eight_tokens(base_model, processor, prompts, mon
 
 
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
-def test_a_merged_adapter_samples_the_same(processor, prompts, quantization):
+def test_sampling_weights_sample_the_same(processor, prompts, quantization):
     """And leaves the layers as they were; switched off, it is the base."""
     model = add_lora(
         load_base("tiny", quantization=quantization), r=4, alpha=8, dropout=0.0,
@@ -281,11 +282,11 @@ def test_a_merged_adapter_samples_the_same(processor, prompts, quantization):
     sampling = Sampling(max_new_tokens=16, temperature=1.0)
     noise = seeded_noise(SEEDS, 16)
     plain = run(model, processor, prompts, sampling, noise=noise)
-    with merged_adapter(model):
+    with sampling_weights(model):
         merged = run(model, processor, prompts, sampling, noise=noise)
-    with model.disable_adapter(), merged_adapter(model):
-        assert base == run(model, processor, prompts, Sampling(max_new_tokens=16))
-    for group, others in zip(merged, plain, strict=True):
+    with model.disable_adapter(), sampling_weights(model):
+        off = run(model, processor, prompts, Sampling(max_new_tokens=16))
+    for group, others in zip([*merged, *off], [*plain, *base], strict=True):
         for ours, theirs in zip(group, others, strict=True):
             assert ours.token_ids == theirs.token_ids
             assert ours.logprobs == pytest.approx(theirs.logprobs, abs=2e-5)

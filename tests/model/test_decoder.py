@@ -1,0 +1,95 @@
+"""A token through the decoder layers against transformers' own forward of them."""
+
+import copy
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLRMSNorm
+
+from kit.model.decoder import next_hidden
+from kit.model.decoding import RowCache, forward
+from kit.model.load import load_base
+
+N_ROWS, N_FILLED = 3, 7
+
+
+@pytest.fixture(scope="module")
+def filled():
+    """A model in float64, a cache of it, and what rows may see of the cache (rows begin late)."""
+    torch.manual_seed(0)
+    model = load_base("tiny", dtype=torch.float64).eval()
+    visible = torch.arange(N_FILLED) >= torch.tensor([0, 2, 5])[:, None]
+    cache = RowCache(N_FILLED + 2)
+    ids = torch.randint(300, (N_ROWS, N_FILLED))
+    causal = visible[:, None] & torch.ones(N_FILLED, N_FILLED, dtype=torch.bool).tril()
+    causal |= torch.eye(N_FILLED, dtype=torch.bool)
+    positions = torch.arange(N_FILLED).expand(3, N_ROWS, -1)
+    with torch.no_grad():
+        forward(model, ids, positions, causal, cache)
+    return model, cache, torch.nn.functional.pad(visible, (0, 1), value=True)
+
+
+class Operations(TorchDispatchMode):
+    """Counts operations that compute something: views cost a GPU nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += not function.is_view
+        return function(*args, **(kwargs or {}))
+
+
+def both(filled):
+    """A token, appended by both ways: hidden states, the cache, and operations."""
+    model, cache, visible = filled
+    ids = torch.tensor([5, 9, 40])
+    found = []
+    for ours in (True, False):
+        own = copy.deepcopy(cache)
+        with torch.no_grad(), Operations() as mode:
+            position = torch.full((N_ROWS,), N_FILLED)
+            if ours:
+                hidden = next_hidden(model, ids, position, visible, own)
+            else:
+                positions = position[:, None].expand(3, -1, -1)
+                hidden = forward(model, ids[:, None], positions, visible[:, None], own)[:, 0]
+        assert own.used == N_FILLED + 1
+        found.append((hidden, own.layers, mode.count))
+    return found
+
+
+def exact_norm(self, x):
+    """In the type of its input, where transformers' is in float32 throughout."""
+    return self.weight * x / (x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon).sqrt()
+
+
+def test_a_token_is_what_the_layers_compute(filled, monkeypatch):
+    monkeypatch.setattr(Qwen2VLRMSNorm, "forward", exact_norm)
+    (ours, our_layers, few), (theirs, their_layers, many) = both(filled)
+    assert torch.allclose(ours, theirs, rtol=0, atol=1e-12)
+    for one, other in zip(our_layers, their_layers, strict=True):
+        assert all(
+            torch.allclose(a, b, rtol=0, atol=1e-12) for a, b in zip(one, other, strict=True)
+        )
+    n_layers = len(our_layers)
+    print(f"operations a token and layer: {few / n_layers:.1f}, transformers {many / n_layers:.1f}")
+    assert few < 0.8 * many
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_in_bfloat16(filled, autocast):
+    """As near to float64 as transformers' own."""
+    model, cache, visible = filled
+    cache = copy.deepcopy(cache)
+    (exact, _, _), _ = both(filled)
+    half = copy.deepcopy(model).to(torch.float32 if autocast else torch.bfloat16)
+    cache.layers = [[part.bfloat16() for part in layer] for layer in cache.layers]
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        (ours, _, _), (theirs, _, _) = both((half, cache, visible))
+    error, usual = (
+        float((hidden.double() - exact).norm() / exact.norm()) for hidden in (ours, theirs)
+    )
+    assert error < 1.2 * usual < 0.05
