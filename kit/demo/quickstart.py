@@ -77,7 +77,6 @@ def quickstart(config: QuickstartConfig) -> int:
                     data=str(data / "test.json"),
                     train_data=str(data / "train.json"),
                     output=str(folder / f"evaluate_{name}"),
-                    per_device_eval_batch_size=48,
                     max_new_tokens=160,
                     prompting_mode="caption_reason_answer",
                     counterfactual=True,
@@ -111,7 +110,6 @@ def quickstart(config: QuickstartConfig) -> int:
                 output=str(data / "grpo.jsonl"),
                 adapter=str(folder / "sft"),
                 max_records=config.grpo_records,
-                per_device_eval_batch_size=48,
                 max_new_tokens=160,
                 seed=config.seed,
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,14 +15,15 @@ from kit.counterfactual.images import ImageCache
 from kit.data.records import SftRecord
 from kit.evaluate.config import InferenceConfig
 from kit.model.adapters import load_adapter, named_base
+from kit.model.decoding import bytes_a_row
 from kit.model.load import load_base, load_processor
-from kit.model.merged import is_float32, sampling_weights
 from kit.model.processor import PreparedImage, Processor
 from kit.model.sampler import Completion, Prompt, Sampling, generate, question_prompt
 from kit.prompting.answers import ParsedAnswer, parse_answer
 from kit.prompting.messages import REQUIRED_KEYS
 from kit.run.process import bf16_support, device_name
 
+A_BATCH = 32  # answers that are written together, where the configuration does not say
 DECIMALS = 6  # of written probabilities; further ones depend on how many threads add them up
 
 
@@ -47,7 +49,22 @@ def load_model(config: InferenceConfig, accelerator: Accelerator) -> tuple[nn.Mo
     )
     if config.adapter:
         model = load_adapter(model, config.adapter)
+        if not half and config.quantization == "none":  # the same up to rounding
+            model = model.merge_and_unload()
     return model.eval(), processor
+
+
+def rows_that_fit(model: nn.Module, n_columns: int) -> int:
+    """How many answers of up to ``n_columns`` tokens, prompts included, are decoded at once where
+    the configuration does not say: those that take a quarter of the device's whole memory, at
+    most 128 on a GPU and 64 on a CPU. The same on every run of a machine."""
+    parameter = next(model.parameters())
+    if parameter.device.type == "cuda":
+        memory, most = torch.cuda.get_device_properties(parameter.device).total_memory, 128
+    else:
+        memory, most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), 64
+    taken = bytes_a_row(model.config.get_text_config(), n_columns, parameter.dtype)
+    return max(1, min(most, memory // 4 // taken))
 
 
 @dataclass(frozen=True)
@@ -70,7 +87,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model that is asked of images, its greedy answers, and how many at once."""
+    """A model that is asked of images, its greedy answers, and how many are decoded at once."""
 
     model: nn.Module
     image_cache: ImageCache
@@ -82,33 +99,33 @@ class Predictor:
         return self.image_cache.processor
 
     def complete(self, prompts: Sequence[Prompt]) -> list[list[Completion]]:
-        """Greedy completions of prompts, all in one batch; with the adapter merged where that is
-        exact."""
-        with sampling_weights(self.model, merge=is_float32(self.model)):
-            return generate(
-                self.model,
-                prompts,
-                Sampling(max_new_tokens=self.max_new_tokens),
-                end_id=self.processor.end_of_turn_id,
-                unsampled_ids=self.processor.unsampled_ids,
-            )
+        """Greedy completions of prompts."""
+        return generate(
+            self.model,
+            prompts,
+            Sampling(max_new_tokens=self.max_new_tokens),
+            end_id=self.processor.end_of_turn_id,
+            unsampled_ids=self.processor.unsampled_ids,
+            max_rows=self.batch_size,
+        )
 
     def answers(self, asks: Sequence[tuple[PreparedImage | None, str, str]]) -> list[str]:
         """The answer to each (image or None, question, mode), each distinct one asked once."""
         grouped: dict[tuple[str, str], dict[str, PreparedImage | None]] = {}
         for image, question, mode in asks:
             grouped.setdefault((image.key if image else "", mode), {})[question] = image
-        distinct = [(*k, question, i) for k, q in grouped.items() for question, i in q.items()]
-        said: dict[tuple[str, str, str], str] = {}
-        for start in range(0, len(distinct), self.batch_size):
-            part = distinct[start : start + self.batch_size]
-            prompts = []
-            for (_, mode), members in itertools.groupby(part, key=lambda ask: ask[:2]):
-                questions, images = zip(*(ask[2:] for ask in members), strict=True)
-                prompts.append(question_prompt(self.processor, images[0], questions, mode))
-            done = itertools.chain.from_iterable(self.complete(prompts))
-            for (key, mode, question, _), completion in zip(part, done, strict=True):
-                said[key, mode, question] = self.parse(completion, mode).answer
+        places, prompts = [], []
+        for (key, mode), images in grouped.items():
+            questions = list(images)
+            for start in range(0, len(questions), self.batch_size):
+                part = questions[start : start + self.batch_size]
+                places += [(key, mode, question) for question in part]
+                prompts.append(question_prompt(self.processor, images[part[0]], part, mode))
+        done = itertools.chain.from_iterable(self.complete(prompts))
+        said = {
+            place: self.parse(completion, place[1]).answer
+            for place, completion in zip(places, done, strict=True)
+        }
         return [said[image.key if image else "", mode, q] for image, q, mode in asks]
 
     def parse(self, completion: Completion, mode: str) -> ParsedAnswer:

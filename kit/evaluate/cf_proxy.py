@@ -12,12 +12,21 @@ from kit.counterfactual.regions import evidence_region, whole_pixels
 from kit.data.fields import relative_image
 from kit.data.grpo_records import CARRIED, GrpoRecord
 from kit.data.records import SftRecord, read_sft_records, to_json
-from kit.evaluate.answering import Predictor, Request, answer, load_model, plan
+from kit.evaluate.answering import (
+    A_BATCH,
+    Predictor,
+    Request,
+    answer,
+    load_model,
+    plan,
+    rows_that_fit,
+)
 from kit.evaluate.config import CfProxyConfig
 from kit.evaluate.parts import Parts
 from kit.files import require_folder, write_jsonl
 from kit.model.adapters import require_adapter
 from kit.model.lengths import require_room
+from kit.model.merged import is_float32, sampling_weights
 from kit.run.process import join
 from kit.run.stop import StopRequest
 from kit.scoring.exact import exact_match
@@ -36,23 +45,22 @@ def cf_proxy(config: CfProxyConfig) -> int:
     on_bad = "skip" if config.skip_bad else "report"
     records, _ = read_sft_records(config.data, on_bad, decode_images=True)
     records = records[: config.max_records]
-    batches = plan(records, [MODE], config.per_device_eval_batch_size)
+    batches = plan(records, [MODE], config.per_device_eval_batch_size or A_BATCH)
     folder = output.with_name(f"{output.name}.parts")
     parts = Parts(folder, config, batches, {"data": records}, accelerator.print)
     if parts.missing:
         model, processor = load_model(config, accelerator)
-        require_room(records, processor, [MODE], model, config.max_new_tokens)
+        longest = require_room(records, processor, [MODE], model, config.max_new_tokens)
+        at_once = config.per_device_eval_batch_size or rows_that_fit(model, longest)
 
         def ask(batch: Sequence[Request]) -> list[dict]:
             folder = Path(config.images_dir) if config.keep_images else None
             image_cache = ImageCache(processor, config.inpainting, folder)
-            predictor = Predictor(
-                model, image_cache, config.max_new_tokens, config.per_device_eval_batch_size
-            )
+            predictor = Predictor(model, image_cache, config.max_new_tokens, at_once)
             found = measure(predictor, records, batch, config)
             return [{"index": i, **to_json(record)} for i, record in found]
 
-        with StopRequest(parts.folder) as stop:
+        with StopRequest(parts.folder) as stop, sampling_weights(model, merge=is_float32(model)):
             code = parts.fill(accelerator, ask, stop, "cf_proxy")
         if code:
             return code

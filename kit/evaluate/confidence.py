@@ -53,12 +53,8 @@ def measure_confidences(
             found[i]["consistency"] = round(2 * score - 1, DECIMALS)
     if num_samples:
         sampling = Sampling(predictor.max_new_tokens, temperature)
-        together = max(1, predictor.batch_size // num_samples)
-        for start in range(0, len(answers), together):
-            part = answers[start : start + together]
-            shares = _agreement(predictor, part, sampling, num_samples, seed)
-            for i, share in enumerate(shares, start):
-                found[i]["self_consistency"] = share
+        for i, share in enumerate(_agreement(predictor, answers, sampling, num_samples, seed)):
+            found[i]["self_consistency"] = share
     return found
 
 
@@ -85,6 +81,7 @@ def _agreement(
         end_id=predictor.processor.end_of_turn_id,
         unsampled_ids=predictor.processor.unsampled_ids,
         noise=seeded_noise(names, sampling.max_new_tokens),
+        max_rows=predictor.batch_size,
     )
     return [
         sum(same_answer(predictor.parse(c, a.mode).answer, a.parsed.answer) for c in group)

@@ -22,8 +22,10 @@ class InferenceConfig:
         aliases=["--model_name_or_path"],
     )
     adapter: str | None = option(None, help="folder of a trained adapter", aliases=["--sft_ckpt"])
-    per_device_eval_batch_size: int = option(
-        16, help="answers generated at once on a device", aliases=["--batch_size"]
+    per_device_eval_batch_size: int | None = option(
+        None,
+        help="answers decoded at once on a device; null: as many as its memory is good for",
+        aliases=["--batch_size"],
     )
     max_new_tokens: int = option(256, help="longest answer in tokens")
     max_records: int | None = option(None, help="only the first so many records")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 from transformers.generation.logits_process import (
     LogitsProcessorList,
     TopKLogitsWarper,
@@ -41,6 +42,21 @@ class Sampling:
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
+
+
+def bytes_a_row(config: PretrainedConfig, n_columns: int, dtype: torch.dtype) -> int:
+    """What a row of so many tokens takes while it is decoded: keys and values, a second time while
+    rows are chosen, and its logits, scores and chances.
+
+    Args:
+        config: of the language model.
+    """
+    states = 2 * config.num_hidden_layers * config.num_key_value_heads * head_size(config)
+    return 2 * states * n_columns * dtype.itemsize + 4 * 4 * config.vocab_size
+
+
+def head_size(config: PretrainedConfig) -> int:
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 class RowCache:

@@ -40,15 +40,17 @@ def require_room(
     modes: Sequence[str],
     model: nn.Module,
     max_new_tokens: int,
-) -> None:
-    """Check that every prompt and its answer fit into the model's positions.
+) -> int:
+    """Check that every prompt and its answer fit into the model's positions; the tokens of the
+    longest.
 
     Raises:
         DataError: names the first record that does not.
     """
-    room = model.config.text_config.max_position_embeddings
+    room, longest = model.config.text_config.max_position_embeddings, 0
     for mode in modes:
         lengths = prompt_lengths(records, processor, mode)
+        longest = max(longest, *lengths)
         for record, length in zip(records, lengths, strict=True):
             if length + max_new_tokens > room:
                 raise DataError(
@@ -57,3 +59,4 @@ def require_room(
                     where=f"{record.image} (qid {record.qid}): {record.question[:80]}",
                     fix="lower max_pixels or max_new_tokens, or shorten the question",
                 )
+    return longest + max_new_tokens

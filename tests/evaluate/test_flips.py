@@ -183,7 +183,9 @@ BY_HAND_CLAIMED = {
 }  # fmt: skip
 
 
-def test_evaluation_reports_what_was_counted_by_hand(eyes, processor, tmp_path, monkeypatch):
+def test_evaluation_reports_what_was_counted_by_hand(
+    eyes, base_model, processor, tmp_path, monkeypatch
+):
     """A whole evaluation of eight questions; nothing of it but the stub's answers is stubbed."""
     records = [
         record_of(eyes, f"r{n}", watched, weight) for n, (watched, weight, _) in enumerate(EIGHT)
@@ -201,8 +203,8 @@ def test_evaluation_reports_what_was_counted_by_hand(eyes, processor, tmp_path, 
         return done
 
     monkeypatch.setattr(evaluation, "answer", answer)
-    monkeypatch.setattr(evaluation, "load_model", lambda *_: (None, processor))
-    monkeypatch.setattr(evaluation, "require_room", lambda *_: None)
+    monkeypatch.setattr(evaluation, "load_model", lambda *_: (base_model, processor))
+    monkeypatch.setattr(evaluation, "require_room", lambda *_: 100)
     write_records(tmp_path / "data.json", records)
     config = EvaluateConfig(
         data=str(tmp_path / "data.json"), output=str(tmp_path / "out"), base_model="none",
