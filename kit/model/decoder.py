@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+
+from kit.model.cache import RowCache
 
 
 def next_hidden(
-    causal_lm: nn.Module, ids_R: Tensor, position_R: Tensor, visible_RC: Tensor, cache
+    causal_lm: nn.Module, ids_R: Tensor, position_R: Tensor, visible_RC: Tensor, cache: RowCache
 ) -> Tensor:
-    """Append a token to each row of a ``RowCache``; the last hidden states (R, H).
+    """Append a token to each row of a cache; the last hidden states (R, H).
 
-    ``visible_RC`` (bool) says which columns, the new one included, a row may see.
+    ``visible_RC`` (bool) says which of the rows' own columns, the new one included, each may see.
     """
     text = causal_lm.model.language_model
     hidden_RH = text.embed_tokens(ids_R)
@@ -28,9 +29,8 @@ def next_hidden(
     )
     half = cos_R1D.shape[-1] // 2
     sin_R1D = torch.cat([-sin_R1D[..., :half], sin_R1D[..., half:]], dim=-1)
-    # once, and not in each layer
-    bias_R11C = hidden_RH.new_zeros(visible_RC.shape).masked_fill_(~visible_RC, -torch.inf)
-    bias_R11C = bias_R11C[:, None, None]
+    bias_RC = hidden_RH.new_zeros(visible_RC.shape).masked_fill_(~visible_RC, -torch.inf)
+    bias_R11C = bias_RC[:, None, None]
     for number, layer in enumerate(text.layers):
         attention = layer.self_attn
         normed_RH = _rms_norm(layer.input_layernorm, hidden_RH)
@@ -43,9 +43,9 @@ def next_hidden(
         both = torch.cat([q, k], dim=1)
         both = torch.addcmul(both * cos_R1D, both.roll(half, -1), sin_R1D)
         q, k = both.split([q.shape[1], k.shape[1]], dim=1)
-        keys, values = cache.update(k[:, :, None], v[:, :, None], number)
-        seen = _attend(q.unflatten(1, (k.shape[1], -1)), keys, values, bias_R11C, attention.scaling)
-        hidden_RH = hidden_RH + attention.o_proj(seen.flatten(1))
+        cache.append(k[:, :, None], v[:, :, None], number)
+        seen = cache.attend(q.unflatten(1, (k.shape[1], -1)), bias_R11C, attention.scaling, number)
+        hidden_RH = hidden_RH + attention.o_proj(seen.flatten(1).to(v.dtype))
         normed_RH = _rms_norm(layer.post_attention_layernorm, hidden_RH)
         hidden_RH = hidden_RH + layer.mlp(normed_RH)
     cache.used += 1
@@ -55,12 +55,3 @@ def next_hidden(
 def _rms_norm(layer: nn.Module, x: Tensor) -> Tensor:
     """As one operation, where the layer makes seven."""
     return nn.functional.rms_norm(x, layer.weight.shape, layer.weight, layer.variance_epsilon)
-
-
-def _attend(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale: float) -> Tensor:
-    """Attention of a few queries each: ``q`` (R, kv_heads, G, D) to (R, kv_heads, C, D)."""
-    if q.device.type == "cpu" and q.dtype == torch.float32 and not torch.is_autocast_enabled("cpu"):
-        # 1.5 times as fast there for so few queries
-        scores = torch.matmul(q * scale, keys.transpose(2, 3))
-        return scores.add_(bias).softmax(dim=-1) @ values
-    return scaled_dot_product_attention(q, keys, values, bias, scale=scale)

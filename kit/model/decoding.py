@@ -23,6 +23,7 @@ from transformers.generation.logits_process import (
 )
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLTextModel
 
+from kit.model.cache import RowCache, stacked
 from kit.model.decoder import next_hidden
 
 CHECK = 8  # tokens between two looks at which rows have ended
@@ -59,47 +60,12 @@ def head_size(config: PretrainedConfig) -> int:
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
-class RowCache:
-    """Keys and values of R rows in C columns, of which the first ``used`` are filled, as
-    transformers' attention layers take a cache. Buffers are made once and not grown by a token."""
-
-    def __init__(self, n_columns: int):
-        self.n_columns, self.used = n_columns, 0
-        self.layers: list[list[Tensor]] = []  # of keys and values, in the type of the first ones
-
-    def update(self, keys: Tensor, values: Tensor, layer: int, *_, **__) -> list[Tensor]:
-        """Write (R, heads, L, D) states behind what is there; all of them up to there."""
-        if layer == len(self.layers):
-            self.layers.append(
-                [s.new_zeros(*s.shape[:2], self.n_columns, s.shape[3]) for s in (keys, values)]
-            )
-        end = self.used + keys.shape[2]
-        for buffer, states in zip(self.layers[layer], (keys, values), strict=True):
-            buffer[:, :, self.used : end] = states
-        return [buffer[:, :, :end] for buffer in self.layers[layer]]
-
-    def get_seq_length(self, *_) -> int:
-        return self.used
-
-    def taken(self, rows: Tensor, first: int, n_columns: int) -> RowCache:
-        """Some rows (or one several times) from a column on, with room for so many columns."""
-        result = RowCache(n_columns)
-        result.used = self.used - first
-        for layer in self.layers:
-            result.layers.append([])
-            for buffer in layer:
-                new = buffer.new_zeros(len(rows), buffer.shape[1], n_columns, buffer.shape[3])
-                new[:, :, : result.used] = buffer[rows, :, first : self.used]
-                result.layers[-1].append(new)
-        return result
-
-
 @dataclass
 class Rows:
     """R rows that are decoded, up to N tokens each.
 
     numbers: which completion each is, and remaining: how many more tokens it may have, as the host
-    knows them; cache; visible (R, C) bool, which columns of it a row may see; position (R,) int64
+    knows them; cache; visible (R, C) bool, which of its columns a row may see; position (R,) int64
     of the next token; logits (R, V) of the next token; last (R,) int64, the token before it;
     tokens (R, N) int64 and logprobs (R, N) float32 so far, n_tokens (R,) int64 of them; ended (R,)
     bool; noise (R, N) float64 in [0, 1), what tokens are drawn with.
@@ -144,45 +110,25 @@ class Rows:
 
     def select(self, rows: Sequence[int]) -> Rows:
         """Some rows, without the columns that none of them sees."""
-        index = torch.tensor(list(rows), device=self.last.device)
+        index = torch.tensor(rows, device=self.last.device)
         first = int(self.visible[index].any(dim=0).int().argmax())
-        visible = self.visible[index, first:]
         return Rows(
             numbers=[self.numbers[row] for row in rows],
             remaining=[self.remaining[row] for row in rows],
-            cache=self.cache.taken(index, first, visible.shape[1]),
-            visible=visible,
+            cache=self.cache.taken(rows, first),
+            visible=self.visible[index, first:],
             **{name: getattr(self, name)[index] for name in _PER_ROW},
         )
 
     def joined(self, others: Rows) -> Rows:
-        """These and others, so that all end in the same column: the narrower move to the right."""
-        used = max(self.cache.used, others.cache.used)
-        room = self.tokens.shape[1] + CHECK
-        both = (self, others)
-
-        def moved(buffers: Sequence[Tensor], axis: int) -> Tensor:
-            shape = list(buffers[0].shape)
-            shape[0], shape[axis] = len(self) + len(others), used + room
-            result, start = buffers[0].new_zeros(shape), 0
-            for rows, buffer in zip(both, buffers, strict=True):
-                n_filled = rows.cache.used
-                place = result[start : start + len(rows)].narrow(axis, used - n_filled, n_filled)
-                place.copy_(buffer.narrow(axis, 0, n_filled))
-                start += len(rows)
-            return result
-
-        cache = RowCache(used + room)
-        cache.used = used
-        cache.layers = [
-            [moved(buffers, 2) for buffers in zip(*of_layer, strict=True)]
-            for of_layer in zip(self.cache.layers, others.cache.layers, strict=True)
-        ]
+        """These and others, so that all end in the same column."""
+        filled = [self.cache.used, others.cache.used]
+        n_columns = max(filled) + self.tokens.shape[1] + CHECK
         return Rows(
             numbers=self.numbers + others.numbers,
             remaining=self.remaining + others.remaining,
-            cache=cache,
-            visible=moved([self.visible, others.visible], 1),
+            cache=self.cache.joined(others.cache, n_columns),
+            visible=stacked([self.visible, others.visible], 1, filled, max(filled), n_columns),
             **{n: torch.cat([getattr(self, n), getattr(others, n)]) for n in _PER_ROW},
         )
 

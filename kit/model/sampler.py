@@ -1,4 +1,4 @@
-"""Batched sampling from trees: one prefill a trunk, its cache repeated for the branches."""
+"""Batched sampling from trees: one prefill a trunk, whose cache its branches share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kit.model.decoding import CHECK, Chooser, RowCache, Rows, Sampling, forward
+from kit.model.cache import RowCache, Trunks
+from kit.model.decoding import CHECK, Chooser, Rows, Sampling, forward
 from kit.model.logprobs import qwen2vl_of
 from kit.model.processor import PreparedImage, Processor
 from kit.model.sharing import Trunk, distinct_images, trunk_positions
@@ -124,7 +125,8 @@ class _Waiting:
 
     def __init__(self, prompts: Sequence[Prompt], noise: Tensor, max_rows: int):
         firsts = itertools.accumulate((len(p.continuations) for p in prompts), initial=0)
-        self.queue = collections.deque(zip(firsts, prompts, strict=False))
+        pairs = zip(firsts, prompts, strict=False)
+        self.queue = collections.deque(pair for pair in pairs if pair[1].continuations)
         self.noise, self.max_rows = noise, max_rows
 
     def __len__(self) -> int:
@@ -195,7 +197,7 @@ def _prefill(
         images,
     )
 
-    owner_R = torch.tensor([i for i, p in enumerate(prompts) for _ in p.continuations])
+    owners = [i for i, p in enumerate(prompts) for _ in p.continuations]
     heads = [
         torch.tensor([int(p.trunk.input_ids[-1]), *continuation])
         for p in prompts
@@ -203,16 +205,15 @@ def _prefill(
     ]
     steps = [
         torch.arange(len(head)) + int(positions[i][0, -1])
-        for i, head in zip(owner_R, heads, strict=True)
+        for i, head in zip(owners, heads, strict=True)
     ]
     ids_RL, real_RL = _left_pad(heads)
     steps_RL, _ = _left_pad(steps)
     n_rows, n_new = noise_RN.shape
-    n_filled = n_trunk + ids_RL.shape[1]
-    owner_R = owner_R.to(device)
-    cache = of_trunks.taken(owner_R, 0, n_filled + n_new + CHECK)
-    del of_trunks
-    real_RC = torch.cat([real_PT[owner_R], real_RL.to(device)], dim=1)
+    trunks = Trunks(of_trunks.layers, real_PT, owners)
+    room = real_RL.shape[1] + n_new + CHECK
+    cache, real_RL = RowCache(room, trunks), real_RL.to(device)
+    real_RC = torch.cat([real_PT[trunks.owner_R], real_RL], dim=1)
     hidden_RLH = forward(
         causal_lm,
         ids_RL.to(device),
@@ -224,7 +225,7 @@ def _prefill(
         numbers=list(numbers),
         remaining=[n_new] * n_rows,
         cache=cache,
-        visible=nn.functional.pad(real_RC, (0, n_new + CHECK)),
+        visible=nn.functional.pad(real_RL, (0, n_new + CHECK)),
         position=steps_RL[:, -1].to(device) + 1,
         logits=causal_lm.lm_head(hidden_RLH[:, -1]),
         last=ids_RL[:, -1].to(device),

@@ -7,9 +7,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLRMSNorm
 
+from kit.model.adapters import add_lora
+from kit.model.cache import RowCache
 from kit.model.decoder import next_hidden
-from kit.model.decoding import RowCache, forward
+from kit.model.decoding import forward
 from kit.model.load import load_base
+from kit.model.logprobs import qwen2vl_of
+from kit.model.merged import sampling_weights
 
 N_ROWS, N_FILLED = 3, 7
 
@@ -68,15 +72,12 @@ def exact_norm(self, x):
 
 def test_a_token_is_what_the_layers_compute(filled, monkeypatch):
     monkeypatch.setattr(Qwen2VLRMSNorm, "forward", exact_norm)
-    (ours, our_layers, few), (theirs, their_layers, many) = both(filled)
+    (ours, our_layers, _), (theirs, their_layers, _) = both(filled)
     assert torch.allclose(ours, theirs, rtol=0, atol=1e-12)
     for one, other in zip(our_layers, their_layers, strict=True):
         assert all(
             torch.allclose(a, b, rtol=0, atol=1e-12) for a, b in zip(one, other, strict=True)
         )
-    n_layers = len(our_layers)
-    print(f"operations a token and layer: {few / n_layers:.1f}, transformers {many / n_layers:.1f}")
-    assert few < 0.8 * many
 
 
 @pytest.mark.parametrize("autocast", [False, True])
@@ -93,3 +94,19 @@ def test_in_bfloat16(filled, autocast):
         float((hidden.double() - exact).norm() / exact.norm()) for hidden in (ours, theirs)
     )
     assert error < 1.2 * usual < 0.05
+
+
+def test_operations_of_a_token(filled, monkeypatch):
+    """With an adapter, merged, against transformers' forward with it beside. torch computes the
+    norm in six operations on a CPU, and in one on a GPU."""
+    monkeypatch.setattr("torch.nn.functional.rms_norm", lambda x, shape, weight, eps: x * weight)
+    _, cache, visible = filled
+    model = add_lora(
+        load_base("tiny", dtype=torch.float64), r=4, alpha=8, dropout=0.0, freeze_vision_tower=True
+    ).eval()
+    causal_lm = qwen2vl_of(model)
+    *_, (_, layers, before) = both((causal_lm, cache, visible))
+    with sampling_weights(model):
+        (_, _, after), _ = both((causal_lm, cache, visible))
+    print(f"a token and layer: {after / len(layers):.1f} operations, {before / len(layers):.1f}")
+    assert after < 0.4 * before
