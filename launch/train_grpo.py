@@ -4,7 +4,7 @@ from kit import command
 
 
 def main() -> int:
-    from kit.train.config import GrpoConfig
+    from kit.grpo.config import GrpoConfig
 
     config = command.parse(GrpoConfig)
 

@@ -78,9 +78,9 @@ class Stage:
         return own, len(range(shard, total, shards)) if total else None, "batches"
 
 
-def _train(function: str, config: str) -> Stage:
+def _train(config: str, function: str) -> Stage:
     made = ("{}/summary.json", "{}/*.safetensors")
-    return Stage(f"kit.train.config:{config}", function, "gpu", made, output="output_dir")
+    return Stage(config, function, "gpu", made, output="output_dir")
 
 
 STAGES = {
@@ -88,11 +88,11 @@ STAGES = {
         "kit.data.prepare:PrepareConfig", "kit.data.prepare:prepare", "cpu",
         ("{}", "{}.report.json"),
     ),
-    "train_sft": _train("kit.train.sft:train", "SftConfig"),
+    "train_sft": _train("kit.train.config:SftConfig", "kit.train.sft:train"),
     "cf_proxy": Stage(
         "kit.evaluate.config:CfProxyConfig", "kit.evaluate.cf_proxy:cf_proxy", "gpu", ("{}",)
     ),
-    "train_grpo": _train("kit.grpo.grpo:train", "GrpoConfig"),
+    "train_grpo": _train("kit.grpo.config:GrpoConfig", "kit.grpo.grpo:train"),
     "evaluate": Stage(
         "kit.evaluate.config:EvaluateConfig", "kit.evaluate.evaluation:evaluate", "gpu",
         ("{}/predictions.jsonl", "{}/metrics.json", "{}/report.html"),

@@ -20,10 +20,11 @@ from kit.evaluate.cf_proxy import cf_proxy
 from kit.evaluate.config import CfProxyConfig
 from kit.files import write_jsonl
 from kit.grpo import grpo
+from kit.grpo.config import GrpoConfig
 from kit.model.load import load_base, load_processor
 from kit.model.processor import Processor
 from kit.train import sft
-from kit.train.config import GrpoConfig, SftConfig
+from kit.train.config import SftConfig
 
 LOOPS = {"sft": (sft, SftConfig), "grpo": (grpo, GrpoConfig)}
 ROOT = Path(__file__).resolve().parent.parent

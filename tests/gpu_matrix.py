@@ -22,11 +22,12 @@ from helpers import flags_of, launcher, rows, run
 from shapes import qwen2_vl_2b
 from transformers import Qwen2VLForConditionalGeneration
 
+from kit.grpo.config import GrpoConfig
 from kit.model.load import load_processor
 from kit.model.tiny import base_folder
 from kit.plan.preflight import GIB, example_trees, table_of_estimates
 from kit.run.launches import Plan
-from kit.train.config import GrpoConfig, SftConfig
+from kit.train.config import SftConfig
 
 LAUNCHES = {"one process": None, "zero2": "zero2", "zero3": "zero3"}
 PLANS = {"one process": "none or DDP", "zero2": "zero2", "zero3": "zero3"}

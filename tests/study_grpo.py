@@ -32,6 +32,7 @@ from kit.evaluate.cf_proxy import cf_proxy
 from kit.evaluate.config import CfProxyConfig, EvaluateConfig
 from kit.evaluate.evaluation import evaluate
 from kit.files import atomic_write, iter_json_lines, write_json, write_jsonl
+from kit.grpo.config import GrpoConfig
 from kit.grpo.grpo import train as train_grpo
 from kit.grpo.rewards import Rewards
 from kit.grpo.rollout import MODE, Task, roll_out
@@ -42,7 +43,7 @@ from kit.report.statistics import mean_interval
 from kit.run import checkpoint
 from kit.scoring.faithfulness import group_rewards
 from kit.scoring.settings import COMPONENTS, Weights
-from kit.train.config import GrpoConfig, SftConfig
+from kit.train.config import SftConfig
 from kit.train.sft import train as train_sft
 
 LEAST_DROP = 0.05  # in the probability of the gold answer

@@ -9,9 +9,10 @@ from kit.command import parse
 from kit.demo.config import QuickstartConfig
 from kit.errors import ConfigError
 from kit.evaluate.config import CfProxyConfig, EvaluateConfig
+from kit.grpo.config import GrpoConfig
 from kit.plan.config import PreflightConfig
 from kit.report.config import CurvesConfig, ReportConfig
-from kit.train.config import GrpoConfig, SftConfig
+from kit.train.config import SftConfig
 
 COUNT = ("0", "1")  # at least one
 OR_NONE = ("-1", "0")

@@ -13,11 +13,12 @@ from kit.command import parse
 from kit.data.prepare import PrepareConfig
 from kit.errors import ConfigError
 from kit.evaluate.config import EvaluateConfig
+from kit.grpo.config import GrpoConfig
 from kit.plan.accelerate_internals import environment_of
 from kit.plan.preflight import read_launch
 from kit.run.launch_files import read_launch_file
 from kit.run.process import start
-from kit.train.config import GrpoConfig, SftConfig
+from kit.train.config import SftConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 # By the first word of the file's name: the config class, and the flags without which it is none.

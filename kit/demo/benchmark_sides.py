@@ -54,11 +54,11 @@ class Ours:
     def __init__(self, base: Path, shape: Shape):
         from accelerate import Accelerator
 
+        from kit.grpo.config import GrpoConfig
+        from kit.grpo.policy import build_policy
         from kit.model.load import load_processor
         from kit.model.logprobs import LogprobModel
-        from kit.train.config import GrpoConfig
         from kit.train.optim import adamw
-        from kit.train.policy import build_policy
 
         self.shape = shape
         self.config = GrpoConfig(

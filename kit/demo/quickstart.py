@@ -18,9 +18,10 @@ from kit.evaluate.config import CfProxyConfig, EvaluateConfig
 from kit.evaluate.evaluation import evaluate
 from kit.evaluate.figure import draw_examples
 from kit.files import write_json
+from kit.grpo.config import GrpoConfig
 from kit.grpo.grpo import train as train_grpo
 from kit.report.report import ReportConfig, report
-from kit.train.config import GrpoConfig, SftConfig
+from kit.train.config import SftConfig
 from kit.train.sft import train as train_sft
 
 CONFIGS = Path(__file__).resolve().parents[2] / "launch" / "configs"

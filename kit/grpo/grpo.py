@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from kit.counterfactual.images import ImageCache
 from kit.data.grpo_records import GrpoRecord, read_grpo_records
 from kit.grpo.advantages import group_advantages, has_no_spread
+from kit.grpo.config import GrpoConfig
 from kit.grpo.losses import grpo_loss, importance_weights
 from kit.grpo.microbatches import MicroBatch, micro_batches, with_fixed_logprobs
+from kit.grpo.policy import build_policy
 from kit.grpo.report import (
     completion_rows,
     print_completions,
@@ -36,10 +38,8 @@ from kit.run.metrics import Meters, mean_metrics, pooled_std
 from kit.run.stop import StopRequest
 from kit.scoring.faithfulness import Reward
 from kit.train import finish
-from kit.train.config import GrpoConfig
 from kit.train.data import EpochOrder, RecordStream, read_records
 from kit.train.optim import adamw, take_step
-from kit.train.policy import build_policy
 from kit.train.schedule import Schedule
 
 RESAMPLED_AT_MOST = 3  # times, with dynamic_sampling

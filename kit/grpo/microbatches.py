@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from kit.grpo.config import GrpoConfig
 from kit.grpo.losses import token_weights
 from kit.grpo.rollout import Group
 from kit.model.adapters import as_reference
@@ -17,7 +18,6 @@ from kit.model.processor import Processor
 from kit.model.sampler import evaluating
 from kit.model.sharing import PackedBatch, pack
 from kit.run import process
-from kit.train.config import GrpoConfig
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from kit.counterfactual.images import ImageCache
 from kit.counterfactual.probe import Case, probe
 from kit.counterfactual.regions import area_share, claimed_region, whole_pixels
 from kit.data.grpo_records import GrpoRecord
+from kit.grpo.config import GrpoConfig
 from kit.grpo.functions import RewardFunctions
 from kit.grpo.rollout import Group
 from kit.prompting.answers import ParsedAnswer
@@ -25,7 +26,6 @@ from kit.scoring.faithfulness import (
 )
 from kit.scoring.grounding import union_iou
 from kit.scoring.settings import CounterfactualAnswers, parse_weights
-from kit.train.config import GrpoConfig
 
 
 class Rewards:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, Qwen2VLForConditionalGeneration
 
+from kit.grpo.config import GrpoConfig
 from kit.model.attention import use_tree_attention
 from kit.model.decoding import CHECK
 from kit.model.load import resolve_base
@@ -22,7 +23,7 @@ from kit.model.logprobs import LogprobModel
 from kit.model.sharing import PackedBatch
 from kit.plan.torch_internals import LiveBytes, fused_attention
 from kit.run.launches import Plan
-from kit.train.config import GrpoConfig, TrainingConfig
+from kit.train.config import TrainingConfig
 from kit.train.policy import make_trainable
 
 BLOCK, NESTED_BLOCK = 64, 256  # bitsandbytes: weights a 4-bit scale, scales a scale of scales

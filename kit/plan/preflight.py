@@ -15,6 +15,7 @@ from kit.command import parse
 from kit.data.grpo_records import read_grpo_records
 from kit.data.images import open_image
 from kit.data.records import read_sft_records
+from kit.grpo.config import GrpoConfig
 from kit.model.adapters import named_base
 from kit.model.lengths import prompt_lengths
 from kit.model.load import load_processor
@@ -34,7 +35,7 @@ from kit.prompting.messages import modes_of, target_text
 from kit.run import process
 from kit.run.launch_files import read_launch_file
 from kit.run.launches import Launch, Plan
-from kit.train.config import GrpoConfig, SftConfig, TrainingConfig
+from kit.train.config import SftConfig, TrainingConfig
 
 GIB = 2**30
 USABLE = 0.9  # of a GPU's memory: the rest is the CUDA context and what lies unused between tensors

@@ -20,10 +20,10 @@ from kit.model.lengths import prompt_lengths
 from kit.model.processor import Processor
 from kit.model.sharing import Branch, PackedBatch, Tree, pack
 from kit.prompting.messages import target_text
-from kit.train.config import GrpoConfig, SftConfig
+from kit.train.config import TrainingConfig
 
 
-def read_records(config: SftConfig | GrpoConfig, read: Callable) -> tuple[list, list, list]:
+def read_records(config: TrainingConfig, read: Callable) -> tuple[list, list, list]:
     """Training records, held-out records, and the broken training lines that were dropped.
 
     Raises:

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from kit.grpo.advantages import EPSILON, group_advantages, has_no_spread
+from kit.grpo.config import GrpoConfig
 from kit.grpo.grpo import advantages_of
 from kit.run.metrics import pooled_std
 from kit.scoring.faithfulness import Reward
-from kit.train.config import GrpoConfig
 
 
 @pytest.fixture

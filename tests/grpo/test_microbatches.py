@@ -12,13 +12,13 @@ from accelerate.utils import DistributedType
 from kit.counterfactual.images import ImageCache
 from kit.data.grpo_records import read_grpo_records
 from kit.grpo import grpo
+from kit.grpo.config import GrpoConfig
 from kit.grpo.microbatches import micro_batches, with_fixed_logprobs
 from kit.grpo.rollout import Task, roll_out
 from kit.model.logprobs import LogprobModel
 from kit.model.sampler import Sampling
 from kit.run import process
 from kit.run.metrics import Meters
-from kit.train.config import GrpoConfig
 
 TEMPERATURE = 0.7
 

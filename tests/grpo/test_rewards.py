@@ -21,6 +21,7 @@ from kit.counterfactual.regions import mask_of
 from kit.data.grpo_records import GrpoRecord
 from kit.errors import ConfigError, UserError
 from kit.grpo import rewards
+from kit.grpo.config import GrpoConfig
 from kit.grpo.functions import load_function
 from kit.grpo.report import record_rewards
 from kit.grpo.rewards import Rewards, offline_scores, online_scores
@@ -28,7 +29,6 @@ from kit.grpo.rollout import Group, Task
 from kit.model.sampler import Completion
 from kit.prompting.answers import parse_answer
 from kit.run.metrics import Meters
-from kit.train.config import GrpoConfig
 
 SIZE = (200, 160)
 LESION = (40, 40, 80, 72)  # pixels

@@ -13,13 +13,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2VLForConditionalGeneration
 
+from kit.grpo.config import GrpoConfig
 from kit.model import vision
 from kit.model.attention import use_tree_attention
 from kit.model.logprobs import LogprobModel
 from kit.model.sharing import Branch, Tree, Trunk, pack
 from kit.plan.memory import activation_bytes
 from kit.plan.torch_internals import LiveBytes
-from kit.train.config import GrpoConfig
 from kit.train.policy import make_trainable
 
 SHARE = 1 if os.environ.get("LAYERS") == "all" else 4

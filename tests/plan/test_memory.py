@@ -14,12 +14,13 @@ from torch.profiler import ProfilerActivity, profile
 from kit.counterfactual.images import ImageCache
 from kit.data.grpo_records import read_grpo_records
 from kit.data.records import read_sft_records
+from kit.grpo.config import GrpoConfig
 from kit.grpo.rollout import Task, roll_out
 from kit.model.logprobs import LogprobModel
 from kit.model.sampler import Sampling, generate
 from kit.plan.launches import Plan
 from kit.plan.memory import activation_bytes, build_on_meta, estimate, sampling_bytes
-from kit.train.config import GrpoConfig, SftConfig
+from kit.train.config import SftConfig
 from kit.train.data import pack_records
 from kit.train.optim import parameter_groups
 from kit.train.policy import build_model

@@ -11,9 +11,10 @@ from ranks import launcher, run
 
 from kit.errors import UserError
 from kit.grpo import grpo
+from kit.grpo.config import GrpoConfig
 from kit.run import failures
 from kit.train import sft
-from kit.train.config import GrpoConfig, SftConfig
+from kit.train.config import SftConfig
 
 PLAIN = {
     "max_steps": 4, "per_device_train_batch_size": 2, "learning_rate": 1e-3, "warmup_ratio": 0.0,

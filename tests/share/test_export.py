@@ -32,6 +32,7 @@ from kit.evaluate.answering import load_model
 from kit.evaluate.config import EvaluateConfig
 from kit.evaluate.evaluation import evaluate
 from kit.files import write_json, write_jsonl
+from kit.grpo.config import GrpoConfig
 from kit.model.adapters import add_lora, load_adapter
 from kit.model.load import load_base, load_processor
 from kit.model.processor import Processor
@@ -41,7 +42,7 @@ from kit.prompting.messages import MODES
 from kit.report.table import ROWS
 from kit.share import export as module
 from kit.share.export import ExportConfig, export
-from kit.train.config import GrpoConfig, SftConfig
+from kit.train.config import SftConfig
 
 THINK, MODE = MODES
 

@@ -1,0 +1,152 @@
+"""Typed configuration of GRPO; names follow TRL."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from kit.command import option, require
+from kit.errors import ConfigError
+from kit.scoring.settings import DEFAULT_ENCODER, CounterfactualAnswers, parse_weights
+from kit.train.config import TrainingConfig
+
+
+@dataclass
+class GrpoConfig(TrainingConfig):
+    """Group relative policy optimisation on records that cf_proxy wrote."""
+
+    base_model: str = option(
+        "",
+        help="hub name, local folder or 'tiny'; left out: the one that sft_ckpt was trained on",
+        aliases=["--model_name_or_path"],
+    )
+    sft_ckpt: str | None = option(
+        None, help="SFT adapter: what the policy starts from, and the reference of the KL penalty"
+    )
+    output_dir: str = option("checkpoints/qwen2vl_grpo", help="run folder", aliases=["--out_dir"])
+    data: str = option(
+        "", help="records that cf_proxy wrote, or prepare_data", aliases=["--data_jsonl"]
+    )
+    eval_data: str | None = option(None, help="held-out records, answered greedily and rewarded")
+    max_eval_records: int | None = option(None, help="only the first so many of them")
+    per_device_train_batch_size: int = option(
+        2, help="prompts a process and micro-batch", aliases=["--batch_size"]
+    )
+    learning_rate: float = option(1e-6, help="peak learning rate", aliases=["--lr"])
+    logging_steps: int = option(1, help="steps between logged metrics")
+
+    num_generations: int = option(8, help="completions of each prompt: its group")
+    max_completion_length: int = option(256, help="longest completion in tokens")
+    temperature: float = option(1.0, help="of sampling, and of the log-probabilities in the loss")
+    top_p: float = option(1.0, help="nucleus sampling; 1 is off")
+    top_k: int = option(0, help="sample from the k likeliest tokens; 0 is off")
+    merge_adapter: bool | None = option(
+        None, help="sample from weights with the adapter in them, twice as fast; null: unless 4-bit"
+    )
+    importance_sampling_cap: float = option(
+        2.0, help="most that a token counts for being likelier to the policy than to the sampler"
+    )
+    dynamic_sampling: bool = option(
+        False, help="sample a group again, up to 3 times, while its rewards have no spread"
+    )
+
+    num_iterations: int = option(1, help="updates on each step's completions")
+    beta: float = option(0.04, help="weight of the KL penalty; 0 runs no reference")
+    use_bias_correction_kl: bool = option(
+        True, help="the penalty's gradient is that of KL(policy||reference); false: the reverse"
+    )
+    epsilon: float = option(0.2, help="the ratio is clipped below 1 - epsilon")
+    epsilon_high: float | None = option(None, help="and above 1 + epsilon_high; default: epsilon")
+    loss_type: Literal["grpo", "dr_grpo", "bnpo", "dapo"] = option(
+        "dapo", help="what each token counts (kit/grpo/losses.py)"
+    )
+    scale_rewards: Literal["group", "batch", "none"] = option(
+        "group", help="whose standard deviation advantages are divided by"
+    )
+    mask_truncated_completions: bool = option(
+        False, help="leave completions that the token limit cut off out of the loss"
+    )
+    min_reward_std: float = option(
+        0.02,
+        help="groups of rewards with a smaller standard deviation have no spread, and no advantage",
+    )
+    mask_zero_advantage_groups: bool = option(
+        False, help="leave groups without spread out of the loss, KL penalty included"
+    )
+
+    weights: str = option(
+        "0.2,0.4,0.2,0.2", help="of format, answer, consistency and counterfactual"
+    )
+    answer_scoring: Literal["exact", "f1"] = option(
+        "exact", help="right or wrong, or the F1 of its tokens where it is not exact"
+    )
+    counterfactual: Literal["off", "offline", "online"] = option(
+        "offline",
+        help="from the record's deltas, or measured for the boxes that each completion claims",
+    )
+    counterfactual_answers: CounterfactualAnswers = option(
+        "right", help="the answers that it pays for; a wrong one earns 0, or as much as a right one"
+    )
+    inpainting: Literal["telea", "ns", "blur", "mean"] = option(
+        "telea", help="how claimed boxes are taken out of an image (online)"
+    )
+    random_draws: int = option(2, help="controls that claimed boxes are compared with")
+    consistency_model: str = option(
+        DEFAULT_ENCODER, help="sentence-transformers model, by name or folder"
+    )
+    reward_funcs: list[str] = option(
+        help="further rewards, as package.module:function", default_factory=list
+    )
+    reward_weights: list[float] = option(
+        help="their weights; left out: 1 each", default_factory=list
+    )
+    log_completions: bool = option(True, help="print a table of sample completions when logging")
+    num_completions_to_print: int = option(2, help="how many")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.data:
+            raise ConfigError(
+                "no training data given", where="data", fix="set --data data/grpo_data.jsonl"
+            )
+        if not (self.base_model or self.sft_ckpt):
+            fix = "set --sft_ckpt, --base_model or both"
+            raise ConfigError("no model given", where="base_model, sft_ckpt", fix=fix)
+        for name in (
+            "max_completion_length", "num_iterations", "random_draws", "max_eval_records",
+            "num_completions_to_print",
+        ):  # fmt: skip
+            value = getattr(self, name)
+            require(value is None or value >= 1, name, "must be at least 1", value)
+        require(
+            self.num_generations >= 2, "num_generations", "must be at least 2", self.num_generations
+        )
+        require(
+            0 < self.temperature < float("inf"), "temperature", "must be above 0", self.temperature
+        )
+        require(0 < self.top_p <= 1, "top_p", "must be in (0, 1]", self.top_p)
+        for name in (
+            "top_k", "beta", "epsilon", "epsilon_high", "min_reward_std", "importance_sampling_cap",
+        ):  # fmt: skip
+            value = getattr(self, name)
+            require(value is None or 0 <= value < float("inf"), name, "must not be negative", value)
+        parse_weights(self.weights)
+        fine = all(-float("inf") < weight < float("inf") for weight in self.reward_weights)
+        require(fine, "reward_weights", "must be finite numbers", self.reward_weights)
+        if self.reward_weights and len(self.reward_weights) != len(self.reward_funcs):
+            raise ConfigError(
+                f"{len(self.reward_weights)} weights for {len(self.reward_funcs)} functions",
+                where="reward_weights, reward_funcs",
+                fix="give one weight a function, or none",
+            )
+        if self.finetuning == "full" and self.sft_ckpt:
+            raise ConfigError(
+                "full fine-tuning starts from a whole model, not from an adapter",
+                where=f"finetuning: full, sft_ckpt: {self.sft_ckpt}",
+                fix="give the folder of a full SFT run as base_model, or use finetuning: lora",
+            )
+
+    @property
+    def merges(self) -> bool:
+        """Whether rollouts merge the adapter."""
+        return self.quantization == "none" if self.merge_adapter is None else self.merge_adapter
