@@ -16,11 +16,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
-from transformers.generation.logits_process import (
-    LogitsProcessorList,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLTextModel
 
 from kit.model.cache import RowCache, stacked
@@ -165,11 +160,7 @@ class Chooser:
     def __init__(self, sampling: Sampling, unsampled_ids: Sequence[int], device: torch.device):
         self.temperature = sampling.temperature
         self.never = torch.tensor(list(unsampled_ids), dtype=torch.int64, device=device)
-        self.cut = LogitsProcessorList()
-        if sampling.top_k:
-            self.cut.append(TopKLogitsWarper(sampling.top_k))
-        if sampling.top_p < 1:
-            self.cut.append(TopPLogitsWarper(sampling.top_p))
+        self.top_k, self.top_p = sampling.top_k, sampling.top_p
 
     def __call__(self, logits_RV: Tensor, uniform_R: Tensor) -> tuple[Tensor, Tensor]:
         """Next tokens (R,) int64 and their log-probabilities (R,) float32, of all words and before
@@ -183,12 +174,28 @@ class Chooser:
         chances_RV = torch.exp(scores_RV - largest_R1)
         total_R = torch.logaddexp(chances_RV.sum(dim=1).log() + largest_R1[:, 0], never_R)
         if self.temperature:
-            if self.cut:
-                chances_RV.masked_fill_(self.cut(None, scores_RV).isneginf(), 0)
+            if self.top_k or self.top_p < 1:
+                chances_RV = likeliest(chances_RV, self.top_k, self.top_p)
             token_R = draw(chances_RV, uniform_R)
         else:
             token_R = greedy_R1[:, 0]
         return token_R, scores_RV.gather(1, token_R[:, None])[:, 0] - total_R
+
+
+def likeliest(chances_RV: Tensor, top_k: int, top_p: float) -> Tensor:
+    """0 for all but the ``top_k`` likeliest words (0: any number), and of these all but the
+    likeliest that together have ``top_p`` of the chance (Holtzman et al. 2020). As transformers'
+    warpers, whose running sum CUDA refuses under ``full_determinism``.
+
+    >>> likeliest(torch.tensor([[0.1, 0.2, 0.3, 0.4]]), 3, 0.7)
+    tensor([[0.0000, 0.0000, 0.3000, 0.4000]])
+    """
+    sorted_RV = chances_RV.sort(dim=1, descending=True).values
+    if top_k:
+        sorted_RV[:, top_k:] = 0
+    last_R = draw(sorted_RV, sorted_RV.new_full((len(sorted_RV),), top_p, dtype=torch.float64))
+    least_R1 = sorted_RV.gather(1, last_R[:, None])
+    return chances_RV.masked_fill(chances_RV < least_R1, 0)
 
 
 def draw(chances_RV: Tensor, uniform_R: Tensor) -> Tensor:
