@@ -27,7 +27,7 @@ from kit.files import require_folder, write_jsonl
 from kit.model.adapters import require_adapter
 from kit.model.lengths import require_room
 from kit.model.merged import is_float32, sampling_weights
-from kit.run.process import join
+from kit.run.process import fix_algorithms, join
 from kit.run.stop import StopRequest
 from kit.scoring.exact import exact_match
 
@@ -37,6 +37,7 @@ def cf_proxy(config: CfProxyConfig) -> int:
 
     Finished batches are kept in ``<output>.parts/`` until all are done (``kit.evaluate.parts``).
     """
+    fix_algorithms(config.full_determinism)
     accelerator = join()
     output = Path(config.output)
     require_folder(output.parent)

@@ -35,6 +35,7 @@ class InferenceConfig:
     random_draws: int = option(2, help="controls that each region is compared with")
     quantization: Literal["none", "nf4"] = option("none", help="nf4: base in 4-bit")
     bf16: bool | None = option(None, help="bfloat16; left out: wherever the GPU has it")
+    full_determinism: bool = option(False, help="deterministic algorithms only, slower")
     min_pixels: int | None = option(None, help="least area of an image after resizing")
     max_pixels: int | None = option(None, help="largest area of an image after resizing")
     num_shards: int = option(1, help="of how many runs that share the records this is one")

@@ -34,7 +34,7 @@ from kit.prompting.messages import MODES, REQUIRED_KEYS, modes_of
 from kit.report.metrics import summarise
 from kit.report.report import write_page
 from kit.report.table import metrics_table
-from kit.run.process import join
+from kit.run.process import fix_algorithms, join
 from kit.run.stop import StopRequest
 from kit.scoring.accuracy import score_answer
 from kit.scoring.consistency import Consistency
@@ -49,6 +49,7 @@ def evaluate(config: EvaluateConfig) -> int:
     numbers, prefixed by the mode) and ``report.html``. Finished batches are kept in
     ``<output>/parts/`` until all are done (``kit.evaluate.parts``).
     """
+    fix_algorithms(config.full_determinism)
     accelerator = join()
     output = Path(config.output)
     require_folder(output)

@@ -20,6 +20,7 @@ class RunConfig(Protocol):
     lr_scheduler_type: str
     max_pixels: int | None
     bf16: bool | None
+    full_determinism: bool
     report_to: list[str]
     save_total_limit: int
     resume_from_checkpoint: str | None

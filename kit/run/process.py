@@ -38,6 +38,7 @@ def start(config: RunConfig) -> Accelerator:
     Raises:
         ConfigError: accelerate, DeepSpeed and the kit were told different things.
     """
+    fix_algorithms(config.full_determinism)
     launch = plan_launch(
         os.environ, config, bf16=bf16_support(), hidden_size=lambda: width_of_base(config)
     )
@@ -56,6 +57,21 @@ def start(config: RunConfig) -> Accelerator:
     accelerator.print(f"computes on {device_name(accelerator)} in {launch.precision}")
     set_seed(config.seed)
     return accelerator
+
+
+def fix_algorithms(wanted: bool) -> None:
+    """With ``full_determinism``: the same device computes the same to the last bit, or raises. To
+    be called before anything is computed on a GPU; processes that are forked inherit it.
+
+    As ``transformers.enable_full_determinism``, less the seeds, which are fixed in any case, and
+    ``CUDA_LAUNCH_BLOCKING``, which only CUDA 10.1 needed in place of the workspace's size.
+    """
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        os.environ["FLASH_ATTENTION_DETERMINISTIC"] = "1"
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
 
 
 def join(**options) -> Accelerator:

@@ -52,6 +52,9 @@ class TrainingConfig:
     max_grad_norm: float = option(1.0, help="gradient clipping; 0 is off")
     gradient_checkpointing: bool = option(False, help="recompute activations to save memory")
     bf16: bool | None = option(None, help="bfloat16 autocast; left out: wherever the GPU has it")
+    full_determinism: bool = option(
+        False, help="deterministic algorithms only, slower: on a GPU too, resumes are bit for bit"
+    )
     dataloader_num_workers: int = option(0, help="processes a rank that prepare images")
 
     logging_steps: int = option(10, help="steps between logged metrics")

@@ -127,10 +127,11 @@ def flat(weights: dict[str, torch.Tensor]) -> torch.Tensor:
     ],
 )  # fmt: skip
 def test_resume_is_the_same_run(stage, name, trained, prepared, tmp_path):
-    """To the last bit: weights, moments, schedule and random generators."""
+    """To the last bit: weights, moments, schedule and random generators; with algorithms that would
+    be deterministic on a GPU too."""
     config = on_cpu(tmp_path, name) if "offload" in name else f"cpu_{name}"
     changes = {"per_device_train_batch_size": 2, "max_steps": 4, "learning_rate": 1e-3}
-    changes |= {"save_steps": 2, "save_total_limit": 3}
+    changes |= {"save_steps": 2, "save_total_limit": 3, "full_determinism": True}
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     done = run([*launcher(config), *command(stage, trained, prepared, whole, **changes)])
     assert done.returncode == 0, done.stderr
