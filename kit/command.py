@@ -27,6 +27,7 @@ Config = TypeVar("Config")
 
 EXIT_USER_ERROR = 2
 SECONDS_TO_BE_ENDED = 3.0
+DEPRECATED = ("`is_gradient_checkpointing`", "`torch.distributed")  # in PEFT's and DeepSpeed's use
 DEEPSPEED_NOTICES = (
     "Setting accelerator to CPU",
     "A module has unknown inputs or outputs type",  # ours only calls others, which have the hooks
@@ -184,7 +185,8 @@ def to_yaml(config) -> str:
 
 def _quieten_libraries() -> None:
     """Notices of libraries that a user can do nothing about; errors still show."""
-    warnings.filterwarnings("ignore", category=FutureWarning)
+    for message in DEPRECATED:
+        warnings.filterwarnings("ignore", message, FutureWarning)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     logging.getLogger("DeepSpeed").addFilter(
         lambda record: not any(notice in record.getMessage() for notice in DEEPSPEED_NOTICES)

@@ -36,7 +36,7 @@ def make_trainable(model: nn.Module, config: TrainingConfig, dropout: float = 0.
 def recompute_activations(model: nn.Module, config: TrainingConfig) -> None:
     """Have activations computed again in the backward pass, where that is configured."""
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
 
 
 def load(config: TrainingConfig, accelerator: Accelerator, *, trained: bool) -> nn.Module:

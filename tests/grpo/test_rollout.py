@@ -55,7 +55,7 @@ def test_a_shared_prompt_equals_repeated_prompts(
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)
     if checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     model.train()
     sampling = Sampling(max_new_tokens=30, temperature=1.0)
     groups = roll_out(

@@ -60,7 +60,7 @@ def test_logprobs_and_lora_gradients_equal_separate_rows(
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)
     if checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     model.train()
     weights = torch.randn(
         sum(int(b.is_target.sum()) for t in trees for b in t.branches), dtype=torch.float64

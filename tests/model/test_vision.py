@@ -42,7 +42,7 @@ def runs(monkeypatch) -> list[int]:
 @pytest.mark.parametrize("frozen", [False, True])
 def test_no_gradient_passes_a_frozen_tower(fresh_model, processor, frozen, checkpointing):
     if checkpointing:
-        fresh_model.gradient_checkpointing_enable({"use_reentrant": False})
+        fresh_model.activation_checkpointing_enable({"use_reentrant": False})
     model = add_lora(fresh_model, r=2, alpha=2, dropout=0.0, freeze_vision_tower=frozen).train()
     fired = []
     for block in fresh_model.model.visual.blocks:

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
 
+from kit.command import DEPRECATED
 from kit.evaluate.config import EvaluateConfig
 from kit.evaluate.evaluation import evaluate
 from kit.model.decoding import likeliest
@@ -150,6 +151,10 @@ def test_what_is_cut_off_is_what_transformers_cuts_off(top_p):
         assert torch.equal(found > 0, expected.isfinite())
 
 
+@pytest.mark.filterwarnings(  # nor leans on what a library is about to take away
+    "error::FutureWarning", "error::DeprecationWarning",
+    f"ignore:{'|'.join(DEPRECATED)}:FutureWarning",
+)  # fmt: skip
 @pytest.mark.parametrize("stage", ["sft", "grpo", "evaluate"])
 def test_nothing_raises_on_a_gpu(stage, start, prepared, trained, tmp_path, monkeypatch):
     """Forward and backward of whole stages: sampling, probe, reference, update, checkpointing."""
