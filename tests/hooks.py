@@ -44,9 +44,29 @@ def ask_to_stop(module: str, name: str, rank: int) -> None:
         before_call(module, name, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
 
 
-def poison(rank: int) -> None:
-    """A rank's second loss is not finite."""
+def refuse_gradients_of_the_tower() -> None:
+    """Fail where a gradient passes a block of the vision tower."""
     from kit.train import sft
+
+    build = sft.build_model
+
+    def refuse(*_) -> None:
+        raise AssertionError("a gradient passes the frozen vision tower")
+
+    def built(config, accelerator):
+        model = build(config, accelerator)
+        for block in model.get_base_model().model.visual.blocks:
+            block.register_full_backward_hook(refuse)
+        return model
+
+    sft.build_model = built
+
+
+def poison(rank: int) -> None:
+    """A rank's second loss is not finite. No gradient passes the frozen vision tower."""
+    from kit.train import sft
+
+    refuse_gradients_of_the_tower()
 
     real, calls = sft.sft_loss, [0]
 

@@ -63,11 +63,12 @@ def encode_images(
     features do not depend on what happened to be computed beside it.
     """
     tower = causal_lm.model.visual
-    # adapter layers follow more than their weights, and the shards of ZeRO-3 need all ranks
-    if any(p.requires_grad or hasattr(p, "ds_id") for p in tower.parameters()) or _adapted(tower):
-        found = _run(causal_lm, pixel_values, grids_I3)
-    else:
-        with torch.no_grad():
+    trained = _is_trained(tower)
+    with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
+        # adapter layers follow more than their weights, and the shards of ZeRO-3 need all ranks
+        if trained or _adapted(tower) or any(hasattr(p, "ds_id") for p in tower.parameters()):
+            found = _run(causal_lm, pixel_values, grids_I3)
+        else:
             found = _cached(causal_lm, keys, pixel_values, grids_I3)
     rows = tuple(found[i] for i in image_index.tolist())
     return {"image": BaseModelOutputWithPooling(pooler_output=rows)}
@@ -99,6 +100,10 @@ def _run(causal_lm: nn.Module, pixel_values: Tensor, grids_I3: Tensor) -> Sequen
     return causal_lm.model.get_image_features(
         pixel_values, grids_I3, return_dict=True
     ).pooler_output
+
+
+def _is_trained(tower: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in tower.parameters())
 
 
 def _adapted(tower: nn.Module) -> bool:

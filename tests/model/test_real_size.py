@@ -71,7 +71,7 @@ def test_an_update_computes_what_is_needed(side, saved, monkeypatch):
     model = policy().to(torch.bfloat16)
     batch = pack(prompts(side, model.config), merge_size=2)
     first, after = flops(model, batch), flops(model, batch)
-    monkeypatch.setattr(vision, "_adapted", lambda tower: True)
+    monkeypatch.setattr(vision, "_is_trained", lambda tower: True)
     model.base_model.model.model.language_model.set_attn_implementation("sdpa")
     before = flops(model, batch)
     print(f"{side} px: {before / 1e12:.1f} TFLOP before, {first / 1e12:.1f}, {after / 1e12:.1f}")

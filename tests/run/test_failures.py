@@ -108,11 +108,13 @@ def test_grpo_too(trained, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("launch", ["cpu", "cpu_zero1", "cpu_zero2", "cpu_zero3"])
 def test_all_ranks_leave_it_out_together(launch, prepared, tmp_path):
-    """One rank's loss is not finite; the parameters stay those of the step before."""
+    """One rank's loss is not finite; the parameters stay those of the step before. And no gradient
+    passes the frozen tower, whose outputs checkpointing would have it computed for."""
     flags = [
         "--base_model=tiny", f"--data={prepared['train']}", "--report_to=none", "--lr=1e-3",
         "--batch_size=2", "--logging_steps=1", "--save_steps=0", "--warmup_ratio=0",
         "--lr_scheduler_type=constant_with_warmup", "--questions_per_image=1",
+        "--gradient_checkpointing=true",
     ]  # fmt: skip
     for steps in (1, 2):
         folder = tmp_path / str(steps)
