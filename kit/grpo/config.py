@@ -43,6 +43,9 @@ class GrpoConfig(TrainingConfig):
     merge_adapter: bool | None = option(
         None, help="sample from weights with the adapter in them, twice as fast; null: unless 4-bit"
     )
+    cast_lm_head_to_fp32: bool = option(
+        False, help="logits in float32 where the model is in bfloat16, sampling and training alike"
+    )
     importance_sampling_cap: float = option(
         2.0, help="most that a token counts for being likelier to the policy than to the sampler"
     )

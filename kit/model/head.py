@@ -4,6 +4,8 @@ is computed from them, twelve times the rest of an update."""
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
@@ -21,7 +23,13 @@ class ScoringHead(nn.Linear):
     """A head that scores targets where it is given some, and is a plain one otherwise.
 
     All chunks are one call of the module, so under ZeRO-3 its weight is gathered once for them.
+
+    Attributes:
+        in_float32: logits are computed in float32 at least, whatever the type of the weight, and
+            are not rounded to that (at 16 to 32, bfloat16 knows eighths); under autocast too.
     """
+
+    in_float32 = False
 
     @staticmethod
     def of(head: nn.Linear) -> ScoringHead:
@@ -38,23 +46,41 @@ class ScoringHead(nn.Linear):
         entropy: bool = False,
         argmax: bool = False,
     ) -> Tensor | Scores:
+        if not self.in_float32:
+            return self._of(hidden_KH, self.weight, target_ids_K, temperature, entropy, argmax)
+        with _without_autocast(hidden_KH.device.type):
+            wide = (_at_least_float32(tensor) for tensor in (hidden_KH, self.weight))
+            return self._of(*wide, target_ids_K, temperature, entropy, argmax)
+
+    def _of(
+        self, hidden_KH, weight_VH, target_ids_K, temperature, entropy, argmax
+    ) -> Tensor | Scores:
         if target_ids_K is None:
-            return super().forward(hidden_KH)
+            return linear(hidden_KH, weight_VH, self.bias)
         if not torch.is_grad_enabled():
             score = _scores
-        elif self.weight.requires_grad:
+        elif weight_VH.requires_grad:
             score = _recomputed_scores
         else:
             score = _FrozenScores.apply
         rows = max(1, CHUNK // self.out_features)
         parts = [
-            score(hidden_CH, self.weight, ids_C, temperature, entropy, argmax)
+            score(hidden_CH, weight_VH, ids_C, temperature, entropy, argmax)
             for hidden_CH, ids_C in zip(
                 hidden_KH.split(rows), target_ids_K.split(rows), strict=True
             )
         ]
         columns = zip(*parts, strict=True)
         return tuple(None if column[0] is None else torch.cat(column) for column in columns)
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _without_autocast(device: str):
+    known = torch.amp.is_autocast_available(device)
+    return torch.autocast(device, enabled=False) if known else contextlib.nullcontext()
 
 
 def _scores(hidden_CH, weight_VH, ids_C, temperature, entropy, argmax) -> Scores:
@@ -79,8 +105,7 @@ def _recomputed_scores(*args) -> Scores:
 
 def _logits(hidden_CH: Tensor, weight_VH: Tensor, temperature: float) -> Tensor:
     """In float32 at least."""
-    logits_CV = linear(hidden_CH, weight_VH)
-    logits_CV = logits_CV.to(torch.promote_types(logits_CV.dtype, torch.float32))
+    logits_CV = _at_least_float32(linear(hidden_CH, weight_VH))
     return logits_CV if temperature == 1 else logits_CV / temperature
 
 

@@ -18,6 +18,7 @@ from transformers import AutoConfig, Qwen2VLForConditionalGeneration
 from kit.grpo.config import GrpoConfig
 from kit.model.attention import use_tree_attention
 from kit.model.decoding import CHECK
+from kit.model.head import ScoringHead
 from kit.model.load import resolve_base
 from kit.model.logprobs import LogprobModel
 from kit.model.sharing import PackedBatch
@@ -56,6 +57,8 @@ def build_on_meta(config: TrainingConfig) -> nn.Module:
     shape._attn_implementation = "sdpa"
     with torch.device("meta"):
         model = use_tree_attention(Qwen2VLForConditionalGeneration(shape))
+        head = ScoringHead.of(model.lm_head)
+        head.in_float32 = isinstance(config, GrpoConfig) and config.cast_lm_head_to_fp32
         return make_trainable(model, config).train()
 
 
@@ -167,5 +170,6 @@ def sampling_bytes(
     # keys and values of each layer, once more for the prompts and one of them as rows are chosen
     rows_in_all = rows + len(prompt_tokens) + rows / (2 * shape.num_hidden_layers)
     cache = int(2 * shape.num_hidden_layers * heads * rows_in_all * length * (2 if bf16 else 4))
-    # logits, scores, these less their largest, and chances
-    return cache + rows * shape.vocab_size * 4 * 4
+    # logits, scores, these less their largest, and chances; a head that is float32 for a moment
+    head = shape.vocab_size * shape.hidden_size * 4 * (bf16 and config.cast_lm_head_to_fp32)
+    return cache + rows * shape.vocab_size * 4 * 4 + head

