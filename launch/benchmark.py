@@ -1,4 +1,4 @@
-"""GRPO of this kit and of TRL side by side: python launch/benchmark.py --shapes usual."""
+"""This kit beside TRL and generate: python launch/benchmark.py --shapes usual "sft slake"."""
 
 from kit import command
 
@@ -8,7 +8,7 @@ def main() -> int:
 
     config = command.parse(BenchmarkConfig)
 
-    from kit.demo.benchmark import benchmark
+    from kit.demo.bench.benchmark import benchmark
 
     return benchmark(config)
 

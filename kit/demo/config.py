@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from kit.command import option, require
 from kit.errors import UserError
@@ -51,11 +52,16 @@ class PretrainConfig:
 
 @dataclass
 class BenchmarkConfig:
-    """This kit's GRPO and TRL's side by side (extra ``bench``)."""
+    """This kit beside TRL's trainers and transformers' generate (extra ``bench``)."""
 
     output: str = option("runs/benchmark.json", help="where the table goes, as JSON")
     shapes: list[str] = option(
-        default_factory=lambda: ["usual", "short prompt"],
-        help="usual, long completions, short prompt, long prompt, large vocabulary or small",
+        default_factory=lambda: ["usual", "sft slake", "evaluation slake"],
+        help="of kit/demo/bench/cases.py",
     )
     steps: int = option(5, help="steps of each, after a first that is not counted")
+    device: Literal["cpu", "cuda"] = option("cpu", help="cuda: one GPU, in bfloat16 if it has that")
+    base_model: str = option("", help="hub name or folder; left out: 7M parameters, random weights")
+
+    def __post_init__(self):
+        require(self.steps >= 1, "steps", "must be at least 1", self.steps)
