@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -91,11 +91,16 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, attn_mask=None, **_) -
     return kernel(query, key, value, attn_mask=attn_mask)[0]
 
 
-@contextlib.contextmanager
-def fused_attention() -> Iterator[None]:
+def fused_attention() -> contextlib.AbstractContextManager[None]:
     """Have models attend as the fused kernels do, which never hold the matrix of scores."""
+    return attention_by(_attention)
+
+
+@contextlib.contextmanager
+def attention_by(function: Callable) -> Iterator[None]:
+    """Have models attend by a function in place of torch's own."""
     functional, before = nn.functional, nn.functional.scaled_dot_product_attention
-    functional.scaled_dot_product_attention = _attention
+    functional.scaled_dot_product_attention = function
     try:
         yield
     finally:

@@ -3,23 +3,20 @@
 Of a quarter of its layers; ``LAYERS=all`` takes them all, in four minutes.
 """
 
-import dataclasses
 import os
 
 import pytest
 import torch
 from shapes import qwen2_vl_2b
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2VLForConditionalGeneration
 
 from kit.grpo.config import GrpoConfig
 from kit.model import vision
 from kit.model.attention import use_tree_attention
-from kit.model.logprobs import LogprobModel
 from kit.model.sharing import Branch, Tree, Trunk, pack
+from kit.plan.flops import update_flops
 from kit.plan.memory import activation_bytes
-from kit.plan.torch_internals import LiveBytes
 from kit.train.policy import make_trainable
 
 SHARE = 1 if os.environ.get("LAYERS") == "all" else 4
@@ -48,32 +45,17 @@ def prompts(side: int, config) -> list[Tree]:
     return trees
 
 
-def attention(query, key, value, attn_mask=None, **_):
-    """As products of matrices, which are counted."""
-    key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
-    return (query @ key.transpose(-1, -2)) @ value
-
-
-def flops(model: nn.Module, batch) -> int:
-    batch = dataclasses.replace(batch, pixel_values=batch.pixel_values.to("meta"))
-    counter = FlopCounterMode(display=False)
-    with torch.autograd.set_multithreading_enabled(False), counter, LiveBytes(0):
-        LogprobModel(model)(batch, entropy=True).logprobs.sum().backward()
-    return counter.get_total_flops()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("side", "saved"), [(448, 0.2), (1036, 0.35)])
 def test_an_update_computes_what_is_needed(side, saved, monkeypatch):
     """Against matrices of all scores and a tower with gradients; its features are there from the
     rollout."""
-    monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", attention)
     model = policy().to(torch.bfloat16)
     batch = pack(prompts(side, model.config), merge_size=2)
-    first, after = flops(model, batch), flops(model, batch)
+    first, after = update_flops(model, batch), update_flops(model, batch)
     monkeypatch.setattr(vision, "_is_trained", lambda tower: True)
     model.base_model.model.model.language_model.set_attn_implementation("sdpa")
-    before = flops(model, batch)
+    before = update_flops(model, batch)
     print(f"{side} px: {before / 1e12:.1f} TFLOP before, {first / 1e12:.1f}, {after / 1e12:.1f}")
     assert after < (1 - saved) * before
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoImageProcessor, Qwen2VLForConditionalGeneration
 
-from kit.demo.bench import answers, grpo, machine, sft
+from kit.demo.bench import answers, grpo, limit, machine, sft, sweep
 from kit.demo.bench.cases import SHAPES, Case, Shape
 from kit.demo.config import BenchmarkConfig
 from kit.errors import UserError
@@ -49,7 +49,8 @@ JOBS = {  # this kit's side, and its peers
 
 
 def benchmark(config: BenchmarkConfig) -> int:
-    """Measure the shapes, print a table and write ``benchmark.json``, anew after each shape."""
+    """Measure the shapes, print a table and write ``benchmark.json`` (of a sweep also a plot beside
+    it), anew after each shape."""
     _require(config)
     half = config.device == "cuda" and bf16_support() == "native"
     found = {"made_with": machine.facts(config.device) | {"base_model": config.base_model}}
@@ -57,13 +58,15 @@ def benchmark(config: BenchmarkConfig) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         for name in config.shapes:
             shape = SHAPES[name]
-            base = config.base_model or Path(scratch) / str(shape.vocabulary)
-            if not config.base_model and not base.exists():
+            if config.base_model:
+                base = resolve_base(config.base_model)
+            elif not (base := Path(scratch) / str(shape.vocabulary)).exists():
                 write_base(base, shape.vocabulary)
             case = Case(str(base), shape, config.steps + WARM_UP, config.device, half)
-            for peer in JOBS[shape.job][1]:
-                found["rows"] += [*measure(case, peer), peaks(case, peer)]
+            found["rows"] += rows_of(case)
             write_json(Path(config.output), found)
+            if shape.job == "sweep":
+                sweep.draw(found["rows"], Path(config.output).with_suffix(".svg"))
     print("\n".join(table(found["rows"])))
     return 0
 
@@ -77,8 +80,6 @@ def _require(config: BenchmarkConfig) -> None:
         raise UserError(f"there is no shape {unknown[0]!r}", where="shapes", fix=fix)
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("torch sees no GPU", where="device: cuda", fix="set device to cpu")
-    if config.base_model:
-        resolve_base(config.base_model)
 
 
 def write_base(folder: Path, vocabulary: int) -> None:
@@ -96,6 +97,18 @@ def write_base(folder: Path, vocabulary: int) -> None:
     images = AutoImageProcessor.from_pretrained(folder)
     images.size = PIXELS
     images.save_pretrained(folder)
+
+
+def rows_of(case: Case) -> list[dict]:
+    """Everything that is measured of a shape."""
+    if case.shape.job != "sweep":
+        peers = JOBS[case.shape.job][1]
+        return [row for peer in peers for row in (*measure(case, peer), peaks(case, peer))]
+    rows = []
+    for shape in sweep.points(case.shape):
+        part = dataclasses.replace(case, shape=shape)
+        rows += [row | sweep.model_of_cost(part) for row in measure(part, "TRL")]
+    return rows
 
 
 def measure(case: Case, peer: str) -> list[dict]:
@@ -126,6 +139,8 @@ def measure(case: Case, peer: str) -> list[dict]:
     for what in counted["ours"][0]:
         values = {who: [step[what] for step in steps] for who, steps in counted.items()}
         rows.append(row_of(case, what, peer, values, "s") | error)
+    if case.shape.job in limit.TIMED:
+        rows.append(limit.share_of_matmul(case, ours, counted["ours"]))
     return rows
 
 
@@ -192,4 +207,4 @@ def table(rows: list[dict]) -> list[str]:
     """The rows in Markdown."""
     lines = ["| shape | what | this kit | peer | times |", "|---|---|---|---|---|"]
     line = "| {shape} | {what} | {ours:.3g} {unit} | {peer_name} {peer:.3g} {unit} | {ratio:.1f} |"
-    return lines + [line.format(**row) for row in rows]
+    return lines + [line.format(**row) for row in rows if "ratio" in row]

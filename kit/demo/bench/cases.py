@@ -62,9 +62,11 @@ SHAPES = {
         Shape("sft single", "sft", images=8, each=1),
         Shape("evaluation slake", "evaluation", images=4, each=11),
         Shape("evaluation single", "evaluation", images=16, each=1),
+        Shape("sweep", "sweep"),
         Shape("small", images=1, each=4, tokens=16, length=8),
         Shape("sft small", "sft", images=2, each=2, tokens=16),
         Shape("evaluation small", "evaluation", images=2, each=3, tokens=16, length=8),
+        Shape("sweep small", "sweep", length=8),
     )
 }
 

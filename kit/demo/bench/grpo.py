@@ -23,9 +23,9 @@ from kit.model.sampler import Sampling, question_prompt
 from kit.model.sharing import Branch, PackedBatch, Tree, Trunk, pack
 from kit.prompting.messages import build_messages
 from kit.run.metrics import Meters
-from kit.train.config import GrpoConfig
+from kit.grpo.config import GrpoConfig
 from kit.train.optim import adamw
-from kit.train.policy import build_policy
+from kit.grpo.policy import build_policy
 
 MOST_ROWS = 16  # of TRL's passes with gradients; more of them a step are accumulated
 
@@ -73,10 +73,11 @@ class Ours:
 
     def trunks(self) -> list[Trunk]:
         """The prompts of the first round."""
-        return [_whole_prompt(self.processor, path, self.case) for path in self.case.paths[0]]
+        return [whole_prompt(self.processor, path, self.case) for path in self.case.paths[0]]
 
 
-def _whole_prompt(processor, path: str, case: Case) -> Trunk:
+def whole_prompt(processor, path: str, case: Case) -> Trunk:
+    """An image with the question after it."""
     image = processor.prepare_image(open_image(path))
     prompt = question_prompt(processor, image, [case.question], MODE)
     question = torch.tensor(prompt.continuations[0])

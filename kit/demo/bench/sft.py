@@ -97,6 +97,6 @@ class Theirs:
         theirs = trainer.compute_loss(trainer.model, inputs, num_items_in_batch=len(supervised))
         return {
             "tokens_differing": int((supervised != batch.target_ids).sum()),
-            "loss_error": float((own - theirs).abs() / theirs),
+            "loss_error": float(((own - theirs).abs() / theirs).detach()),
             "gradient_error": peer.gradient_error((ours.policy, own), (trainer.model, theirs)),
         }
