@@ -11,12 +11,13 @@ from kit.data.images import open_image
 from kit.demo.bench import peer
 from kit.demo.bench.cases import ALPHA, MODE, Case, R
 from kit.demo.bench.machine import now
-from kit.evaluate.answering import Predictor, answer, plan
+from kit.evaluate.answering import A_BATCH, Predictor, answer, plan
 from kit.model.adapters import add_lora
 from kit.model.load import load_base, load_processor
+from kit.model.merged import is_float32, sampling_weights
 from kit.model.processor import IMAGE_TOKEN
 
-ROWS = 16  # answers that either decodes together
+ROWS = A_BATCH  # answers that either decodes together
 
 
 def adapted(model: nn.Module) -> nn.Module:
@@ -38,6 +39,8 @@ class Ours:
         self.processor = load_processor(case.base)
         self.processor.__dict__["end_of_turn_id"] = -1  # no answer ends
         self.model = adapted(load_base(case.base, dtype=case.dtype, device=case.device))
+        if not case.half:
+            self.model = self.model.merge_and_unload()
 
     def answers(self, number: int) -> list[list[int]]:
         """Tokens of the answers to the questions of a round."""
@@ -45,9 +48,10 @@ class Ours:
         cache = ImageCache(self.processor)
         predictor = Predictor(self.model, cache, self.case.shape.length, ROWS)
         found = {}
-        for batch in plan(records, (MODE,), ROWS):
-            for index, _, completion in answer(predictor, records, batch):
-                found[index] = list(completion.token_ids)
+        with sampling_weights(self.model, merge=is_float32(self.model)):
+            for batch in plan(records, (MODE,), ROWS):
+                for index, _, completion in answer(predictor, records, batch):
+                    found[index] = list(completion.token_ids)
         return [found[index] for index in range(len(records))]
 
     def step(self, number: int) -> dict[str, float]:
