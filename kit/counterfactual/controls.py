@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 import cv2
 import numpy as np
 
-from kit.counterfactual.inpaint import inpaint
-from kit.counterfactual.regions import Boxes, PixelBox, mask_of
+from kit.counterfactual.inpaint import mean_change
+from kit.counterfactual.regions import Boxes, PixelBox
 
 SHARE_TOLERANCE = 0.1  # of the region, that a control may have more or less of body and of black
 CHANGE_TOLERANCE = 1.25  # the most by which the change of a pixel may differ, either way,
@@ -50,6 +50,11 @@ class Content:
         grey = self._small.astype(np.float32).mean(axis=2)
         maps = [body_of(grey), grey < BLACK, grey, grey**2]
         self._integrals = [_integral(np.asarray(each, dtype=np.float64)) for each in maps]
+
+    @property
+    def n_bytes(self) -> int:
+        """What it takes in memory."""
+        return self._small.nbytes + sum(integral.nbytes for integral in self._integrals)
 
     def change(self, boxes: Sequence[PixelBox]) -> float:
         """How far the removal of boxes changes a pixel of them, as seen in the small image."""
@@ -186,19 +191,6 @@ def _balanced(apart: dict[Boxes, float], draws: int) -> tuple[Boxes, ...]:
     if abs(total) > len(chosen) * math.log(MEAN_TOLERANCE):
         chosen = [r for r in chosen if abs(apart[r]) <= math.log(MEAN_TOLERANCE)]
     return tuple(chosen)
-
-
-def mean_change(pixels: np.ndarray, boxes: Sequence[PixelBox], method: str = "telea") -> float:
-    """How far the removal of boxes changes a pixel of them on average, in grey levels (0..255).
-
-    >>> image = np.full((8, 8, 3), 50, np.uint8)
-    >>> image[2:4, 2:4] = 150
-    >>> mean_change(image, [(2, 2, 4, 4)], "ns"), mean_change(image, [(5, 5, 8, 8)], "ns")
-    (100.0, 0.0)
-    """
-    without = inpaint(pixels, boxes, method)
-    mask = mask_of(boxes, (pixels.shape[1], pixels.shape[0]))
-    return float(np.abs(without[mask].astype(np.float32) - pixels[mask]).mean())
 
 
 def body_of(grey: np.ndarray) -> np.ndarray:

@@ -1,23 +1,34 @@
-"""Images and what they are without some of their parts, each opened and prepared once."""
+"""Images and what they are without some of their parts, opened and prepared once."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from kit.counterfactual.controls import Content, mean_change
-from kit.counterfactual.inpaint import inpaint
+from kit.counterfactual.controls import Content
+from kit.counterfactual.inpaint import change_within, inpaint, mean_change
 from kit.counterfactual.regions import Boxes
 from kit.data.images import open_image
 from kit.files import atomic_write
 from kit.model.processor import PreparedImage, Processor
+from kit.model.resources import Kept, own_cores
+
+CACHE_BYTES = 2**29  # of whole images, and as many of images without a part: 100 each of 448 px
+
+_SMALL = 2**10  # more than a number or a few boxes take, with the key
+
+Request = tuple[str, Boxes]  # an image, and what of it is taken away
 
 
 class ImageCache:
-    """The images of one batch, as the model takes them.
+    """Images as the model takes them. What was used last is kept, up to twice ``CACHE_BYTES`` in
+    all, by its path: an image must not change on disk meanwhile. Nothing that is given follows
+    from what happens to be kept.
 
     Args:
         method: how parts are taken away, one of ``kit.counterfactual.inpaint.METHODS``.
@@ -26,27 +37,39 @@ class ImageCache:
 
     def __init__(self, processor: Processor, method: str = "telea", folder: Path | None = None):
         self.processor, self.method, self.folder = processor, method, folder
-        self._pixels: dict[str, np.ndarray] = {}
-        self._contents: dict[str, Content] = {}
-        self._controls: dict[tuple, tuple[Boxes, ...]] = {}
-        self._changes: dict[tuple[str, Boxes], float] = {}
-        self._prepared: dict[tuple[str, Boxes], PreparedImage] = {}
+        self._originals, self._variants = Kept(CACHE_BYTES), Kept(CACHE_BYTES)
 
     def size(self, path: str) -> tuple[int, int]:
         """``(width, height)`` in pixels."""
-        height, width = self._open(path).shape[:2]
+        height, width = self._pixels(path).shape[:2]
         return width, height
 
     def prepared(self, path: str, without: Boxes = ()) -> PreparedImage:
-        """The image, or the image without the boxes. Equal requests give the same object."""
-        if (path, without) not in self._prepared:
-            pixels = self._open(path)
-            if without:
-                pixels = inpaint(pixels, without, self.method)
-                if self.folder is not None:
-                    self._keep(path, without, pixels)
-            self._prepared[path, without] = self.processor.prepare_image(Image.fromarray(pixels))
-        return self._prepared[path, without]
+        """The image, or the image without the boxes."""
+        return self.prepared_all([(path, without)])[0]
+
+    def prepared_all(self, requests: Sequence[Request]) -> list[PreparedImage]:
+        """Each as :meth:`prepared` gives it, made at once."""
+        return next(self.prepared_ahead([requests]))
+
+    def prepared_ahead(self, batches: Sequence[Sequence[Request]]) -> Iterator[list[PreparedImage]]:
+        """Batch by batch what :meth:`prepared_all` gives; while one is used the next is made.
+
+        OpenCV, PIL and numpy leave Python's lock to others while they work, so that threads are
+        enough, one a core of this process.
+        """
+        pool = ThreadPoolExecutor(own_cores())
+        try:
+            started = [self._start(pool, batch) for batch in batches[:1]]
+            for number, batch in enumerate(batches, 1):
+                started += [self._start(pool, after) for after in batches[number : number + 1]]
+                making = started.pop(0)
+                for request, made in making.items():
+                    if isinstance(made, Future):
+                        making[request] = self._keep(request, made.result())
+                yield [making[request] for request in batch]
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def controls(
         self,
@@ -63,30 +86,83 @@ class ImageCache:
         They follow from the image, the region, ``seed`` and what to ``avoid`` alone, so that the
         same claim meets the same controls whenever and wherever it is judged.
         """
-        asked = (path, region, draws, seed, avoid)
-        if asked not in self._controls:
-            if path not in self._contents:
-                self._contents[path] = Content(self._open(path), self.method)
-            digest = hashlib.sha256(repr((seed, region)).encode()).digest()
-            rng = np.random.default_rng(int.from_bytes(digest[:16], "little"))
-            self._controls[asked] = self._contents[path].controls(
-                region, draws=draws, rng=rng, avoid=avoid
-            )
-        return self._controls[asked]
+        return self.controls_all([(path, region, avoid)], draws=draws, seed=seed)[0]
+
+    def controls_all(
+        self, requests: Sequence[tuple[str, Boxes, Boxes]], *, draws: int, seed: int
+    ) -> list[tuple[Boxes, ...]]:
+        """Each (path, region, avoid) as :meth:`controls` has it, found at once."""
+        keys = [(*request, draws, seed) for request in requests]
+        found = {key: self._originals.get(key) for key in keys}
+        missing = [key for key, controls in found.items() if controls is None]
+        contents = [self._content(path) for path, *_ in missing]
+        with ThreadPoolExecutor(own_cores()) as pool:
+            for key, controls in zip(missing, pool.map(_matching, contents, missing), strict=True):
+                found[key] = self._originals.put(key, controls, _SMALL)
+        return [found[key] for key in keys]
 
     def change(self, path: str, region: Boxes) -> float:
         """How far the removal of a region changes a pixel of it on average, in 0..255."""
-        if (path, region) not in self._changes:
-            self._changes[path, region] = mean_change(self._open(path), region, self.method)
-        return self._changes[path, region]
+        change = self._originals.get(("change", path, region))
+        if change is None:
+            change = mean_change(self._pixels(path), region, self.method)
+        return self._originals.put(("change", path, region), change, _SMALL)
+
+    def _start(self, pool: ThreadPoolExecutor, batch: Sequence[Request]) -> dict[Request, object]:
+        """What is kept of a batch, and the rest on its way."""
+        found: dict[Request, object] = {}
+        for path, without in dict.fromkeys(batch):
+            kept = (self._variants if without else self._originals).get((path, without))
+            if kept is None:
+                kept = pool.submit(self._make, path, self._pixels(path), without)
+            found[path, without] = kept
+        return found
+
+    def _make(
+        self, path: str, pixels: np.ndarray, without: Boxes
+    ) -> tuple[PreparedImage, float | None]:
+        """The image without the boxes, and how far a pixel of them is changed. Changes nothing of
+        the cache: it is run by several threads."""
+        change = None
+        if without:
+            whole, pixels = pixels, inpaint(pixels, without, self.method)
+            change = change_within(without, whole, pixels)
+            if self.folder is not None:
+                self._write(path, without, pixels)
+        return self.processor.prepare_image(Image.fromarray(pixels)), change
+
+    def _keep(self, request: Request, made: tuple[PreparedImage, float | None]) -> PreparedImage:
+        image, change = made
+        if change is not None:
+            self._originals.put(("change", *request), change, _SMALL)
+        kept = self._originals if change is None else self._variants
+        return kept.put(request, image, image.pixel_values.nbytes)
+
+    def _content(self, path: str) -> Content:
+        content = self._originals.get(("content", path))
+        if content is None:
+            content = Content(self._pixels(path), self.method)
+        return self._originals.put(("content", path), content, content.n_bytes)
+
+    def _pixels(self, path: str) -> np.ndarray:
+        pixels = self._originals.get(("pixels", path))
+        if pixels is None:
+            pixels = self._open(path)
+        return self._originals.put(("pixels", path), pixels, pixels.nbytes)
 
     def _open(self, path: str) -> np.ndarray:
-        if path not in self._pixels:
-            self._pixels[path] = np.asarray(open_image(path))
-        return self._pixels[path]
+        """By the one thread that asks: reading a file sets what warnings are shown, for all."""
+        return np.asarray(open_image(path))
 
-    def _keep(self, path: str, without: Boxes, pixels: np.ndarray) -> None:
+    def _write(self, path: str, without: Boxes, pixels: np.ndarray) -> None:
         name = Path(path)
         digest = hashlib.sha256(f"{path}{without}{self.method}".encode()).hexdigest()[:12]
         with atomic_write(self.folder / f"{name.parent.name}_{name.stem}_{digest}.png", "wb") as f:
             Image.fromarray(pixels).save(f, format="PNG")
+
+
+def _matching(content: Content, asked: tuple[str, Boxes, Boxes, int, int]) -> tuple[Boxes, ...]:
+    _, region, avoid, draws, seed = asked
+    digest = hashlib.sha256(repr((seed, region)).encode()).digest()
+    rng = np.random.default_rng(int.from_bytes(digest[:16], "little"))
+    return content.controls(region, draws=draws, rng=rng, avoid=avoid)

@@ -6,13 +6,14 @@ own reasoning it would follow from the reasoning, whatever the image shows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from kit.counterfactual.images import ImageCache
+from kit.counterfactual.images import ImageCache, Request
 from kit.counterfactual.regions import Boxes
 from kit.model.logprobs import token_logprobs
 from kit.model.processor import PreparedImage, Processor
@@ -75,27 +76,30 @@ def probe(
     batch_size: int = 32,
 ) -> list[Effect]:
     """Measure every case. What several cases ask of one image is asked once, ``batch_size``
-    images at a time, and no image passes the vision tower twice.
+    images at a time, and no image passes the vision tower twice. While the device works on some
+    the next are made.
 
     The model's own mode (training or evaluation) is restored; no gradient is kept.
     """
-    wanted = [
-        [
-            (image_cache.prepared(case.image, without), case.question, case.answer)
-            for without in ((), case.evidence, *case.controls)
-        ]
-        for case in cases
-    ]
-    found = answer_probabilities(
-        model,
-        image_cache.processor,
-        [ask for asks in wanted for ask in asks],
-        batch_size=batch_size,
-    )
-    probabilities = iter(found)
+    asked: dict[Request, dict[tuple[str, str], None]] = {}
+    for case in cases:
+        for without in ((), case.evidence, *case.controls):
+            asked.setdefault((case.image, without), {})[case.question, case.answer] = None
+    # alike in size, so that there is little padding
+    requests = sorted(asked, key=lambda r: (math.prod(image_cache.size(r[0])), len(asked[r])))
+    batches = [requests[i : i + batch_size] for i in range(0, len(requests), batch_size)]
+    found: dict[tuple[Request, tuple[str, str]], float] = {}
+    for batch, images in zip(batches, image_cache.prepared_ahead(batches), strict=True):
+        asks = [(image, *text) for image, r in zip(images, batch, strict=True) for text in asked[r]]
+        keys = [(request, text) for request in batch for text in asked[request]]
+        likely = answer_probabilities(model, image_cache.processor, asks, batch_size=batch_size)
+        found |= zip(keys, likely, strict=True)
     effects = []
-    for asks in wanted:
-        original, without, *controls = (next(probabilities) for _ in asks)
+    for case in cases:
+        original, without, *controls = (
+            found[(case.image, without), (case.question, case.answer)]
+            for without in ((), case.evidence, *case.controls)
+        )
         effects.append(Effect(original, without, tuple(controls)))
     return effects
 

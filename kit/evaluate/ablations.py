@@ -23,12 +23,15 @@ def measure_ablations(
     """For each answer, by what stood in the place of its image: ``answer``, whether it is
     ``changed`` from the one to the image, and whether it is ``exact`` (1.0 or 0.0); of a
     ``shuffled`` image also which it was."""
+    shuffled = [item.record.image for item in answers if item.record.image in partners]
+    others = predictor.image_cache.prepared_all([(partners[image], ()) for image in shuffled])
+    other = dict(zip(shuffled, others, strict=True))
     wanted = []
     for item in answers:
         record = item.record
         shown = {"blank": blank(predictor, record.image), "question_only": None}
-        if record.image in partners:
-            shown["shuffled"] = predictor.image_cache.prepared(partners[record.image])
+        if record.image in other:
+            shown["shuffled"] = other[record.image]
         wanted += [(item, name, shown[name]) for name in ABLATIONS if name in shown]
     said = predictor.answers([(image, i.record.question, i.mode) for i, _, image in wanted])
     found: dict[int, dict[str, dict]] = {id(item): {} for item in answers}

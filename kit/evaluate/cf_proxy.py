@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kit.counterfactual.images import ImageCache
 from kit.counterfactual.probe import MODE, Case, probe
-from kit.counterfactual.regions import evidence_region, whole_pixels
+from kit.counterfactual.regions import Boxes, evidence_region, whole_pixels
 from kit.data.fields import relative_image
 from kit.data.grpo_records import CARRIED, GrpoRecord
 from kit.data.records import SftRecord, read_sft_records, to_json
@@ -54,10 +54,12 @@ def cf_proxy(config: CfProxyConfig) -> int:
         longest = require_room(records, processor, [MODE], model, config.max_new_tokens)
         at_once = config.per_device_eval_batch_size or rows_that_fit(model, longest)
 
+        image_cache = ImageCache(
+            processor, config.inpainting, Path(config.images_dir) if config.keep_images else None
+        )
+        predictor = Predictor(model, image_cache, config.max_new_tokens, at_once)
+
         def ask(batch: Sequence[Request]) -> list[dict]:
-            folder = Path(config.images_dir) if config.keep_images else None
-            image_cache = ImageCache(processor, config.inpainting, folder)
-            predictor = Predictor(model, image_cache, config.max_new_tokens, at_once)
             found = measure(predictor, records, batch, config)
             return [{"index": i, **to_json(record)} for i, record in found]
 
@@ -88,33 +90,25 @@ def measure(
         index: predictor.parse(completion, mode)
         for index, mode, completion in answer(predictor, records, batch)
     }
-    cases: dict[int, Case] = {}
+    asked: dict[int, tuple[str, Boxes, Boxes]] = {}
     for index, parsed in answers.items():
         record = records[index]
         size = predictor.image_cache.size(record.image)
         gold = [region.box_xyxy_pixels for region in record.regions]
         evidence, _ = evidence_region(gold, parsed.boxes, size)
         if evidence:
-            controls = predictor.image_cache.controls(
-                record.image,
-                evidence,
-                draws=config.random_draws,
-                seed=config.seed,
-                avoid=whole_pixels(gold, size),
-            )
-            cases[index] = Case(record.image, record.question, record.answer, evidence, controls)
-    effects = dict(
-        zip(
-            cases,
-            probe(
-                predictor.model,
-                predictor.image_cache,
-                [*cases.values()],
-                batch_size=predictor.batch_size,
-            ),
-            strict=True,
-        )
+            asked[index] = (record.image, evidence, whole_pixels(gold, size))
+    found = predictor.image_cache.controls_all(
+        [*asked.values()], draws=config.random_draws, seed=config.seed
     )
+    cases = {
+        index: Case(image, records[index].question, records[index].answer, evidence, controls)
+        for (index, (image, evidence, _)), controls in zip(asked.items(), found, strict=True)
+    }
+    measured = probe(
+        predictor.model, predictor.image_cache, [*cases.values()], batch_size=predictor.batch_size
+    )
+    effects = dict(zip(cases, measured, strict=True))
     found = []
     for index, parsed in answers.items():
         record = records[index]

@@ -76,9 +76,10 @@ def evaluate(config: EvaluateConfig) -> int:
         longest = require_room(records, processor, modes, model, config.max_new_tokens)
         at_once = config.per_device_eval_batch_size or rows_that_fit(model, longest)
 
+        image_cache = ImageCache(processor, config.inpainting)
+        predictor = Predictor(model, image_cache, config.max_new_tokens, at_once)
+
         def ask(batch: Sequence[Request]) -> list[dict]:
-            image_cache = ImageCache(processor, config.inpainting)
-            predictor = Predictor(model, image_cache, config.max_new_tokens, at_once)
             rows = answer_batch(predictor, records, batch, references, config)
             return [{"index": index, **row} for index, row in rows]
 

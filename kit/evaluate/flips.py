@@ -35,7 +35,7 @@ def measure_flips(
     ``random_answers``.
     """
     cache = predictor.image_cache
-    every = [interventions_of(cache, item, draws, seed) for item in answers]
+    every = interventions_of(cache, answers, draws, seed)
     owned = [
         (item, intervention)
         for item, found in zip(answers, every, strict=True)
@@ -43,11 +43,16 @@ def measure_flips(
         if intervention.controls
     ]
     wanted = [
-        (cache.prepared(item.record.image, without), item.record.question, item.mode)
+        (item, without)
         for item, intervention in owned
         for without in (intervention.region, *intervention.controls)
     ]
-    said = iter(predictor.answers(wanted))
+    images = cache.prepared_all([(item.record.image, without) for item, without in wanted])
+    asks = [
+        (image, item.record.question, item.mode)
+        for image, (item, _) in zip(images, wanted, strict=True)
+    ]
+    said = iter(predictor.answers(asks))
     cases = [
         Case(
             item.record.image,
@@ -87,20 +92,22 @@ def measure_flips(
 
 
 def interventions_of(
-    cache: ImageCache, item: Answer, draws: int, seed: int
-) -> dict[str, Intervention]:
-    """The regions of an answer, by whose they are; ``both`` where there are gold and claimed
+    cache: ImageCache, answers: Sequence[Answer], draws: int, seed: int
+) -> list[dict[str, Intervention]]:
+    """The regions of each answer, by whose they are; ``both`` where there are gold and claimed
     ones. No control touches a gold box."""
-    record = item.record
-    if record.image_size is None:
-        return {}
-    gold = whole_pixels([r.box_xyxy_pixels for r in record.regions], record.image_size)
-    claimed = claimed_region(item.parsed.boxes, record.image_size)
-    both = tuple(dict.fromkeys((*gold, *claimed))) if gold and claimed else ()
-    return {
-        source: Intervention(
-            region, cache.controls(record.image, region, draws=draws, seed=seed, avoid=gold)
-        )
-        for source, region in {"gold": gold, "claimed": claimed, "both": both}.items()
-        if region
-    }
+    asked = []
+    for number, item in enumerate(answers):
+        record = item.record
+        if record.image_size is None:
+            continue
+        gold = whole_pixels([r.box_xyxy_pixels for r in record.regions], record.image_size)
+        claimed = claimed_region(item.parsed.boxes, record.image_size)
+        both = tuple(dict.fromkeys((*gold, *claimed))) if gold and claimed else ()
+        regions = {"gold": gold, "claimed": claimed, "both": both}
+        asked += [(number, source, (record.image, r, gold)) for source, r in regions.items() if r]
+    controls = cache.controls_all([request for *_, request in asked], draws=draws, seed=seed)
+    found: list[dict[str, Intervention]] = [{} for _ in answers]
+    for (number, source, (_, region, _)), own in zip(asked, controls, strict=True):
+        found[number][source] = Intervention(region, own)
+    return found

@@ -31,7 +31,6 @@ from kit.model.adapters import named_base, require_adapter
 from kit.model.lengths import require_room
 from kit.model.load import load_processor
 from kit.model.logprobs import LogprobModel
-from kit.model.processor import Processor
 from kit.model.sampler import Sampling
 from kit.run import failures, process, state, zero
 from kit.run.metrics import Meters, mean_metrics, pooled_std
@@ -88,13 +87,13 @@ def run(config: GrpoConfig, accelerator: Accelerator, stop: StopRequest) -> int:
     )  # fmt: skip
     progress, log = schedule.progress, schedule.log
     stream = RecordStream(EpochOrder(tuple(str(i) for i in range(len(records))), config.seed))
+    image_cache = ImageCache(processor, config.inpainting)
     accelerator.print(finish.describe(policy, records, dropped, batch, schedule.total_steps))
 
     # ------------------------------------------------------------------ the loop
     while not schedule.at_end:
         meters = Meters()
         tasks = own_tasks(records, stream, progress.step, own_prompts, accelerator)
-        image_cache = ImageCache(processor, config.inpainting)
         with zero.gathered(accelerator, wrapped):
             groups, rewards = collect(
                 policy, image_cache, tasks, reward_fn, config, accelerator, meters
@@ -120,7 +119,7 @@ def run(config: GrpoConfig, accelerator: Accelerator, stop: StopRequest) -> int:
             print_completions(rows, config.num_completions_to_print)
         if eval_records and schedule.is_due(config.eval_steps):
             with zero.gathered(accelerator, wrapped):
-                scores = evaluate(policy, processor, eval_records, reward_fn, config, accelerator)
+                scores = evaluate(policy, image_cache, eval_records, reward_fn, config, accelerator)
             log.log(progress.step, scores)
         if (code := schedule.save_or_leave(stop)) is not None:
             return code
@@ -246,7 +245,7 @@ def update(
 
 def evaluate(
     model: nn.Module,
-    processor: Processor,
+    image_cache: ImageCache,
     records: list[GrpoRecord],
     reward_fn: Rewards,
     config: GrpoConfig,
@@ -258,7 +257,6 @@ def evaluate(
     size = config.per_device_train_batch_size * config.num_generations
     for start in range(0, len(own), size):
         tasks = [Task(index, records[index]) for index in own[start : start + size]]
-        image_cache = ImageCache(processor, config.inpainting)
         sampling = Sampling(config.max_completion_length)
         with accelerator.autocast():
             groups = roll_out(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from torch import nn
 
 from kit.counterfactual.images import ImageCache
 from kit.counterfactual.probe import Case, probe
-from kit.counterfactual.regions import area_share, claimed_region, whole_pixels
+from kit.counterfactual.regions import Boxes, area_share, claimed_region, whole_pixels
 from kit.data.grpo_records import GrpoRecord
 from kit.grpo.config import GrpoConfig
 from kit.grpo.functions import RewardFunctions
@@ -143,7 +144,7 @@ def online_scores(
     is not finite. All completions of all groups are measured in one batch, equal claims once.
     """
     scores: list[float | None] = []
-    measured: list[tuple[int, Case, float]] = []
+    claims: list[tuple[int, Case, Boxes, float]] = []
     for group in groups:
         record = group.task.record
         size = image_cache.size(record.image)
@@ -154,11 +155,17 @@ def online_scores(
             if not (is_paid(parsed, record, answers) and 0 < share < LARGEST_SHARE):
                 scores.append(0.0)
                 continue
-            controls = image_cache.controls(record.image, claim, draws=draws, seed=seed, avoid=gold)
-            if controls:
-                case = Case(record.image, record.question, parsed.answer, claim, controls)
-                measured.append((len(scores), case, share))
+            case = Case(record.image, record.question, parsed.answer, claim, ())
+            claims.append((len(scores), case, gold, share))
             scores.append(None)
+    found = image_cache.controls_all(
+        [(case.image, case.evidence, gold) for _, case, gold, _ in claims], draws=draws, seed=seed
+    )
+    measured = [
+        (place, replace(case, controls=controls), share)
+        for (place, case, _, share), controls in zip(claims, found, strict=True)
+        if controls
+    ]
     effects = probe(model, image_cache, [case for _, case, _ in measured])
     for (place, _, share), effect in zip(measured, effects, strict=True):
         scores[place] = counterfactual_score(effect.delta_roi, effect.delta_rand, share)

@@ -12,6 +12,7 @@ from torch import nn
 from kit.counterfactual.images import ImageCache
 from kit.data.grpo_records import GrpoRecord
 from kit.model.merged import sampling_weights
+from kit.model.processor import PreparedImage, Processor
 from kit.model.sampler import Completion, Prompt, Sampling, generate, seeded_noise
 from kit.model.sharing import Branch, Tree, Trunk
 from kit.prompting.answers import ParsedAnswer, parse_answer
@@ -61,7 +62,11 @@ def roll_out(
     :func:`kit.model.merged.sampling_weights`.
     """
     processor = image_cache.processor
-    trunks = [_whole_prompt(image_cache, task.record) for task in tasks]
+    images = image_cache.prepared_all([(task.record.image, ()) for task in tasks])
+    trunks = [
+        _whole_prompt(processor, image, task.record)
+        for image, task in zip(images, tasks, strict=True)
+    ]
     seeds = [
         (seed, t.prompt_index, attempt, number) for t in tasks for number in range(num_generations)
     ]
@@ -86,7 +91,7 @@ def roll_out(
     ]
 
 
-def _whole_prompt(image_cache: ImageCache, record: GrpoRecord) -> Trunk:
-    trunk = image_cache.processor.encode_trunk(image_cache.prepared(record.image), MODE)
-    question = torch.tensor(image_cache.processor.encode_question(record.question, MODE))
+def _whole_prompt(processor: Processor, image: PreparedImage, record: GrpoRecord) -> Trunk:
+    trunk = processor.encode_trunk(image, MODE)
+    question = torch.tensor(processor.encode_question(record.question, MODE))
     return dataclasses.replace(trunk, input_ids=torch.cat([trunk.input_ids, question]))

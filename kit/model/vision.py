@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
@@ -10,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from kit.model.resources import Kept
+
 CACHE_BYTES = 2**28  # 340 images of 256 tokens of the 2B model in bfloat16
 
 
-class FeatureCache:
+class FeatureCache(Kept):
     """The features of the images seen last, up to ``CACHE_BYTES``.
 
     Kept by what they follow from: the image's content and bounds (``Processor.prepare_image``
@@ -21,28 +22,15 @@ class FeatureCache:
     """
 
     def __init__(self) -> None:
-        self._features: OrderedDict[tuple, Tensor] = OrderedDict()
+        super().__init__(CACHE_BYTES)
         self._weights: tuple = ()
-        self.n_bytes = 0
 
     def renew(self, tower: nn.Module) -> None:
         """Forget everything if the weights are not those that it was computed with."""
         weights = tuple((p.data_ptr(), p._version, p.dtype) for p in tower.parameters())
         if weights != self._weights:
-            self._features.clear()
-            self._weights, self.n_bytes = weights, 0
-
-    def get(self, key: tuple) -> Tensor | None:
-        if key in self._features:
-            self._features.move_to_end(key)
-        return self._features.get(key)
-
-    def put(self, key: tuple, features: Tensor) -> None:
-        self._features[key] = features
-        self.n_bytes += features.nbytes
-        while self.n_bytes > CACHE_BYTES:
-            _, oldest = self._features.popitem(last=False)
-            self.n_bytes -= oldest.nbytes
+            self.clear()
+            self._weights = weights
 
 
 _CACHES: WeakKeyDictionary[nn.Module, FeatureCache] = WeakKeyDictionary()  # by tower
@@ -84,7 +72,7 @@ def _cached(causal_lm, keys, pixel_values: Tensor, grids_I3: Tensor) -> list[Ten
         features = cache.get((key, precision))
         if features is None:
             (features,) = _run(causal_lm, patches_of_image, grid_3[None])
-            cache.put((key, precision), features)
+            cache.put((key, precision), features, features.nbytes)
         found.append(features)
     return found
 

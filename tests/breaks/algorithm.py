@@ -256,7 +256,7 @@ BREAKS = (
     Break(
         "the counterfactual is asked of the gold answer",
         REWARDS,
-        "Case(record.image, record.question, parsed.answer, claim, controls)",
+        "Case(record.image, record.question, parsed.answer, claim, ())",
         "Case(record.image, record.question, record.gold, claim, controls)",
         ("tests/grpo/test_rewards.py::test_the_probe_is_asked_of_what_the_completion_itself_says",),
     ),

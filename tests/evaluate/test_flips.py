@@ -234,7 +234,7 @@ def answers(prepared):
 def test_regions_of_an_answer(answers):
     """Claimed ones where there are any, both together, and no control for the whole image."""
     cache = ImageCache(None)
-    found = [interventions_of(cache, item, 2, 0) for item in answers]
+    found = interventions_of(cache, answers, 2, 0)
     assert ["claimed" in own for own in found] == [True, False, True, True]
     for item, own in zip(answers, found, strict=True):
         gold = mask_of(own["gold"].region, item.record.image_size)
@@ -247,7 +247,7 @@ def test_regions_of_an_answer(answers):
     assert found[2]["claimed"].controls == found[2]["both"].controls == ()
     assert any(intervention.controls for own in found for intervention in own.values())
     unknown = dataclasses.replace(answers[0].record, image_size=None)
-    assert interventions_of(cache, dataclasses.replace(answers[0], record=unknown), 2, 0) == {}
+    assert interventions_of(cache, [dataclasses.replace(answers[0], record=unknown)], 2, 0) == [{}]
 
 
 def test_what_has_no_control_is_left_out_and_told(answers, base_model, processor):
@@ -257,7 +257,7 @@ def test_what_has_no_control_is_left_out_and_told(answers, base_model, processor
     found = measure_flips(predictor, answers, draws=2, seed=0)
     measured = 0
     for item, own in zip(answers, found, strict=True):
-        every = interventions_of(predictor.image_cache, item, 2, 0)
+        (every,) = interventions_of(predictor.image_cache, [item], 2, 0)
         assert {*own["flips"], *own["unmatched"]} == {*every}
         for source, intervention in every.items():
             assert (source in own["unmatched"]) == (not intervention.controls)

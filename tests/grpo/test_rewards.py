@@ -200,7 +200,7 @@ def test_online_scores_on_the_real_model(base_model, processor, prepared):
 def test_what_cannot_be_measured_is_absent_and_not_nothing(monkeypatch, why):
     """What claims nothing, everything or is wrong earns nothing whether or not it could be."""
     if why == "no match":
-        monkeypatch.setattr(Noise, "controls", lambda *_, **__: ())
+        monkeypatch.setattr(Noise, "controls_all", lambda _, asked, **__: [()] * len(asked))
         monkeypatch.setattr(rewards, "probe", lambda model, cache, cases: [1 / 0 for _ in cases])
     else:
         broken = Effect(math.nan, 0.5, (0.5,))

@@ -103,13 +103,13 @@ def test_an_adapter_in_the_tower_switched_off_is_another_tower(fresh_model, proc
         assert not torch.equal(token_logprobs(model, batch).logprobs, adapted)
 
 
-def test_what_is_kept_is_bounded(fresh_model, processor, runs, monkeypatch):
+def test_what_is_kept_is_bounded(fresh_model, processor, runs):
     """To two images; the one that was not seen for longest goes."""
     model = fresh_model.requires_grad_(False)
     token_logprobs(model, batch_of(processor, noise()))
     (cache,) = [vision._CACHES[model.model.visual]]
-    monkeypatch.setattr(vision, "CACHE_BYTES", 2 * cache.n_bytes)
+    cache.limit = 2 * cache.n_bytes
     for seed, n_runs in ((1, 2), (0, 2), (2, 3), (0, 3), (1, 4)):
         token_logprobs(model, batch_of(processor, noise(seed=seed)))
         assert len(runs) == n_runs
-        assert cache.n_bytes <= vision.CACHE_BYTES
+        assert cache.n_bytes <= cache.limit
