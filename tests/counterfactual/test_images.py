@@ -33,7 +33,7 @@ def alone(processor, path, without):
 
 
 @pytest.mark.parametrize("cores", [1, 4])
-@pytest.mark.parametrize("limit", [images.CACHE_BYTES, 300_000, 0], ids="all some none".split())
+@pytest.mark.parametrize("limit", [images.CACHE_BYTES, 300_000, 0], ids=["all", "some", "none"])
 def test_images_are_the_same_however_they_are_made(cores, limit, paths, processor, monkeypatch):
     """In whatever batches, by one thread or several, kept or not: those of one at a time, in order;
     within a batch equal requests are one object. No more is kept than is allowed."""
