@@ -15,7 +15,9 @@ from kit.demo.bench import peer
 from kit.demo.bench.cases import ALPHA, BETA, LEARNING_RATE, MODE, Case, R
 from kit.demo.bench.machine import now
 from kit.grpo import grpo
+from kit.grpo.config import GrpoConfig
 from kit.grpo.microbatches import micro_batches, with_fixed_logprobs
+from kit.grpo.policy import build_policy
 from kit.grpo.rollout import Task, roll_out
 from kit.model.load import load_processor
 from kit.model.logprobs import LogprobModel, token_logprobs
@@ -23,9 +25,7 @@ from kit.model.sampler import Sampling, question_prompt
 from kit.model.sharing import Branch, PackedBatch, Tree, Trunk, pack
 from kit.prompting.messages import build_messages
 from kit.run.metrics import Meters
-from kit.grpo.config import GrpoConfig
 from kit.train.optim import adamw
-from kit.grpo.policy import build_policy
 
 MOST_ROWS = 16  # of TRL's passes with gradients; more of them a step are accumulated
 
