@@ -9,7 +9,7 @@ CPU and a GPU, with torch's own kernels, and nothing to be compiled when shapes 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,12 +26,19 @@ class OnDevice:
 
     def to(self, device: torch.device | str, non_blocking: bool = True):
         """The same on another device."""
-        moved = {
-            field.name: value.to(device, non_blocking=non_blocking)
+        return self._with(lambda value: value.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self):
+        """The same in memory from which a GPU copies by itself; a DataLoader calls it."""
+        return self._with(lambda value: value.pin_memory())
+
+    def _with(self, change: Callable):
+        changed = {
+            field.name: change(value)
             for field in dataclasses.fields(self)
             if isinstance(value := getattr(self, field.name), (Tensor, OnDevice))
         }
-        return dataclasses.replace(self, **moved)
+        return dataclasses.replace(self, **changed)
 
 
 @dataclass(frozen=True)

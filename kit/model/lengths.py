@@ -14,10 +14,11 @@ from kit.errors import DataError
 from kit.model.processor import PreparedImage, Processor
 
 
-def prompt_lengths(
+def trunk_lengths(
     records: Sequence[SftRecord | GrpoRecord], processor: Processor, mode: str
 ) -> list[int]:
-    """Tokens of each record's prompt, image and question; of the image only the header is read."""
+    """Tokens of what the questions of each record's image share; of the image only the header is
+    read."""
     merge = processor.image_processor.merge_size**2
     sizes = {path: image_size(path) for path in dict.fromkeys(r.image for r in records)}
     patches = {
@@ -26,11 +27,17 @@ def prompt_lengths(
     }
     no_image = PreparedImage("", torch.empty(0), torch.empty(0), 0)
     around = len(processor.encode_trunk(no_image, mode))
+    return [around + patches[record.image] // merge for record in records]
+
+
+def prompt_lengths(
+    records: Sequence[SftRecord | GrpoRecord], processor: Processor, mode: str
+) -> list[int]:
+    """Tokens of each record's prompt, image and question."""
+    trunks = trunk_lengths(records, processor, mode)
     return [
-        around
-        + patches[record.image] // merge
-        + len(processor.encode_question(record.question, mode))
-        for record in records
+        trunk + len(processor.encode_question(record.question, mode))
+        for trunk, record in zip(trunks, records, strict=True)
     ]
 
 

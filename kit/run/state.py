@@ -26,8 +26,8 @@ from kit.run.stop import StopRequest
 FREE_KEYS = {
     "output_dir", "resume_from_checkpoint", "save_steps", "save_total_limit", "logging_steps",
     "log_completions", "num_completions_to_print", "max_eval_records",
-    "eval_steps", "report_to", "dataloader_num_workers", "load_best_model_at_end", "eval_data",
-    "max_skipped_steps", "resume_weights_only",
+    "eval_steps", "report_to", "dataloader_num_workers", "dataloader_pin_memory",
+    "load_best_model_at_end", "eval_data", "max_skipped_steps", "resume_weights_only",
 }  # fmt: skip
 
 

@@ -55,7 +55,12 @@ class TrainingConfig:
     full_determinism: bool = option(
         False, help="deterministic algorithms only, slower: on a GPU too, resumes are bit for bit"
     )
-    dataloader_num_workers: int = option(0, help="processes a rank that prepare images")
+    dataloader_num_workers: int | None = option(
+        None, help="processes a rank that prepare images of SFT; null: 4 for a GPU, 0 for a CPU"
+    )
+    dataloader_pin_memory: bool = option(
+        True, help="micro-batches of SFT lie in memory from which a GPU copies while it computes"
+    )
 
     logging_steps: int = option(10, help="steps between logged metrics")
     eval_steps: int = option(0, help="steps between evaluations; 0: only at the end")
@@ -92,7 +97,7 @@ class TrainingConfig:
             "dataloader_num_workers",
         ):  # fmt: skip
             value = getattr(self, name)
-            require(0 <= value < float("inf"), name, "must not be negative", value)
+            require(value is None or 0 <= value < float("inf"), name, "must not be negative", value)
         for name in ("lora_dropout", "adam_beta1", "adam_beta2"):
             value = getattr(self, name)
             require(0 <= value < 1, name, "must be in [0, 1)", value)

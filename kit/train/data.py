@@ -1,7 +1,8 @@
 """Which records form which batch, and from records to packed trees.
 
 The records of step ``k`` depend on the seed and ``k`` alone, not on how the global batch is split
-over processes and micro-batches, and nothing has to be remembered to resume.
+over processes and micro-batches (``kit.train.balance`` deals them out), and nothing has to be
+remembered to resume.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ import torch
 from kit.data.images import open_image
 from kit.data.records import SftRecord
 from kit.errors import DataError, UserError
-from kit.model.lengths import prompt_lengths
+from kit.model.lengths import trunk_lengths
 from kit.model.processor import Processor
 from kit.model.sharing import Branch, PackedBatch, Tree, pack
 from kit.prompting.messages import target_text
+from kit.train.balance import Size, deal
 from kit.train.config import TrainingConfig
 
 
@@ -107,7 +109,9 @@ class SftBatches(torch.utils.data.Dataset):
         stream: RecordStream,
         *,
         modes: tuple[str, ...],
+        sizes: Sequence[Size],
         micro_batch_size: int,
+        accumulation: int,
         rank: int,
         world_size: int,
         merge_size: int,
@@ -116,7 +120,10 @@ class SftBatches(torch.utils.data.Dataset):
         direct: bool,
     ):
         self.records, self.processor, self.stream, self.modes = records, processor, stream, modes
-        self.size, self.rank, self.world_size = micro_batch_size, rank, world_size
+        self.sizes, self.accumulation = sizes, accumulation
+        self.rank, self.world_size = rank, world_size
+        self.n_of_step = micro_batch_size * accumulation * world_size
+        self._dealt = functools.lru_cache(maxsize=2)(self._deal)
         self.merge_size, self.max_length = merge_size, max_length
         self.share, self.direct = share, direct
 
@@ -138,8 +145,20 @@ class SftBatches(torch.utils.data.Dataset):
 
     def records_of(self, number: int) -> list[SftRecord]:
         """The records of a micro-batch of this process."""
-        start = (number * self.world_size + self.rank) * self.size
-        return [self.records[i] for i in self.stream[start : start + self.size]]
+        step, part = divmod(number, self.accumulation)
+        return self._dealt(step)[part][self.rank]
+
+    def _deal(self, step: int) -> list[list[list[SftRecord]]]:
+        """The records of a step by micro-batch and process (``kit.train.balance``)."""
+        chosen = self.stream[step * self.n_of_step : (step + 1) * self.n_of_step]
+        records = [self.records[index] for index in chosen]
+        dealt = deal(
+            [record.image for record in records] if self.share else range(self.n_of_step),
+            [self.sizes[index] for index in chosen],
+            processes=self.world_size,
+            accumulation=self.accumulation,
+        )
+        return [[[records[place] for place in own] for own in part] for part in dealt]
 
     def suspects(self, step: int, finite: Sequence[bool]) -> list[tuple[SftRecord, bool]]:
         """This process's records of a step, each with whether the loss of its micro-batch was
@@ -190,34 +209,46 @@ def pack_records(
             key = (record.image, mode) if share else (record.image, mode, place)
             if key not in trunks:
                 trunks[key] = processor.encode_trunk(images[record.image], mode)
-            branch = Branch.of(
-                processor.encode_question(record.question, mode),
-                processor.encode_answer(target_text(record, mode)),
-            )
-            _require_length(len(trunks[key]) + len(branch.input_ids), max_length, record)
-            branches = grown.setdefault(key, [])
-            branches.append(branch)
-            if direct:
-                branches.append(
-                    Branch.of(*processor.encode_direct(record.question, mode, record.answer))
-                )
+            branches = [Branch.of(*text) for text in _texts(record, processor, mode, direct)]
+            _require_length(len(trunks[key]) + len(branches[0].input_ids), max_length, record)
+            grown.setdefault(key, []).extend(branches)
     trees = [Tree(trunks[key], tuple(branches)) for key, branches in grown.items()]
     return pack(trees, merge_size=merge_size)
 
 
-def require_max_length(
-    records: Sequence[SftRecord], processor: Processor, modes: tuple[str, ...], max_length: int
-) -> None:
-    """Check the length of every record before any is trained on.
+def record_sizes(
+    records: Sequence[SftRecord],
+    processor: Processor,
+    modes: tuple[str, ...],
+    max_length: int,
+    *,
+    direct: bool = False,
+) -> list[Size]:
+    """Tokens of every record, of all modes together, before any is trained on.
 
     Raises:
         DataError: a record longer than ``max_length`` tokens.
     """
+    shared, own = [0] * len(records), [0] * len(records)
     for mode in modes:
-        lengths = prompt_lengths(records, processor, mode)
-        for record, length in zip(records, lengths, strict=True):
-            answer = processor.encode_answer(target_text(record, mode))
-            _require_length(length + len(answer), max_length, record)
+        for place, trunk in enumerate(trunk_lengths(records, processor, mode)):
+            record = records[place]
+            lengths = [len(c) + len(t) for c, t in _texts(record, processor, mode, direct)]
+            _require_length(trunk + lengths[0], max_length, record)
+            shared[place] += trunk
+            own[place] += sum(lengths)
+    return [Size(*both) for both in zip(shared, own, strict=True)]
+
+
+def _texts(
+    record: SftRecord, processor: Processor, mode: str, direct: bool
+) -> list[tuple[list[int], list[int]]]:
+    """What is read and what is supervised of a record's branches."""
+    question = processor.encode_question(record.question, mode)
+    texts = [(question, processor.encode_answer(target_text(record, mode)))]
+    if direct:
+        texts.append(processor.encode_direct(record.question, mode, record.answer))
+    return texts
 
 
 def _require_length(length: int, max_length: int, record: SftRecord) -> None:

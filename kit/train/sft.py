@@ -14,11 +14,13 @@ from kit.data.records import SftRecord, read_sft_records
 from kit.model.load import load_processor
 from kit.model.logprobs import LogprobModel
 from kit.model.processor import Processor
+from kit.model.resources import own_cores
 from kit.prompting.messages import modes_of
 from kit.run import failures, process, state
 from kit.run.metrics import window_means
 from kit.run.stop import StopRequest
 from kit.train import finish
+from kit.train.balance import Size
 from kit.train.config import SftConfig
 from kit.train.data import (
     EpochOrder,
@@ -27,7 +29,7 @@ from kit.train.data import (
     pack_records,
     raise_if_error,
     read_records,
-    require_max_length,
+    record_sizes,
 )
 from kit.train.optim import adamw, take_step
 from kit.train.policy import build_model
@@ -58,7 +60,8 @@ def run(config: SftConfig, accelerator: Accelerator, stop: StopRequest) -> int:
         config.base_model, min_pixels=config.min_pixels, max_pixels=config.max_pixels
     )
     modes = modes_of(config.prompting_mode)
-    require_max_length([*records, *eval_records], processor, modes, config.max_length)
+    sizes = record_sizes(records, processor, modes, config.max_length, direct=config.direct_answers)
+    record_sizes(eval_records, processor, modes, config.max_length)
     model = build_model(config, accelerator)
     wrapped, optimizer = accelerator.prepare(LogprobModel(model), adamw(model, config))
 
@@ -73,8 +76,9 @@ def run(config: SftConfig, accelerator: Accelerator, stop: StopRequest) -> int:
         start=start, n_records=len(records), batch=batch, name="sft", made_of=made_of,
     )  # fmt: skip
     progress, log = schedule.progress, schedule.log
-    dataset = training_batches(config, records, processor, accelerator, batch)
-    batches = map(raise_if_error, loader(dataset, progress.step, schedule.total_steps, config))
+    dataset = training_batches(config, records, sizes, processor, accelerator, batch)
+    coming = loader(dataset, progress.step, schedule.total_steps, config, accelerator.device)
+    batches = map(raise_if_error, coming)
     accelerator.print(finish.describe(model, records, dropped, batch, schedule.total_steps))
     if not dataset.share:
         accelerator.print("lora_dropout is above 0, so questions do not share their image's pass")
@@ -190,6 +194,7 @@ def evaluate_loss(
 def training_batches(
     config: SftConfig,
     records: list[SftRecord],
+    sizes: list[Size],
     processor: Processor,
     accelerator: Accelerator,
     batch: int,
@@ -208,7 +213,9 @@ def training_batches(
         processor,
         RecordStream(order),
         modes=modes_of(config.prompting_mode),
+        sizes=sizes,
         micro_batch_size=config.per_device_train_batch_size,
+        accumulation=config.gradient_accumulation_steps,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
         merge_size=processor.image_processor.merge_size,
@@ -218,13 +225,24 @@ def training_batches(
     )
 
 
-def loader(dataset: SftBatches, first_step: int, total_steps: int, config: SftConfig) -> DataLoader:
+def loader(
+    dataset: SftBatches,
+    first_step: int,
+    total_steps: int,
+    config: SftConfig,
+    device: torch.device,
+) -> DataLoader:
     """Micro-batches from a step on. A generator of its own keeps the global one untouched."""
     accumulation = config.gradient_accumulation_steps
+    feeds_gpu = device.type == "cuda"
+    workers = config.dataloader_num_workers
+    if workers is None:
+        workers = min(4, own_cores()) if feeds_gpu else 0
     return DataLoader(
         dataset,
         batch_size=None,
         sampler=range(first_step * accumulation, total_steps * accumulation),
-        num_workers=config.dataloader_num_workers,
+        num_workers=workers,
+        pin_memory=config.dataloader_pin_memory and feeds_gpu,
         generator=torch.Generator().manual_seed(config.seed),
     )

@@ -12,6 +12,8 @@ from kit.model.logprobs import LogprobModel
 from kit.model.tiny import base_folder
 from kit.run import process
 from kit.run.state import Progress
+from kit.train import sft
+from kit.train.balance import Size
 from kit.train.config import SftConfig
 from kit.train.data import pack_records
 from kit.train.finish import model_card
@@ -33,8 +35,40 @@ class Numbers(torch.utils.data.Dataset):
 def test_a_resumed_run_goes_on_with_the_next_micro_batch(accumulation, left):
     config = config_with(gradient_accumulation_steps=accumulation)
     before = torch.get_rng_state()
-    assert list(loader(Numbers(), 3, 5, config)) == left
+    assert list(loader(Numbers(), 3, 5, config, torch.device("cpu"))) == left
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize(
+    ("device", "cores", "settings", "workers", "pinned"),
+    [
+        ("cpu", 16, {}, 0, False), ("cuda", 16, {}, 4, True), ("cuda", 2, {}, 2, True),
+        ("cpu", 2, {"dataloader_num_workers": 1}, 1, False),
+        ("cuda", 16, {"dataloader_num_workers": 0, "dataloader_pin_memory": False}, 0, False),
+    ],
+)  # fmt: skip
+def test_a_gpu_is_fed_by_processes_of_its_own(
+    device, cores, settings, workers, pinned, monkeypatch
+):
+    monkeypatch.setattr(sft, "own_cores", lambda: cores)
+    fed = loader(Numbers(), 0, 1, config_with(**settings), torch.device(device))
+    assert (fed.num_workers, fed.pin_memory) == (workers, pinned)
+
+
+def test_what_a_process_hands_over_is_no_larger_than_its_images(prepared, processor, monkeypatch):
+    """No mask of all tokens by all tokens; and every tensor is pinned, those of the mask too."""
+    records = read_sft_records(prepared["train"])[0][:8]
+    batch = pack_records(records, processor, modes=("think_answer",), merge_size=2, max_length=4096)
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self) or self)
+    assert torch.equal(batch.pin_memory().input_ids, batch.input_ids)
+    rows, length = batch.input_ids.shape
+    tensors = [t for part in (batch, batch.tree_mask) for t in vars(part).values()]
+    assert {id(t) for t in tensors if isinstance(t, torch.Tensor)} == {id(t) for t in pinned}
+    others = sum(t.nbytes for t in pinned if t is not batch.pixel_values)
+    assert others < batch.pixel_values.nbytes
+    assert batch.tree_mask.visible.numel() < rows * length**2
 
 
 @pytest.mark.parametrize(("dropout", "rows"), [(0.0, 1), (0.1, 3)])
@@ -44,7 +78,9 @@ def test_questions_share_their_image_s_pass_unless_dropout_is_drawn_in_it(
     first = read_sft_records(prepared["train"])[0][0].image
     records = [r for r in read_sft_records(prepared["train"])[0] if r.image == first][:3]
     alone = SimpleNamespace(process_index=0, num_processes=1)
-    batches = training_batches(config_with(lora_dropout=dropout), records, processor, alone, 3)
+    sizes = [Size(50, 20)] * 3
+    config = config_with(lora_dropout=dropout)
+    batches = training_batches(config, records, sizes, processor, alone, 3)
     assert len(batches[0].input_ids) == rows
 
 
