@@ -38,7 +38,8 @@ ASKED = (
 @dataclass(frozen=True)
 class Shape:
     """``images`` with so many ``each`` of completions (GRPO) or questions; ``tokens`` of an image;
-    ``length`` in tokens of what is generated; how many ``words`` the question of GRPO has."""
+    ``length`` in tokens of what is generated; how many ``words`` the question of GRPO has. Each
+    step sees new images, as in the first epoch, or those that it has ``seen``, as in later ones."""
 
     name: str
     job: str = "grpo"
@@ -48,6 +49,7 @@ class Shape:
     length: int = 64
     words: int = 8
     vocabulary: int = 806
+    seen: bool = False
 
 
 SHAPES = {
@@ -60,6 +62,8 @@ SHAPES = {
         Shape("large vocabulary", vocabulary=151_936),
         Shape("sft slake", "sft", images=1, each=11),
         Shape("sft single", "sft", images=8, each=1),
+        Shape("sft slake later", "sft", images=1, each=11, seen=True),
+        Shape("sft single later", "sft", images=8, each=1, seen=True),
         Shape("evaluation slake", "evaluation", images=4, each=11),
         Shape("evaluation single", "evaluation", images=16, each=1),
         Shape("sweep", "sweep"),
@@ -74,7 +78,7 @@ SHAPES = {
 @dataclass(frozen=True)
 class Case:
     """A shape on a base model (folder or hub name) and a device, in bfloat16 or float32, with
-    images for so many ``rounds``: no round sees those of another, as no step of an epoch does."""
+    images for so many ``rounds``."""
 
     base: str
     shape: Shape
@@ -110,7 +114,7 @@ class Case:
             for path in paths[-1]:
                 pixels = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(path, compress_level=1)
-        return paths
+        return [paths[0]] * self.rounds if self.shape.seen else paths
 
     def records(self, number: int) -> list[SftRecord]:
         """The questions of a round, those of an image together."""

@@ -17,12 +17,13 @@ def share_of_matmul(case: Case, ours, steps: list[dict[str, float]]) -> dict:
     of the same type; of SFT, whose steps read images too, over the whole step.
 
     Only matrix products count, and only those that the update needs: nothing that is computed a
-    second time for lack of memory, and in GRPO no tower, whose features the rollout left.
+    second time for lack of memory, and no tower whose features are there: from the rollout, or
+    from an earlier epoch.
     """
     model = build_on_meta(ours.config)
     batches = [batch.to("cpu") for batch in ours.batches]
     counts = [sum(update_flops(model, batch) for batch in batches) for _ in range(2)]
-    flops = counts[1] if case.shape.job == "grpo" else counts[0]
+    flops = counts[1] if case.shape.job == "grpo" or case.shape.seen else counts[0]
     limit = machine.matmul_rate(case.device, case.dtype)
     what = TIMED[case.shape.job]
     share = flops / median(step[what] for step in steps) / limit
