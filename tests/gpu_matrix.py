@@ -25,7 +25,7 @@ from transformers import Qwen2VLForConditionalGeneration
 from kit.grpo.config import GrpoConfig
 from kit.model.load import load_processor
 from kit.model.tiny import base_folder
-from kit.plan.preflight import GIB, example_trees, table_of_estimates
+from kit.plan.preflight import GIB, count_images, example_trees, table_of_estimates
 from kit.run.launches import Plan
 from kit.train.config import SftConfig
 
@@ -98,7 +98,8 @@ def estimate(stage: str, chosen: dict, bf16: bool) -> dict:
     config = config_class(**plain | {"report_to": ["none"], "output_dir": "-"})
     processor = load_processor(config.base_model)
     trees = example_trees(config, processor, config.data)
-    return table_of_estimates(config, processor, trees, Plan(), bf16=bf16)
+    n_images = count_images(config, config.data)
+    return table_of_estimates(config, processor, trees, Plan(), bf16=bf16, n_images=n_images)
 
 
 def measured(folder: Path) -> dict:

@@ -9,6 +9,7 @@ claims boxes, completions of a prompt differ in reward, and every stage has some
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -41,10 +42,10 @@ CONFIG = {
     },
 }  # fmt: skip
 SMALL = {  # for a try in seconds
-    "hidden_size": 512, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "hidden_size": 256, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
     "max_position_embeddings": 4096,
     "vision_config": CONFIG["vision_config"] | {
-        "depth": 2, "embed_dim": 64, "hidden_size": 512, "num_heads": 2,
+        "depth": 2, "embed_dim": 64, "hidden_size": 256, "num_heads": 2,
     },
 }  # fmt: skip
 GENERATION = {
@@ -142,7 +143,7 @@ def answer_chain(tokenizer) -> list[tuple[int, tuple[int, ...]]]:
     last = tuple(tokenizer.encode(text)[0] for text in ENDS)
     end = (tokenizer.convert_tokens_to_ids("<|im_end|>"),)
     assert len({*words, *last}) == len(words) + len(last), "a word follows from the one before"
-    chain = [(word, (after,)) for word, after in zip(words, words[1:], strict=False)]
+    chain = [(word, (after,)) for word, after in itertools.pairwise(words)]
     return [*chain, (words[-1], last), *((word, end) for word in last)]
 
 

@@ -4,16 +4,19 @@
 
 Writes a folder laid out as the hub's Qwen2-VL-2B-Instruct (``hub_folder``; 4.4 GB, kept for the
 next time) and a few phantoms, and gives the commands of the kit to them one after the other, a
-process each. Prints a table; fails where a stage does, or takes more than ``--limit_gb``.
+process each. Prints a table; fails where a stage does or takes more than ``--limit_gb``, or where
+the preflight is a tenth from what a training stage takes.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from helpers import ROOT, flags_of, metrics_of, rows
@@ -21,12 +24,19 @@ from hub_folder import SMALL, write_hub_folder
 
 from kit.data.phantom.dataset import write_slake_phantoms
 from kit.data.prepare import PrepareConfig, prepare
+from kit.grpo.config import GrpoConfig
+from kit.model.adapters import named_base
+from kit.model.load import load_processor
+from kit.plan.launches import plan_name
+from kit.plan.preflight import count_images, example_trees, table_of_estimates
+from kit.run.launches import Plan
+from kit.train.config import SftConfig
 
 TRAINING = {
     "max_steps": 1, "learning_rate": 1e-5, "per_device_train_batch_size": 2, "save_steps": 0,
     "logging_steps": 1, "report_to": "none", "warmup_ratio": 0.0,
 }  # fmt: skip
-ASKING = {"max_records": 4, "per_device_eval_batch_size": 4, "max_new_tokens": 24}
+ASKING = {"max_records": 2, "per_device_eval_batch_size": 4, "max_new_tokens": 24}
 
 
 def stages(base: Path, work: Path) -> dict[str, dict[str, object]]:
@@ -40,26 +50,56 @@ def stages(base: Path, work: Path) -> dict[str, dict[str, object]]:
         },
         "cf_proxy": ASKING | {"adapter": sft, "data": data, "output": proxy},
         "train_grpo": TRAINING | {
-            "sft_ckpt": sft, "data": proxy, "output_dir": grpo, "num_generations": 8,
+            "sft_ckpt": sft, "data": proxy, "output_dir": grpo, "num_generations": 4,
             "max_completion_length": 24, "counterfactual": "online",
             "counterfactual_answers": "given",
         },
         "evaluate": ASKING | {
             "adapter": grpo, "data": data, "output": work / "evaluate", "counterfactual": True,
-            "prompting_mode": "caption_reason_answer",
+            "prompting_mode": "caption_reason_answer", "random_draws": 1,
         },
         "export": {"adapter": grpo, "output": work / "export"},
     }  # fmt: skip
 
 
-def measured(stage: str, flags: dict[str, object]) -> tuple[int, float, float]:
-    """The exit code of a command, its seconds and the most memory (GB) that it held, pages of the
-    weights' files that were read among them."""
+@dataclass(frozen=True)
+class Measured:
+    """The exit code of a command, its seconds, and the most memory that it held in GB: of all, with
+    what it had read of the weights' files, and of its own (``own_gb``)."""
+
+    code: int
+    seconds: float
+    peak_gb: float
+    own_gb: float
+
+
+def run(stage: str, flags: dict[str, object]) -> Measured:
     command = [sys.executable, f"launch/{stage}.py", *flags_of(flags)]
-    started = time.monotonic()
-    _, status, used = os.wait4(subprocess.Popen(command, cwd=ROOT).pid, 0)
-    code = os.waitstatus_to_exitcode(status)
-    return code, time.monotonic() - started, used.ru_maxrss * 1024 / 1e9
+    started, own = time.monotonic(), 0
+    process = subprocess.Popen(command, cwd=ROOT)
+    ended = 0
+    while not ended:
+        time.sleep(0.2)
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        if found := re.search(r"RssAnon:\s*(\d+) kB", status):
+            own = max(own, int(found[1]))
+        ended, status, used = os.wait4(process.pid, os.WNOHANG)
+    code, seconds = os.waitstatus_to_exitcode(status), time.monotonic() - started
+    return Measured(code, seconds, used.ru_maxrss * 1024 / 1e9, own * 1024 / 1e9)
+
+
+def told(stage: str, flags: dict[str, object]) -> float:
+    """What the preflight says that a training stage takes, in GB."""
+    config_class = {"train_sft": SftConfig, "train_grpo": GrpoConfig}[stage]
+    plain = {key: str(v) if isinstance(v, Path) else v for key, v in flags.items()}
+    config = config_class(**plain | {"report_to": ["none"]})
+    adapter = getattr(config, "sft_ckpt", None)
+    config = replace(config, base_model=config.base_model or named_base(adapter))
+    processor = load_processor(config.base_model, adapter, max_pixels=config.max_pixels)
+    trees = example_trees(config, processor, config.data)
+    n_images = count_images(config, config.data)
+    table = table_of_estimates(config, processor, trees, Plan(), False, n_images=n_images)
+    return table[plan_name(Plan()), config.quantization].total / 1e9
 
 
 def check(work: Path) -> None:
@@ -88,17 +128,26 @@ def main() -> None:
     prepare(
         PrepareConfig(output=data, dataset="SLAKE", split="train", slake_root=str(work / "SLAKE"))
     )
-    table, failed = [], False
+    table, wrong = [], []
     for stage, flags in stages(settings.folder, work).items():
-        code, seconds, peak = measured(stage, flags)
-        failed |= code != 0 or peak > settings.limit_gb
-        table.append(f"{stage:12} {seconds:6.0f} s {peak:6.1f} GB" + f"  exit {code}" * bool(code))
-        print(table[-1], flush=True)
-        if code:
+        found = run(stage, flags)
+        row = f"{stage:12} {found.seconds:6.0f} s  peak {found.peak_gb:5.1f} GB"
+        if found.code:
+            wrong.append(f"{stage} failed")
+        elif found.peak_gb > settings.limit_gb:
+            wrong.append(f"{stage} took more than {settings.limit_gb:g} GB")
+        elif stage.startswith("train"):
+            expected = told(stage, flags)
+            row += f", of its own {found.own_gb:5.2f}, the preflight says {expected:5.2f}"
+            if not settings.small and abs(expected / found.own_gb - 1) > 0.1:
+                wrong.append(f"the preflight is wrong about {stage}")
+        table.append(row)
+        print(row, flush=True)
+        if found.code:
             break
     print("\n".join(["", *table]))
-    if failed:
-        sys.exit(f"a stage failed or took more than {settings.limit_gb:g} GB")
+    if wrong:
+        sys.exit("; ".join(wrong))
     check(work)
 
 

@@ -63,7 +63,7 @@ def rows_that_fit(model: nn.Module, n_columns: int) -> int:
         memory, most = torch.cuda.get_device_properties(parameter.device).total_memory, 128
     else:
         memory, most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), 64
-    taken = bytes_a_row(model.config.get_text_config(), n_columns, parameter.dtype)
+    taken = bytes_a_row(model.config.get_text_config(), n_columns)
     return max(1, min(most, memory // 4 // taken))
 
 

@@ -40,15 +40,15 @@ class Sampling:
     top_k: int = 0
 
 
-def bytes_a_row(config: PretrainedConfig, n_columns: int, dtype: torch.dtype) -> int:
-    """What a row of so many tokens takes while it is decoded: keys and values, a second time while
-    rows are chosen, and its logits, scores and chances.
+def bytes_a_row(config: PretrainedConfig, n_columns: int) -> int:
+    """What a row of so many tokens, none of them shared, takes while it is decoded: keys and
+    values, a second time while rows are chosen, and its logits, scores and chances.
 
     Args:
         config: of the language model.
     """
     states = 2 * config.num_hidden_layers * config.num_key_value_heads * head_size(config)
-    return 2 * states * n_columns * dtype.itemsize + 4 * 4 * config.vocab_size
+    return 2 * states * n_columns * 4 + 4 * 4 * config.vocab_size
 
 
 def head_size(config: PretrainedConfig) -> int:

@@ -12,16 +12,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import AutoConfig, Qwen2VLForConditionalGeneration
 
 from kit.grpo.config import GrpoConfig
 from kit.model.attention import use_tree_attention
-from kit.model.decoding import CHECK
+from kit.model.decoding import CHECK, head_size
 from kit.model.head import ScoringHead
 from kit.model.load import resolve_base
-from kit.model.logprobs import LogprobModel
+from kit.model.logprobs import LogprobModel, qwen2vl_of
 from kit.model.sharing import PackedBatch
+from kit.model.vision import CACHE_BYTES
 from kit.plan.torch_internals import LiveBytes, fused_attention
 from kit.run.launches import Plan
 from kit.train.config import TrainingConfig
@@ -33,21 +35,24 @@ BLOCK, NESTED_BLOCK = 64, 256  # bitsandbytes: weights a 4-bit scale, scales a s
 @dataclass(frozen=True)
 class MemoryEstimate:
     """Bytes on each GPU while weights are updated: ``activations`` without ``logits``. GRPO
-    samples between updates, which takes ``sampling`` (cache and scores, and under ZeRO-3 the
-    gathered weights) in place of gradients, activations and logits."""
+    samples between updates, which takes ``sampling`` (cache and scores, copies of the weights with
+    the adapter in them, and under ZeRO-3 the gathered weights) in place of gradients, activations
+    and logits. ``features`` of images are kept all the time."""
 
     weights: int
     gradients: int
     optimizer: int
     activations: int
     logits: int
+    features: int = 0
     sampling: int = 0
 
     @property
     def total(self) -> int:
         """At the worst moment."""
         update = self.gradients + self.activations + self.logits
-        return self.weights + self.optimizer + max(update, self.sampling)
+        always = self.weights + self.optimizer + self.features
+        return always + max(update, self.sampling)
 
 
 def build_on_meta(config: TrainingConfig) -> nn.Module:
@@ -70,6 +75,7 @@ def estimate(
     bf16: bool,
     activations: int,
     logits: int,
+    features: int = 0,
     sampling: int = 0,
 ) -> MemoryEstimate:
     """Add everything up.
@@ -77,6 +83,7 @@ def estimate(
     Args:
         model: from ``build_on_meta``.
         activations, logits: from ``activation_bytes``.
+        features: from ``feature_bytes``.
         sampling: from ``sampling_bytes``.
     """
     compute = 2 if bf16 else 4
@@ -108,9 +115,12 @@ def estimate(
         states = 0
     if plan.offload_weights:
         weights = 0
-    if sampling and plan.stage == 3:
-        sampling += whole
-    return MemoryEstimate(weights, gradients, states, activations, logits, sampling)
+    if sampling and config.merges:
+        sampling += merged_bytes(model, bf16=bf16)
+    if plan.stage == 3:  # whole for the time of a rollout; a sharded tower's features are not kept
+        sampling += whole if sampling else 0
+        features = 0
+    return MemoryEstimate(weights, gradients, states, activations, logits, features, sampling)
 
 
 def _is_packed(name: str, is_trained: bool) -> bool:
@@ -161,15 +171,39 @@ def activation_bytes(
 def sampling_bytes(
     model: nn.Module, prompt_tokens: Sequence[int], config: GrpoConfig, *, bf16: bool
 ) -> int:
-    """What sampling keeps for prompts of these lengths: the cache of keys and values, and the
-    scores that tokens are drawn by."""
-    shape = model.config.get_text_config()
+    """What sampling keeps for prompts of these lengths: keys and values of each prompt, and of what
+    each row adds in buffers as long as it may get, and beside them the larger of the scores that
+    tokens are drawn by and the rows that go on once a quarter have ended, which are copied."""
+    shape, compute = model.config.get_text_config(), 2 if bf16 else 4
     rows = len(prompt_tokens) * config.num_generations
-    length = max(prompt_tokens) + config.max_completion_length + CHECK
-    heads = shape.num_key_value_heads * (shape.hidden_size // shape.num_attention_heads)
-    # keys and values of each layer, once more for the prompts and one of them as rows are chosen
-    rows_in_all = rows + len(prompt_tokens) + rows / (2 * shape.num_hidden_layers)
-    cache = int(2 * shape.num_hidden_layers * heads * rows_in_all * length * (2 if bf16 else 4))
-    # logits, scores, these less their largest, and chances; a head that is float32 for a moment
+    # keys and values in float32: of prompts once, and of what each row adds
+    states = 2 * shape.num_hidden_layers * head_size(shape) * shape.num_key_value_heads * 4
+    shared = states * len(prompt_tokens) * max(prompt_tokens)
+    own = states * rows * (config.max_completion_length + CHECK)
+    logits = rows * shape.vocab_size * compute
+    # scores, these less their largest, and chances, in float32
+    scores = 3 * rows * shape.vocab_size * 4
+    # a head that is float32 for a moment
     head = shape.vocab_size * shape.hidden_size * 4 * (bf16 and config.cast_lm_head_to_fp32)
-    return cache + rows * shape.vocab_size * 4 * 4 + head
+    return shared + own + logits + max(scores + head, (own + logits) * 3 // 4)
+
+
+def merged_bytes(model: nn.Module, *, bf16: bool) -> int:
+    """Copies of weights that a rollout makes (``kit.model.merged``): of adapted layers, and on a
+    CPU in float32 of all that the language model multiplies by."""
+    layers = [m.get_base_layer() for m in model.modules() if isinstance(m, LoraLayer)]
+    if not bf16 and not torch.cuda.is_available():
+        causal_lm = qwen2vl_of(model)
+        inside = (causal_lm.lm_head, *causal_lm.model.language_model.modules())
+        layers += [module for module in inside if isinstance(module, nn.Linear)]
+    sizes = {id(layer.weight): layer.weight.numel() for layer in layers}
+    return sum(sizes.values()) * (2 if bf16 else 4)
+
+
+def feature_bytes(model: nn.Module, image_tokens: int, n_images: int | None, *, bf16: bool) -> int:
+    """Features of so many images (None: of more than there is room for) that are kept where the
+    tower is not trained."""
+    if any(p.requires_grad for p in qwen2vl_of(model).model.visual.parameters()):
+        return 0
+    width = model.config.get_text_config().hidden_size * (2 if bf16 else 4)
+    return CACHE_BYTES if n_images is None else min(CACHE_BYTES, n_images * image_tokens * width)

@@ -29,6 +29,7 @@ from kit.plan.memory import (
     activation_bytes,
     build_on_meta,
     estimate,
+    feature_bytes,
     sampling_bytes,
 )
 from kit.prompting.messages import modes_of, target_text
@@ -51,7 +52,7 @@ def preflight(config: PreflightConfig) -> int:
     stage = read_stage(config)
     launch = read_launch(stage, config.accelerate_config, config.num_processes)
     room = device_memory(config.gpu_memory_gb)
-    console = Console(width=None if Console().is_terminal else 120)
+    console = Console(width=None if Console().is_terminal else 130)
     for line in describe_devices():
         console.print(line)
     processor = load_processor(
@@ -64,7 +65,10 @@ def preflight(config: PreflightConfig) -> int:
     trees = example_trees(stage, processor, config.data)
     for line in describe_run(stage, launch, trees):
         console.print(line)
-    estimates = table_of_estimates(stage, processor, trees, launch.plan, launch.bf16)
+    n_images = count_images(stage, config.data)
+    estimates = table_of_estimates(
+        stage, processor, trees, launch.plan, launch.bf16, n_images=n_images
+    )
     console.print(as_table(estimates, launch, stage, room))
     best = next((key for key, found in estimates.items() if found.total < room), None)
     if best is None:
@@ -203,8 +207,7 @@ def describe_run(stage: TrainingConfig, launch: Launch, trees: Sequence[Tree]) -
     """The batch of a step, and the tokens of a micro-batch."""
     what = "prompts" if isinstance(stage, GrpoConfig) else "records"
     batch = launch.batch
-    trunk = trees[0].trunk
-    image_tokens = int((trunk.input_ids == trunk.image_token_id).sum())
+    image_tokens = _image_tokens(trees[0])
     completions = ""
     if isinstance(stage, GrpoConfig):
         completions = f", {batch * stage.num_generations} completions"
@@ -217,22 +220,40 @@ def describe_run(stage: TrainingConfig, launch: Launch, trees: Sequence[Tree]) -
     ]
 
 
+def _image_tokens(tree: Tree) -> int:
+    return int((tree.trunk.input_ids == tree.trunk.image_token_id).sum())
+
+
+def count_images(stage: TrainingConfig, data: str | None) -> int | None:
+    """How many images a run sees, or None: more than their features are kept of, as where each
+    step makes new ones."""
+    is_grpo = isinstance(stage, GrpoConfig)
+    if data is None or (is_grpo and stage.counterfactual == "online"):
+        return None
+    read = read_grpo_records if is_grpo else read_sft_records
+    return len({record.image for record in read(data)[0]})
+
+
 def table_of_estimates(
     stage: TrainingConfig,
     processor: Processor,
     trees: Sequence[Tree],
     chosen: Plan,
     bf16: bool,
+    *,
+    n_images: int | None = None,
 ) -> dict[tuple[str, str], MemoryEstimate]:
     """By plan and quantization, the simplest first; for as many processes and with as large
-    buffers as ``chosen``."""
+    buffers as ``chosen``. ``n_images``: of ``count_images``."""
     model = build_on_meta(stage)
     batch = pack(list(trees), merge_size=processor.image_processor.merge_size)
     is_grpo = isinstance(stage, GrpoConfig)
     activations, logits = activation_bytes(model, batch, bf16=bf16, entropy=is_grpo)
+    image_tokens = max(_image_tokens(tree) for tree in trees)
+    features = feature_bytes(model, image_tokens, n_images, bf16=bf16)
     sampling = 0
-    if is_grpo:
-        prompts = [len(tree.trunk) for tree in trees]
+    if is_grpo:  # all prompts of a step together
+        prompts = [len(tree.trunk) for tree in trees] * stage.gradient_accumulation_steps
         sampling = sampling_bytes(model, prompts, stage, bf16=bf16)
     estimates = {}
     for name, plan in plans_beside(chosen).items():
@@ -244,6 +265,7 @@ def table_of_estimates(
                 bf16=bf16,
                 activations=activations,
                 logits=logits,
+                features=features,
                 sampling=sampling,
             )
     return estimates
@@ -259,7 +281,7 @@ def as_table(
     table = Table(title=f"GiB on each of {launch.plan.processes} GPUs", title_justify="left")
     for name in ("launch", "quantization"):
         table.add_column(name)
-    columns = ["weights", "gradients", "optimizer", "activations", "logits"]
+    columns = ["weights", "gradients", "optimizer", "activations", "logits", "features"]
     columns += ["sampling"] * isinstance(stage, GrpoConfig) + ["total"]
     for name in (*columns, "fits"):
         table.add_column(name, justify="right")

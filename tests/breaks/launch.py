@@ -49,9 +49,23 @@ BREAKS = (
     Break(
         "the cache holds keys and no values",
         MEMORY,
-        "int(2 * shape.num_hidden_layers * heads",
-        "int(shape.num_hidden_layers * heads",
+        "cache = 2 * shape",
+        "cache = shape",
         ("tests/plan/test_memory.py::test_sampling_within_a_tenth",),
+    ),
+    Break(
+        "a rollout's merged weights take no memory",
+        MEMORY,
+        "if sampling and config.merges:",
+        "if sampling and not config.merges:",
+        ("tests/plan/test_memory.py::test_sampling_within_a_tenth",),
+    ),
+    Break(
+        "only the prompts of a micro-batch are planned to be sampled together",
+        "kit/plan/preflight.py",
+        "for tree in trees] * stage.gradient_accumulation_steps",
+        "for tree in trees]",
+        ("tests/plan/test_preflight.py::test_a_rollout_is_of_all_prompts_of_a_step",),
     ),
     Break(
         "ZeRO leaves the optimizer whole",

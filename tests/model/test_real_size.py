@@ -5,6 +5,7 @@ Of a quarter of its layers; ``LAYERS=all`` takes them all, in four minutes.
 
 import os
 
+import numpy as np
 import pytest
 import torch
 from shapes import qwen2_vl_2b
@@ -14,9 +15,12 @@ from transformers import Qwen2VLForConditionalGeneration
 from kit.grpo.config import GrpoConfig
 from kit.model import vision
 from kit.model.attention import use_tree_attention
+from kit.model.merged import sampling_weights
+from kit.model.sampler import Prompt, Sampling, generate, seeded_noise
 from kit.model.sharing import Branch, Tree, Trunk, pack
 from kit.plan.flops import update_flops
-from kit.plan.memory import activation_bytes
+from kit.plan.memory import activation_bytes, merged_bytes, sampling_bytes
+from kit.plan.torch_internals import LiveBytes, fused_attention
 from kit.train.policy import make_trainable
 
 SHARE = 1 if os.environ.get("LAYERS") == "all" else 4
@@ -69,3 +73,33 @@ def test_logits_do_not_grow_with_the_targets(side):
     total = sum(activation_bytes(model, batch, bf16=True, entropy=True))
     print(f"{side} px: {total / 2**30:.2f} GiB, logits of all targets {whole / 2**30:.2f} GiB")
     assert total < whole
+
+
+def test_sampling_takes_what_the_preflight_says(monkeypatch):
+    """Keys, values, scores and merged copies, when a quarter of the rows has ended."""
+    model = policy().to(torch.bfloat16)
+    config = GrpoConfig(base_model="-", data="-", output_dir="-", max_completion_length=9)
+    real, rows = torch.Tensor.tolist, 2 * config.num_generations
+
+    def tolist(tensor):  # the host's reads
+        if not tensor.is_meta:
+            return real(tensor)
+        if tensor.dtype == torch.bool and len(tensor) == rows:
+            return [True] * (rows // 4) + [False] * (rows * 3 // 4)
+        return np.ones(tensor.shape, int).tolist()
+
+    monkeypatch.setattr(torch.Tensor, "tolist", tolist)
+    monkeypatch.setattr(torch.Tensor, "__int__", lambda tensor: 0)
+    trunks = [Trunk(torch.ones(1400, dtype=torch.int64), -1, "", None, None)] * 2
+    living = LiveBytes(0)
+    for tensor in (*model.parameters(), *model.buffers()):
+        living.know(tensor)
+    with fused_attention(), living, sampling_weights(model):
+        generate(
+            model, [Prompt(trunk, ((),) * config.num_generations) for trunk in trunks],
+            Sampling(9, temperature=1.0), end_id=-1, unsampled_ids=[],
+            noise=seeded_noise([(1,)] * rows, 9),
+        )  # fmt: skip
+    told = sampling_bytes(model, [1400] * 2, config, bf16=True) + merged_bytes(model, bf16=True)
+    print(f"preflight {told / 2**30:.2f} GiB, {living.peak / 2**30:.2f}")
+    assert told == pytest.approx(living.peak, rel=0.1)

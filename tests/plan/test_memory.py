@@ -16,14 +16,15 @@ from kit.data.grpo_records import read_grpo_records
 from kit.data.records import read_sft_records
 from kit.grpo.config import GrpoConfig
 from kit.grpo.rollout import Task, roll_out
+from kit.model.decoding import Chooser
 from kit.model.logprobs import LogprobModel
-from kit.model.sampler import Sampling, generate
+from kit.model.sampler import Sampling
 from kit.plan.launches import Plan
 from kit.plan.memory import activation_bytes, build_on_meta, estimate, sampling_bytes
 from kit.train.config import SftConfig
 from kit.train.data import pack_records
 from kit.train.optim import parameter_groups
-from kit.train.policy import build_model
+from kit.train.policy import build_model, make_trainable
 
 CASES = {
     "lora": {},
@@ -71,6 +72,7 @@ def test_within_a_tenth_of_what_is_allocated(changes, entropy, prepared, process
     model = build_on_meta(config)
     activations, logits = activation_bytes(model, batch, bf16=False, entropy=entropy)
     found = estimate(model, config, Plan(), bf16=False, activations=activations, logits=logits)
+    say("update", found.total, real)
     assert found.total == pytest.approx(real, rel=0.1)
     assert found.logits >= batch.target_ids.numel() * 804 * 4 or changes.get(
         "gradient_checkpointing"
@@ -112,30 +114,57 @@ def test_the_reference_of_full_grpo_is_a_second_model():
     assert estimate(model, config, Plan(), bf16=False, activations=0, logits=0).weights == 4 * size
 
 
-NEVER = {"end_id": -1}
-
-
-@pytest.mark.parametrize(("generations", "length"), [(8, 40), (16, 30)])
-def test_sampling_within_a_tenth(generations, length, prepared, processor, base_model, monkeypatch):
-    """Of completions that never end, so that the cache grows as far as it may."""
-    monkeypatch.setattr(
-        "kit.grpo.rollout.generate", lambda *args, **named: generate(*args, **named | NEVER)
+def say(part: str, told: int, real: int) -> None:
+    print(
+        f"{part:28} preflight {told / 2**20:8.1f} MiB, {real / 2**20:8.1f}: {told / real - 1:+.1%}"
     )
+
+
+class AQuarterEnds(Chooser):
+    """Of the rows at this token, and no row at another: the worst moment of a rollout, when those
+    that go on are copied."""
+
+    at, end_id, calls = 0, 0, 0
+
+    def __call__(self, logits_RV, uniform_R):
+        token_R, logprob_R = super().__call__(logits_RV, uniform_R)
+        token_R[token_R == self.end_id] = 0
+        self.calls += 1
+        if self.calls == self.at:
+            token_R[: len(token_R) // 4] = self.end_id
+        return token_R, logprob_R
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_sampling_within_a_tenth(merge, prepared, processor, fresh_model, monkeypatch):
+    generations, length = 24, 20
+    monkeypatch.setattr("kit.model.sampler.Chooser", AQuarterEnds)
+    monkeypatch.setattr(AQuarterEnds, "at", length - 8)
+    monkeypatch.setattr(AQuarterEnds, "end_id", processor.end_of_turn_id)
     config = GrpoConfig(
         base_model="tiny", data="-", output_dir="-", num_generations=generations,
-        max_completion_length=length,
+        max_completion_length=length, merge_adapter=merge,
     )  # fmt: skip
+    model, images = make_trainable(fresh_model, config), ImageCache(processor)
     records = read_grpo_records(prepared["train"])[0][:4]
     tasks = [Task(place, record) for place, record in enumerate(records)]
-    sampling = Sampling(length, temperature=1.0)
+    for record in records:
+        images.prepared(record.image)  # those wait on the CPU
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         groups = roll_out(
-            base_model, ImageCache(processor), tasks, sampling, num_generations=generations, seed=1
-        )
-    assert all(c.truncated for group in groups for c in group.completions)
-    prompts = [len(group.trunk) for group in groups]
-    told = sampling_bytes(build_on_meta(config), prompts, config, bf16=False)
-    assert told == pytest.approx(most_allocated(profiler), rel=0.1)
+            model, images, tasks, Sampling(length, temperature=1.0),
+            num_generations=generations, seed=1, merge=config.merges,
+        )  # fmt: skip
+    assert sum(c.truncated for group in groups for c in group.completions) == 3 * generations
+    on_meta = build_on_meta(config)
+    rows = sampling_bytes(on_meta, [len(group.trunk) for group in groups], config, bf16=False)
+    told = estimate(
+        on_meta, config, Plan(), bf16=False, activations=0, logits=0, sampling=rows
+    ).sampling
+    real = most_allocated(profiler)
+    say("sampling", told, real)
+    assert (told > rows) == merge, "the copies"
+    assert told == pytest.approx(real, rel=0.1)
 
 
 @pytest.mark.slow

@@ -7,8 +7,18 @@ import pytest
 import yaml
 from accelerate.commands.config import config_args
 
+from kit.data.grpo_records import read_grpo_records
 from kit.errors import ConfigError
-from kit.plan.preflight import PreflightConfig, preflight
+from kit.grpo.config import GrpoConfig
+from kit.model.vision import CACHE_BYTES
+from kit.plan.preflight import (
+    PreflightConfig,
+    count_images,
+    example_trees,
+    preflight,
+    table_of_estimates,
+)
+from kit.run.launches import Plan
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -61,6 +71,25 @@ def test_the_file_that_accelerate_takes_by_itself_is_named(tmp_path, monkeypatch
 def test_the_data_is_measured(prepared, capsys):
     check(data=str(prepared["train"]))
     assert "a micro-batch: 32 rows" in capsys.readouterr().out
+
+
+def test_a_rollout_is_of_all_prompts_of_a_step(prepared, processor):
+    """The features of their images stay, as far as there is room."""
+    found = []
+    for steps, counterfactual in ((1, "off"), (4, "online")):
+        config = GrpoConfig(
+            base_model="tiny", data="-", output_dir="-", gradient_accumulation_steps=steps,
+            counterfactual=counterfactual, merge_adapter=False,
+        )  # fmt: skip
+        images = count_images(config, prepared["train"])
+        trees = example_trees(config, processor, prepared["train"])
+        table = table_of_estimates(config, processor, trees, Plan(), False, n_images=images)
+        found.append(table["none or DDP", "none"])
+    assert found[1].sampling == 4 * found[0].sampling
+    assert found[1].features == CACHE_BYTES, "each step makes new images"
+    n_images = len({record.image for record in read_grpo_records(prepared["train"])[0]})
+    n_tokens = max(int((t.trunk.input_ids == t.trunk.image_token_id).sum()) for t in trees)
+    assert found[0].features == n_images * n_tokens * 128 * 4
 
 
 def test_what_does_not_fit_is_told(capsys):
