@@ -1,10 +1,12 @@
-"""Memory and seconds a step on a GPU, beside what the preflight says.
+"""Memory and seconds a step on a GPU, beside what the preflight says; and resuming, bit for bit.
 
     python tests/gpu_matrix.py
 
 Writes a Qwen2-VL of the 2B model's shape with random weights and the embedded tokenizer, and runs
 SFT and GRPO on phantoms as LoRA and QLoRA, in one process, under ZeRO-2 and under ZeRO-3, on one
-GPU in bfloat16. ``--shape tiny`` tries the script out where there is none. Prints a table.
+GPU in bfloat16. Then, under ``full_determinism``, each is cut off in the middle and resumed, and
+must end in the same bits as without. ``--shape tiny --resume_steps 4`` tries the script out where
+there is no GPU. Prints a line a run; exit code 1 if one failed or differs.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ import json
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -63,32 +67,68 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=["2b", "tiny"], default="2b")
     parser.add_argument("--stages", nargs="+", default=["sft", "grpo"])
+    parser.add_argument("--launches", nargs="+", default=list(LAUNCHES), choices=LAUNCHES)
+    parser.add_argument("--only_resume", action="store_true", help="no memory and seconds")
+    parser.add_argument("--resume_steps", type=int, default=200, help="even; 0 is off")
     work = Path(tempfile.mkdtemp())
     settings = parser.parse_args()
     base = work / "base"
     write_base(base, settings.shape)
     data, _, _ = make_data(work / "phantoms")
     bf16 = torch.cuda.is_available()
-    table = []
+    failed = False
     for stage in settings.stages:
         for quantization in ("none", "nf4"):
             chosen = SETTINGS | OWN[stage] | {"data": data, "base_model": base}
             chosen |= {"quantization": quantization}
             estimates = estimate(stage, chosen, bf16)
-            for launch, config in LAUNCHES.items():
+            for launch in settings.launches:
                 folder = work / f"{stage}_{quantization}_{launch.split()[0]}"
-                if config and not torch.cuda.is_available():
-                    config = f"cpu_{config}"
-                command = [*launcher(config), *["--num_processes=1"] * bool(config)]
-                command += [f"launch/train_{stage}.py", *flags_of(chosen)]
-                done = run([*command, f"--output_dir={folder}"])
+                start = partial(train, stage, LAUNCHES[launch])
                 row = {"stage": stage, "quantization": quantization, "launch": launch}
                 row["estimate_gib"] = round(estimates[PLANS[launch], quantization].total / GIB, 2)
-                row |= measured(folder) if done.returncode == 0 else {"failed": done.stderr[-800:]}
+                try:
+                    if not settings.only_resume:
+                        start(folder, chosen)
+                        row |= measured(folder)
+                    if settings.resume_steps:
+                        row["differ"] = resumed(start, folder, chosen, settings.resume_steps)
+                except RuntimeError as error:
+                    row["failed"] = str(error)
+                failed |= "failed" in row or bool(row.get("differ"))
                 print(json.dumps(row), flush=True)
-                table.append(row)
     shutil.rmtree(work)
-    sys.exit(int(any("failed" in row for row in table)))
+    sys.exit(int(failed))
+
+
+def train(stage: str, config: str | None, folder: Path, chosen: dict) -> None:
+    """Run a stage in a process of its own.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    if config and not torch.cuda.is_available():
+        config = f"cpu_{config}"
+    command = [*launcher(config), *["--num_processes=1"] * bool(config)]
+    flags = flags_of(chosen | {"output_dir": folder})
+    done = run([*command, f"launch/train_{stage}.py", *flags], timeout=None)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-800:])
+
+
+def resumed(start: Callable, folder: Path, chosen: dict, steps: int) -> list[str]:
+    """The files of the last checkpoint in which a run that was resumed in the middle differs from
+    one that was not, under ``full_determinism``."""
+    whole, parts = (folder.with_name(f"{folder.name}_{how}") for how in ("whole", "parts"))
+    chosen = chosen | {"full_determinism": True, "max_steps": steps, "save_steps": steps // 2}
+    start(whole, chosen)
+    middle = f"checkpoint-{steps // 2}"
+    shutil.copytree(whole / middle, parts / middle)
+    start(parts, chosen | {"resume_from_checkpoint": "latest"})
+    last = [folder / f"checkpoint-{steps}" for folder in (whole, parts)]
+    names = sorted({path.name for folder in last for path in folder.iterdir()})
+    bits = [[(folder / name).read_bytes() for name in names] for folder in last]
+    return [name for name, one, other in zip(names, *bits, strict=True) if one != other]
 
 
 def estimate(stage: str, chosen: dict, bf16: bool) -> dict:

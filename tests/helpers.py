@@ -85,7 +85,9 @@ def launcher(accelerate_config: str | Path | None) -> list[str]:
     return [*launch, "--main_process_port", "0"]
 
 
-def run(command: list[str], **environment: str) -> subprocess.CompletedProcess:
+def run(
+    command: list[str], timeout: float | None = HANGS_AFTER, **environment: str
+) -> subprocess.CompletedProcess:
     """Run a command from the repository's root, one thread a process, and keep what it says. One
     that hangs is ended, and says where."""
     process = subprocess.Popen(
@@ -93,7 +95,7 @@ def run(command: list[str], **environment: str) -> subprocess.CompletedProcess:
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"} | environment,
     )  # fmt: skip
     try:
-        said, complained = process.communicate(timeout=HANGS_AFTER)
+        said, complained = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
         for one in reversed([process, *psutil.Process(process.pid).children(recursive=True)]):
             one.send_signal(signal.SIGABRT)
