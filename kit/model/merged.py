@@ -106,10 +106,10 @@ def _products(layers: list[nn.Module]) -> list[Callable[[Tensor], Tensor]]:
     product = _product(weight, bias)
     if len(layers) == 1:
         return [product]
-    parts = []
+    sizes, parts = [len(w) for w in weights], []
 
     def first(x: Tensor) -> Tensor:
-        parts[:] = product(x).split([len(w) for w in weights], dim=-1)
+        parts[:] = product(x).split(sizes, dim=-1)
         return parts.pop(0)
 
     return [first, *[lambda _: parts.pop(0)] * (len(layers) - 1)]

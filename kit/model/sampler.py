@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kit.model.cache import RowCache, Trunks
+from kit.model.decoder import next_hidden
 from kit.model.decoding import CHECK, Chooser, Rows, Sampling, forward
 from kit.model.logprobs import qwen2vl_of
 from kit.model.processor import PreparedImage, Processor
@@ -213,21 +214,26 @@ def _prefill(
     trunks = Trunks(of_trunks.layers, real_PT, owners)
     room = real_RL.shape[1] + n_new + CHECK
     cache, real_RL = RowCache(room, trunks), real_RL.to(device)
-    real_RC = torch.cat([real_PT[trunks.owner_R], real_RL], dim=1)
-    hidden_RLH = forward(
-        causal_lm,
-        ids_RL.to(device),
-        steps_RL.expand(3, -1, -1).to(device),
-        _causal(real_RC, ids_RL.shape[1]),
-        cache,
-    )
+    if real_RL.shape[1] == 1:
+        last_RH = next_hidden(
+            causal_lm, ids_RL[:, 0].to(device), steps_RL[:, 0].to(device), real_RL, cache
+        )
+    else:
+        real_RC = torch.cat([real_PT[trunks.owner_R], real_RL], dim=1)
+        last_RH = forward(
+            causal_lm,
+            ids_RL.to(device),
+            steps_RL.expand(3, -1, -1).to(device),
+            _causal(real_RC, ids_RL.shape[1]),
+            cache,
+        )[:, -1]
     return Rows(
         numbers=list(numbers),
         remaining=[n_new] * n_rows,
         cache=cache,
         visible=nn.functional.pad(real_RL, (0, n_new + CHECK)),
         position=steps_RL[:, -1].to(device) + 1,
-        logits=causal_lm.lm_head(hidden_RLH[:, -1]),
+        logits=causal_lm.lm_head(last_RH),
         last=ids_RL[:, -1].to(device),
         tokens=torch.zeros(n_rows, n_new, dtype=torch.int64, device=device),
         logprobs=torch.zeros(n_rows, n_new, device=device),
