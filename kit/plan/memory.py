@@ -171,21 +171,29 @@ def activation_bytes(
 def sampling_bytes(
     model: nn.Module, prompt_tokens: Sequence[int], config: GrpoConfig, *, bf16: bool
 ) -> int:
-    """What sampling keeps for prompts of these lengths: keys and values of each prompt, and of what
-    each row adds in buffers as long as it may get, and beside them the larger of the scores that
-    tokens are drawn by and the rows that go on once a quarter have ended, which are copied."""
+    """What sampling takes for prompts of these lengths: keys and values of each prompt, and of what
+    each row adds in buffers as long as it may get, and beside them the most of what comes and
+    goes."""
     shape, compute = model.config.get_text_config(), 2 if bf16 else 4
-    rows = len(prompt_tokens) * config.num_generations
+    prompts, longest = len(prompt_tokens), max(prompt_tokens)
+    rows = prompts * config.num_generations
+    width = head_size(shape) * shape.num_key_value_heads
     # keys and values in float32: of prompts once, and of what each row adds
-    states = 2 * shape.num_hidden_layers * head_size(shape) * shape.num_key_value_heads * 4
-    shared = states * len(prompt_tokens) * max(prompt_tokens)
+    states = 2 * shape.num_hidden_layers * width * 4
+    shared = states * prompts * longest
     own = states * rows * (config.max_completion_length + CHECK)
     logits = rows * shape.vocab_size * compute
     # scores, these less their largest, and chances, in float32
-    scores = 3 * rows * shape.vocab_size * 4
-    # a head that is float32 for a moment
-    head = shape.vocab_size * shape.hidden_size * 4 * (bf16 and config.cast_lm_head_to_fp32)
-    return shared + own + logits + max(scores + head, (own + logits) * 3 // 4)
+    drawing = logits + 3 * rows * shape.vocab_size * 4
+    if bf16 and config.cast_lm_head_to_fp32:  # for a moment
+        drawing += shape.vocab_size * shape.hidden_size * 4
+    # once a quarter has ended, the rows that go on are copied
+    choosing = logits + (own + logits) * 3 // 4
+    # a layer's keys and values of the prompts, for each row, alone and before the row's own
+    starting = 4 * rows * longest * width * compute
+    # the prompts in an MLP, before there are rows
+    reading = 3 * prompts * longest * shape.intermediate_size * compute
+    return shared + max(own + max(drawing, choosing, starting), reading)
 
 
 def merged_bytes(model: nn.Module, *, bf16: bool) -> int:

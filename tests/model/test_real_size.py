@@ -78,8 +78,9 @@ def test_logits_do_not_grow_with_the_targets(side):
 def test_sampling_takes_what_the_preflight_says(monkeypatch):
     """Keys, values, scores and merged copies, when a quarter of the rows has ended."""
     model = policy().to(torch.bfloat16)
-    config = GrpoConfig(base_model="-", data="-", output_dir="-", max_completion_length=9)
+    config = GrpoConfig(base_model="-", data="-", output_dir="-")
     real, rows = torch.Tensor.tolist, 2 * config.num_generations
+    n_new = config.max_completion_length
 
     def tolist(tensor):  # the host's reads
         if not tensor.is_meta:
@@ -90,16 +91,17 @@ def test_sampling_takes_what_the_preflight_says(monkeypatch):
 
     monkeypatch.setattr(torch.Tensor, "tolist", tolist)
     monkeypatch.setattr(torch.Tensor, "__int__", lambda tensor: 0)
-    trunks = [Trunk(torch.ones(1400, dtype=torch.int64), -1, "", None, None)] * 2
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)  # not known of meta
+    trunks = [Trunk(torch.ones(600, dtype=torch.int64), -1, "", None, None)] * 2
     living = LiveBytes(0)
     for tensor in (*model.parameters(), *model.buffers()):
         living.know(tensor)
     with fused_attention(), living, sampling_weights(model):
         generate(
             model, [Prompt(trunk, ((),) * config.num_generations) for trunk in trunks],
-            Sampling(9, temperature=1.0), end_id=-1, unsampled_ids=[],
-            noise=seeded_noise([(1,)] * rows, 9),
+            Sampling(n_new, temperature=1.0), end_id=-1, unsampled_ids=[],
+            noise=seeded_noise([(1,)] * rows, n_new),
         )  # fmt: skip
-    told = sampling_bytes(model, [1400] * 2, config, bf16=True) + merged_bytes(model, bf16=True)
+    told = sampling_bytes(model, [600] * 2, config, bf16=True) + merged_bytes(model, bf16=True)
     print(f"preflight {told / 2**30:.2f} GiB, {living.peak / 2**30:.2f}")
     assert told == pytest.approx(living.peak, rel=0.1)
