@@ -181,19 +181,17 @@ def sampling_bytes(
     # keys and values in float32: of prompts once, and of what each row adds
     states = 2 * shape.num_hidden_layers * width * 4
     shared = states * prompts * longest
-    own = states * rows * (config.max_completion_length + CHECK)
+    own = states * rows * (1 + config.max_completion_length + CHECK)
     logits = rows * shape.vocab_size * compute
     # scores, these less their largest, and chances, in float32
     drawing = logits + 3 * rows * shape.vocab_size * 4
     if bf16 and config.cast_lm_head_to_fp32:  # for a moment
         drawing += shape.vocab_size * shape.hidden_size * 4
-    # once a quarter has ended, the rows that go on are copied
-    choosing = logits + (own + logits) * 3 // 4
-    # a layer's keys and values of the prompts, for each row, alone and before the row's own
-    starting = 4 * rows * longest * width * compute
+    # once a quarter has ended, the rows that go on are copied, and their prompts
+    choosing = logits + (shared + own + logits) * 3 // 4
     # the prompts in an MLP, before there are rows
     reading = 3 * prompts * longest * shape.intermediate_size * compute
-    return shared + max(own + max(drawing, choosing, starting), reading)
+    return shared + max(own + max(drawing, choosing), reading)
 
 
 def merged_bytes(model: nn.Module, *, bf16: bool) -> int:
