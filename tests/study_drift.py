@@ -23,7 +23,7 @@ from torch import nn
 
 from kit.counterfactual.images import ImageCache
 from kit.data.grpo_records import read_grpo_records
-from kit.demo.benchmark import write_base
+from kit.demo.bench.benchmark import write_base
 from kit.grpo.config import GrpoConfig
 from kit.grpo.losses import importance_weights
 from kit.grpo.microbatches import micro_batches, with_fixed_logprobs
