@@ -36,7 +36,9 @@ def make_trainable(model: nn.Module, config: TrainingConfig, dropout: float = 0.
 def recompute_activations(model: nn.Module, config: TrainingConfig) -> None:
     """Have activations computed again in the backward pass, where that is configured."""
     if config.gradient_checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
+        # its name until transformers 5.23
+        older = getattr(model, "gradient_checkpointing_enable", None)
+        getattr(model, "activation_checkpointing_enable", older)({"use_reentrant": False})
 
 
 def load(config: TrainingConfig, accelerator: Accelerator, *, trained: bool) -> nn.Module:

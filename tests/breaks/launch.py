@@ -49,8 +49,8 @@ BREAKS = (
     Break(
         "the cache holds keys and no values",
         MEMORY,
-        "cache = 2 * shape",
-        "cache = shape",
+        "states = 2 * shape.num",
+        "states = shape.num",
         ("tests/plan/test_memory.py::test_sampling_within_a_tenth",),
     ),
     Break(
