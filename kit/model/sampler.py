@@ -85,8 +85,7 @@ def generate(
     with evaluating(model):
         while waiting or rows:
             if fresh := waiting.take(len(rows) if rows else 0):
-                new = _prefill(causal_lm, *fresh)
-                rows = rows.joined(new) if rows else new
+                rows = _joined(rows, _prefill(causal_lm, *fresh))
             rows.take(choose, end_id)
             since_check += 1
             if since_check == CHECK or max(rows.remaining) == 0:
@@ -149,6 +148,10 @@ class _Waiting:
             numbers += range(first, first + size)
             n_rows += size
         return (prompts, numbers, self.noise[numbers]) if numbers else None
+
+
+def _joined(rows: Rows | None, new: Rows) -> Rows:
+    return rows.joined(new) if rows else new
 
 
 def _let_go(
