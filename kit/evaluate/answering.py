@@ -161,14 +161,12 @@ def answer(
     predictor: Predictor, records: Sequence[SftRecord], batch: Sequence[Request]
 ) -> list[tuple[int, str, Completion]]:
     """Greedy answers of one batch, with the index of the record and the mode."""
+    images = predictor.image_cache.prepared_all([(ask.image, ()) for ask in batch])
     prompts = [
         question_prompt(
-            predictor.processor,
-            predictor.image_cache.prepared(ask.image),
-            [records[i].question for i in ask.records],
-            ask.mode,
+            predictor.processor, image, [records[i].question for i in ask.records], ask.mode
         )
-        for ask in batch
+        for image, ask in zip(images, batch, strict=True)
     ]
     return [
         (index, ask.mode, completion)
