@@ -42,13 +42,13 @@ class Sampling:
 
 def bytes_a_row(config: PretrainedConfig, n_columns: int) -> int:
     """What a row of so many tokens, none of them shared, takes while it is decoded: keys and
-    values, a second time while rows are chosen, and its logits, scores and chances.
+    values, a second time while rows are chosen, and its logits and scores.
 
     Args:
         config: of the language model.
     """
     states = 2 * config.num_hidden_layers * config.num_key_value_heads * head_size(config)
-    return 2 * states * n_columns * 4 + 4 * 4 * config.vocab_size
+    return 2 * states * n_columns * 4 + 2 * 4 * config.vocab_size
 
 
 def head_size(config: PretrainedConfig) -> int:
@@ -170,16 +170,21 @@ class Chooser:
             scores_RV = scores_RV / self.temperature
         never_R = scores_RV[:, self.never].logsumexp(dim=1)
         scores_RV.index_fill_(1, self.never, -torch.inf)
-        largest_R1, greedy_R1 = scores_RV.max(dim=1, keepdim=True)
-        chances_RV = torch.exp(scores_RV - largest_R1)
-        total_R = torch.logaddexp(chances_RV.sum(dim=1).log() + largest_R1[:, 0], never_R)
         if self.temperature:
-            if self.top_k or self.top_p < 1:
-                chances_RV = likeliest(chances_RV, self.top_k, self.top_p)
-            token_R = draw(chances_RV, uniform_R)
+            largest_R1 = scores_RV.amax(dim=1, keepdim=True)
         else:
-            token_R = greedy_R1[:, 0]
-        return token_R, scores_RV.gather(1, token_R[:, None])[:, 0] - total_R
+            largest_R1, greedy_R1 = scores_RV.max(dim=1, keepdim=True)
+        chances_RV = scores_RV.sub_(largest_R1).exp_()  # in place: it is many bytes
+        sums_RK = block_sums(chances_RV)
+        total_R = torch.logaddexp(sums_RK.sum(dim=1).log().float(), never_R - largest_R1[:, 0])
+        if not self.temperature:
+            return greedy_R1[:, 0], -total_R
+        if self.top_k or self.top_p < 1:
+            cut_RV = likeliest(chances_RV, self.top_k, self.top_p)
+            token_R = draw(cut_RV, block_sums(cut_RV), uniform_R)
+        else:
+            token_R = draw(chances_RV, sums_RK, uniform_R)
+        return token_R, chances_RV.gather(1, token_R[:, None])[:, 0].log() - total_R
 
 
 def likeliest(chances_RV: Tensor, top_k: int, top_p: float) -> Tensor:
@@ -193,33 +198,54 @@ def likeliest(chances_RV: Tensor, top_k: int, top_p: float) -> Tensor:
     sorted_RV = chances_RV.sort(dim=1, descending=True).values
     if top_k:
         sorted_RV[:, top_k:] = 0
-    last_R = draw(sorted_RV, sorted_RV.new_full((len(sorted_RV),), top_p, dtype=torch.float64))
+    share_R = sorted_RV.new_full((len(sorted_RV),), top_p, dtype=torch.float64)
+    last_R = draw(sorted_RV, block_sums(sorted_RV), share_R)
     least_R1 = sorted_RV.gather(1, last_R[:, None])
     return chances_RV.masked_fill(chances_RV < least_R1, 0)
 
 
-def draw(chances_RV: Tensor, uniform_R: Tensor) -> Tensor:
+def block_size(n_words: int) -> int:
+    """Near the square root, so that there are as many blocks as words in one.
+
+    >>> block_size(151_936), block_size(4)
+    (512, 2)
+    """
+    return 2 ** round(math.log2(n_words) / 2)
+
+
+def block_sums(chances_RV: Tensor) -> Tensor:
+    """Of each block of the vocabulary, (R, K) float64."""
+    block = block_size(chances_RV.shape[1])
+    n_whole = chances_RV.shape[1] // block * block
+    sums_RK = chances_RV[:, :n_whole].unflatten(1, (-1, block)).sum(dim=2)
+    rest_R1 = chances_RV[:, n_whole:].sum(dim=1, keepdim=True)
+    return torch.cat([sums_RK, rest_R1], dim=1).double()
+
+
+def draw(chances_RV: Tensor, sums_RK: Tensor, uniform_R: Tensor) -> Tensor:
     """Where the running sum of each row, over its last, passes its number in [0, 1), (R,) int64.
 
-    In two steps: the block of the vocabulary, and the word in it. Sums are float64, and running
-    ones are products with a triangle of ones, which are deterministic on every device.
+    In two steps: the block of the vocabulary (``sums_RK``: ``block_sums`` of the chances), and the
+    word in it. Running sums are products with a triangle of ones, in float64, which are
+    deterministic on every device.
 
-    >>> draw(torch.tensor([[0.1, 0.2, 0.3, 0.4]]).expand(4, -1),
-    ...      torch.tensor([0.09, 0.11, 0.31, 0.999], dtype=torch.float64)).tolist()
+    >>> chances = torch.tensor([[0.1, 0.2, 0.3, 0.4]]).expand(4, -1)
+    >>> uniform = torch.tensor([0.09, 0.11, 0.31, 0.999], dtype=torch.float64)
+    >>> draw(chances, block_sums(chances), uniform).tolist()
     [0, 1, 2, 3]
     """
     n_words = chances_RV.shape[1]
-    block = 2 ** round(math.log2(n_words) / 2)
-    chances_RKW = nn.functional.pad(chances_RV, (0, -n_words % block)).unflatten(1, (-1, block))
-    blocks_RK = _running_sums(chances_RKW.sum(dim=2, dtype=torch.float64))
+    block = block_size(n_words)
+    blocks_RK = _running_sums(sums_RK)
     # below the total, so that rounding never leads past the last word with a chance
     wanted_R1 = uniform_R[:, None] * blocks_RK[:, -1:] * (1 - 1e-12)
     block_R1 = torch.searchsorted(blocks_RK, wanted_R1, right=True)
     before_R1 = nn.functional.pad(blocks_RK, (1, 0)).gather(1, block_R1)
-    row_R = torch.arange(len(block_R1), device=block_R1.device)
-    words_RW = _running_sums(chances_RKW[row_R, block_R1[:, 0]].double())
-    inside_R1 = torch.minimum(wanted_R1 - before_R1, words_RW[:, -1:] * (1 - 1e-12))
-    word_R1 = torch.searchsorted(words_RW, inside_R1, right=True)
+    place_RW = block_R1 * block + torch.arange(block, device=block_R1.device)
+    inside_RW = chances_RV.gather(1, place_RW.clamp(max=n_words - 1))
+    words_RW = _running_sums(inside_RW.masked_fill(place_RW >= n_words, 0).double())
+    left_R1 = torch.minimum(wanted_R1 - before_R1, words_RW[:, -1:] * (1 - 1e-12))
+    word_R1 = torch.searchsorted(words_RW, left_R1, right=True)
     return (block_R1 * block + word_R1)[:, 0]
 
 

@@ -183,8 +183,8 @@ def sampling_bytes(
     shared = states * prompts * longest
     own = states * rows * (1 + config.max_completion_length + CHECK)
     logits = rows * shape.vocab_size * compute
-    # scores, these less their largest, and chances, in float32
-    drawing = logits + 3 * rows * shape.vocab_size * 4
+    # scores, which become chances in their place, in float32
+    drawing = logits + rows * shape.vocab_size * 4
     if bf16 and config.cast_lm_head_to_fp32:  # for a moment
         drawing += shape.vocab_size * shape.hidden_size * 4
     # once a quarter has ended, the rows that go on are copied, and their prompts

@@ -146,10 +146,8 @@ BREAKS = (
     Break(
         "image tokens are kept out of sampled texts only",
         DECODING,
-        "scores_RV.index_fill_(1, self.never, -torch.inf)\n        largest_R1,"
-        " greedy_R1 = scores_RV.max(dim=1, keepdim=True)",
-        "largest_R1, greedy_R1 = scores_RV.max(dim=1, keepdim=True)\n"
-        "        scores_RV.index_fill_(1, self.never, -torch.inf)",
+        "scores_RV.index_fill_(1, self.never, -torch.inf)\n        if self.temperature:",
+        "if self.temperature:\n            scores_RV.index_fill_(1, self.never, -torch.inf)",
         ("tests/model/test_sampler.py::test_special_tokens_are_never_greedily_chosen",),
     ),
     Break(
@@ -164,22 +162,22 @@ BREAKS = (
     Break(
         "tokens are drawn from what top-k and top-p have cut off too",
         DECODING,
-        "chances_RV = likeliest(",
-        "likeliest(",
+        "draw(cut_RV, block_sums(cut_RV), uniform_R)",
+        "draw(chances_RV, sums_RK, uniform_R)",
         ("tests/model/test_sampler.py::test_the_likeliest_of_one_is_the_greedy_choice",),
     ),
     Break(
         "log-probabilities of samples leave the temperature out",
         DECODING,
-        "total_R = torch.logaddexp(chances_RV.sum(dim=1).log() + largest_R1[:, 0], never_R)",
-        "total_R = logits_RV.float().logsumexp(dim=1)",
+        "total_R = torch.logaddexp(sums_RK.sum(dim=1).log().float(), never_R - largest_R1[:, 0])",
+        "total_R = logits_RV.float().logsumexp(dim=1) - largest_R1[:, 0]",
         ("tests/model/test_sampler.py::test_sampled_logprobs_are_the_trainers",),
     ),
     Break(
         "the words that are never sampled have no share of the whole",
         DECODING,
-        "torch.logaddexp(chances_RV.sum(dim=1).log() + largest_R1[:, 0], never_R)",
-        "chances_RV.sum(dim=1).log() + largest_R1[:, 0]",
+        "torch.logaddexp(sums_RK.sum(dim=1).log().float(), never_R - largest_R1[:, 0])",
+        "sums_RK.sum(dim=1).log().float()",
         ("tests/model/test_sampler.py::test_special_tokens_are_never_sampled",),
     ),
     Break(
