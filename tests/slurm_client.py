@@ -79,6 +79,7 @@ class SlurmClient:
         """Run a job on both nodes that preempts, takes a moment and is gone. What the jobs
         ``halted`` do stands still until SLURM has signalled them."""
         pids = [wait_for(lambda x=x: pid_of(x, 0), f"the process of job {x}") for x in halted]
+        before = [restarts_of(show(job_id)) for job_id in halted]
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
         urgent = subprocess.Popen(
@@ -86,12 +87,25 @@ class SlurmClient:
              "--mem=100", "true"],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
-        for job_id, pid in zip(halted, pids, strict=True):
-            show = ("scontrol", "--oneliner", "show", "job", job_id)
-            wait_for(lambda show=show: "PreemptTime=2" in ask(*show), f"preempting job {job_id}")
-            os.kill(pid, signal.SIGCONT)
+        for job_id, pid, restarts in zip(halted, pids, before, strict=True):
+
+            def preempted(job_id=job_id, restarts=restarts) -> bool:
+                shown = show(job_id)  # a quick job is requeued already, which clears the time
+                return "PreemptTime=2" in shown or restarts_of(shown) != restarts
+
+            wait_for(preempted, f"preempting job {job_id}")
+            with contextlib.suppress(ProcessLookupError):  # SLURM lets it go on itself
+                os.kill(pid, signal.SIGCONT)
         output, _ = urgent.communicate(timeout=PATIENCE)
         assert urgent.returncode == 0, output
+
+
+def restarts_of(shown: str) -> str:
+    return shown.split(" Restarts=")[1].split()[0]
+
+
+def show(job_id: str) -> str:
+    return ask("scontrol", "--oneliner", "show", "job", job_id)
 
 
 def ask(*command: str) -> str:

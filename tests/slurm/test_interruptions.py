@@ -160,8 +160,8 @@ def test_shards_are_preempted(client, prepared, tmp_path):
     """Each goes on with the batches that it has not answered; the merged files are those of one
     undisturbed process."""
     settings = {
-        "base_model": "tiny", "data": prepared["train"], "per_device_eval_batch_size": 1,
-        "max_new_tokens": 80,
+        "base_model": "tiny", "data": prepared["test"], "per_device_eval_batch_size": 1,
+        "max_new_tokens": 40,
     }  # fmt: skip
     whole, folder = tmp_path / "whole", tmp_path / "evaluation"
     done = run([*launcher(None), "launch/evaluate.py", *flags_of(settings | {"output": whole})])
