@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -16,7 +18,9 @@ from kit.data.records import SftRecord
 from kit.evaluate.config import InferenceConfig
 from kit.model.adapters import load_adapter, named_base
 from kit.model.decoding import bytes_a_row
+from kit.model.lengths import require_room
 from kit.model.load import load_base, load_processor
+from kit.model.merged import is_float32, sampling_weights
 from kit.model.processor import PreparedImage, Processor
 from kit.model.sampler import Completion, Prompt, Sampling, generate, question_prompt
 from kit.prompting.answers import ParsedAnswer, parse_answer
@@ -49,8 +53,6 @@ def load_model(config: InferenceConfig, accelerator: Accelerator) -> tuple[nn.Mo
     )
     if config.adapter:
         model = load_adapter(model, config.adapter)
-        if not half and config.quantization == "none":  # the same up to rounding
-            model = model.merge_and_unload()
     return model.eval(), processor
 
 
@@ -134,10 +136,34 @@ class Predictor:
         return parse_answer(text, required=REQUIRED_KEYS[mode])
 
 
+@contextlib.contextmanager
+def loaded_predictor(
+    config: InferenceConfig,
+    accelerator: Accelerator,
+    records: Sequence[SftRecord],
+    modes: Sequence[str],
+    images_dir: Path | None = None,
+) -> Iterator[Predictor]:
+    """The model that is configured, ready to be asked of ``records``, its adapter merged for that
+    long where that is exact. ``images_dir``: where images without a part are kept, or None.
+
+    Raises:
+        DataError: a prompt for which the model has no positions.
+    """
+    model, processor = load_model(config, accelerator)
+    longest = require_room(records, processor, modes, model, config.max_new_tokens)
+    at_once = config.per_device_eval_batch_size or rows_that_fit(model, longest)
+    image_cache = ImageCache(processor, config.inpainting, images_dir)
+    with sampling_weights(model, merge=is_float32(model)):
+        yield Predictor(model, image_cache, config.max_new_tokens, at_once)
+
+
 def plan(
-    records: Sequence[SftRecord], modes: Sequence[str], batch_size: int
+    records: Sequence[SftRecord], modes: Sequence[str], batch_size: int | None
 ) -> list[list[Request]]:
-    """Batches of at most ``batch_size`` answers; questions of one image stand together."""
+    """Batches of at most ``batch_size`` answers (None: ``A_BATCH``); questions of one image stand
+    together."""
+    batch_size = batch_size or A_BATCH
     by_image: dict[str, list[int]] = {}
     for index, record in enumerate(records):
         by_image.setdefault(record.image, []).append(index)

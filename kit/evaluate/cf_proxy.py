@@ -6,27 +6,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from kit.counterfactual.images import ImageCache
 from kit.counterfactual.probe import MODE, Case, probe
 from kit.counterfactual.regions import Boxes, evidence_region, whole_pixels
 from kit.data.fields import relative_image
 from kit.data.grpo_records import CARRIED, GrpoRecord
 from kit.data.records import SftRecord, read_sft_records, to_json
-from kit.evaluate.answering import (
-    A_BATCH,
-    Predictor,
-    Request,
-    answer,
-    load_model,
-    plan,
-    rows_that_fit,
-)
+from kit.evaluate.answering import Predictor, Request, answer, loaded_predictor, plan
 from kit.evaluate.config import CfProxyConfig
 from kit.evaluate.parts import Parts
 from kit.files import require_folder, write_jsonl
 from kit.model.adapters import require_adapter
-from kit.model.lengths import require_room
-from kit.model.merged import is_float32, sampling_weights
 from kit.run.process import fix_algorithms, join
 from kit.run.stop import StopRequest
 from kit.scoring.exact import exact_match
@@ -46,24 +35,18 @@ def cf_proxy(config: CfProxyConfig) -> int:
     on_bad = "skip" if config.skip_bad else "report"
     records, _ = read_sft_records(config.data, on_bad, decode_images=True)
     records = records[: config.max_records]
-    batches = plan(records, [MODE], config.per_device_eval_batch_size or A_BATCH)
+    batches = plan(records, [MODE], config.per_device_eval_batch_size)
     folder = output.with_name(f"{output.name}.parts")
     parts = Parts(folder, config, batches, {"data": records}, accelerator.print)
     if parts.missing:
-        model, processor = load_model(config, accelerator)
-        longest = require_room(records, processor, [MODE], model, config.max_new_tokens)
-        at_once = config.per_device_eval_batch_size or rows_that_fit(model, longest)
-
-        image_cache = ImageCache(
-            processor, config.inpainting, Path(config.images_dir) if config.keep_images else None
-        )
-        predictor = Predictor(model, image_cache, config.max_new_tokens, at_once)
 
         def ask(batch: Sequence[Request]) -> list[dict]:
             found = measure(predictor, records, batch, config)
             return [{"index": i, **to_json(record)} for i, record in found]
 
-        with StopRequest(parts.folder) as stop, sampling_weights(model, merge=is_float32(model)):
+        kept = Path(config.images_dir) if config.keep_images else None
+        loaded = loaded_predictor(config, accelerator, records, [MODE], kept)
+        with StopRequest(parts.folder) as stop, loaded as predictor:
             code = parts.fill(accelerator, ask, stop, "cf_proxy")
         if code:
             return code

@@ -7,20 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kit.counterfactual.images import ImageCache
 from kit.data.audit import question_only_floor, thumbnail, volumes
 from kit.data.images import open_image
 from kit.data.records import SftRecord, read_sft_records
 from kit.evaluate.ablations import measure_ablations, other_images
 from kit.evaluate.answering import (
-    A_BATCH,
     Answer,
     Predictor,
     Request,
     answer,
-    load_model,
+    loaded_predictor,
     plan,
-    rows_that_fit,
 )
 from kit.evaluate.confidence import measure_confidences
 from kit.evaluate.config import EvaluateConfig
@@ -28,8 +25,6 @@ from kit.evaluate.flips import measure_flips
 from kit.evaluate.parts import Parts
 from kit.files import atomic_write, json_line, require_folder, write_json
 from kit.model.adapters import require_adapter
-from kit.model.lengths import require_room
-from kit.model.merged import is_float32, sampling_weights
 from kit.prompting.messages import MODES, REQUIRED_KEYS, modes_of
 from kit.report.metrics import summarise
 from kit.report.report import write_page
@@ -62,7 +57,7 @@ def evaluate(config: EvaluateConfig) -> int:
     if config.train_data:
         floor = question_only_floor(read_sft_records(config.train_data)[0], records)
     modes = modes_of(config.prompting_mode)
-    batches = plan(records, modes, config.per_device_eval_batch_size or A_BATCH)
+    batches = plan(records, modes, config.per_device_eval_batch_size)
     data = {"data": records, "train_data": ()}
     parts = Parts(output / "parts", config, batches, data, accelerator.print)
     if parts.missing:
@@ -72,18 +67,13 @@ def evaluate(config: EvaluateConfig) -> int:
             other_images(records, config.seed) if config.counterfactual else {},
             consistency_of(config, modes, accelerator.device),
         )
-        model, processor = load_model(config, accelerator)
-        longest = require_room(records, processor, modes, model, config.max_new_tokens)
-        at_once = config.per_device_eval_batch_size or rows_that_fit(model, longest)
-
-        image_cache = ImageCache(processor, config.inpainting)
-        predictor = Predictor(model, image_cache, config.max_new_tokens, at_once)
 
         def ask(batch: Sequence[Request]) -> list[dict]:
             rows = answer_batch(predictor, records, batch, references, config)
             return [{"index": index, **row} for index, row in rows]
 
-        with StopRequest(output) as stop, sampling_weights(model, merge=is_float32(model)):
+        loaded = loaded_predictor(config, accelerator, records, modes)
+        with StopRequest(output) as stop, loaded as predictor:
             code = parts.fill(accelerator, ask, stop, "evaluate")
         if code:
             return code

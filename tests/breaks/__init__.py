@@ -1,6 +1,6 @@
 """Single breaks of the code, each a mistake that one could make, with the tests that notice it."""
 
-from breaks import algorithm, data, evaluation, launch, model, report, run
+from breaks import algorithm, data, evaluation, launch, model, report, run, train
 from breaks.kind import Break
 
 BREAKS: tuple[Break, ...] = (
@@ -10,5 +10,6 @@ BREAKS: tuple[Break, ...] = (
     *evaluation.BREAKS,
     *report.BREAKS,
     *run.BREAKS,
+    *train.BREAKS,
     *launch.BREAKS,
 )

@@ -380,6 +380,6 @@ def test_two_processes_write_the_same_bytes(plain, prepared, tmp_path):
 def test_a_sentence_encoder_that_is_not_there_is_told_before_a_model_is_loaded(
     prepared, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(evaluation, "load_model", None)
+    monkeypatch.setattr(evaluation, "loaded_predictor", None)
     with pytest.raises(UserError, match="cannot load the sentence encoder"):
         evaluate(config(prepared, tmp_path, consistency_model=str(tmp_path / "nowhere")))

@@ -13,7 +13,7 @@ from kit.counterfactual.images import ImageCache
 from kit.counterfactual.probe import Case, probe
 from kit.counterfactual.regions import mask_of
 from kit.data.records import Region, SftRecord, read_sft_records, write_records
-from kit.evaluate import evaluation
+from kit.evaluate import answering, evaluation
 from kit.evaluate.answering import Answer, Predictor
 from kit.evaluate.config import EvaluateConfig
 from kit.evaluate.evaluation import evaluate
@@ -203,8 +203,8 @@ def test_evaluation_reports_what_was_counted_by_hand(
         return done
 
     monkeypatch.setattr(evaluation, "answer", answer)
-    monkeypatch.setattr(evaluation, "load_model", lambda *_: (base_model, processor))
-    monkeypatch.setattr(evaluation, "require_room", lambda *_: 100)
+    monkeypatch.setattr(answering, "load_model", lambda *_: (base_model, processor))
+    monkeypatch.setattr(answering, "require_room", lambda *_: 100)
     write_records(tmp_path / "data.json", records)
     config = EvaluateConfig(
         data=str(tmp_path / "data.json"), output=str(tmp_path / "out"), base_model="none",

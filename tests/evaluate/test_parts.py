@@ -51,7 +51,7 @@ def test_shards_merge_to_the_unsharded_run(stage, prepared, tmp_path, monkeypatc
         assert run(config_of(stage, prepared, split, num_shards=SHARDS, shard_index=index)) == 0
     assert not split.is_file()
     assert not (split / "metrics.json").exists()
-    monkeypatch.setattr(module, "load_model", None)  # merging needs none
+    monkeypatch.setattr(module, "loaded_predictor", None)  # merging needs none
     assert run(config_of(stage, prepared, split)) == 0
     assert contents(split) == contents(whole)
 

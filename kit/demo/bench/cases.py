@@ -39,7 +39,8 @@ ASKED = (
 class Shape:
     """``images`` with so many ``each`` of completions (GRPO) or questions; ``tokens`` of an image;
     ``length`` in tokens of what is generated; how many ``words`` the question of GRPO has. Each
-    step sees new images, as in the first epoch, or those that it has ``seen``, as in later ones."""
+    step sees new images, as in the first epoch, or those that it has ``seen``, as in later ones.
+    ``checkpointing``: SFT recomputes activations, as by ``launch/configs/sft.yaml``."""
 
     name: str
     job: str = "grpo"
@@ -50,6 +51,7 @@ class Shape:
     words: int = 8
     vocabulary: int = 806
     seen: bool = False
+    checkpointing: bool = False
 
 
 SHAPES = {
@@ -62,6 +64,7 @@ SHAPES = {
         Shape("large vocabulary", vocabulary=151_936),
         Shape("sft slake", "sft", images=1, each=11),
         Shape("sft single", "sft", images=8, each=1),
+        Shape("sft single checkpointed", "sft", images=8, each=1, checkpointing=True),
         Shape("sft slake later", "sft", images=1, each=11, seen=True),
         Shape("sft single later", "sft", images=8, each=1, seen=True),
         Shape("evaluation slake", "evaluation", images=4, each=11),

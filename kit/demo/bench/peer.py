@@ -33,7 +33,8 @@ def arguments(case: Case) -> dict:
     return {
         "output_dir": tempfile.mkdtemp(), "use_cpu": case.device == "cpu", "bf16": case.half,
         "report_to": "none", "save_strategy": "no", "logging_steps": 1000, "disable_tqdm": True,
-        "learning_rate": LEARNING_RATE, "gradient_checkpointing": False, "max_steps": 100,
+        "learning_rate": LEARNING_RATE, "gradient_checkpointing": case.shape.checkpointing,
+        "max_steps": 100,
     }  # fmt: skip
 
 

@@ -26,6 +26,7 @@ class Ours:
             base_model=case.base, data="-", output_dir="-", lora_r=R, lora_alpha=ALPHA,
             per_device_train_batch_size=case.shape.images * case.shape.each,
             learning_rate=LEARNING_RATE, bf16=case.half,
+            gradient_checkpointing=case.shape.checkpointing,
         )  # fmt: skip
         self.accelerator = case.accelerator()
         self.processor = load_processor(case.base)
