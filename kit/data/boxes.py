@@ -1,12 +1,47 @@
 """Boxes: original pixels in records, a 0..1000 integer grid in the model's JSON.
 
 The grid is Qwen2-VL's own grounding convention (arXiv 2409.12191, section 3). This is the only
-module that converts between the two.
+module that converts between the two, and from what others write.
 """
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 GRID = 1000
+
+# What the four numbers of a box count: thousandths of the image's sides, pixels of the image as it
+# is, pixels of it as it was resized for the model (Qwen2.5-VL, arXiv 2502.13923), shares of sides.
+Convention = Literal["grid_1000", "pixels", "resized_pixels", "unit"]
+CONVENTIONS: tuple[str, ...] = get_args(Convention)
+
+
+def box_to_pixels(
+    box: tuple[float, ...],
+    convention: Convention,
+    image_size: tuple[int, int],
+    resized: tuple[int, int] | None = None,
+) -> tuple[float, float, float, float]:
+    """``(x1, y1, x2, y2)`` in any convention to pixels of a ``(width, height)`` image.
+
+    ``resized``: its ``(width, height)`` for the model, which ``resized_pixels`` alone needs.
+
+    >>> box_to_pixels((0.25, 0.2, 0.5, 0.4), "unit", (200, 100))
+    (50.0, 20.0, 100.0, 40.0)
+    >>> box_to_pixels((28, 28, 56, 56), "resized_pixels", (200, 100), (112, 56))
+    (50.0, 50.0, 100.0, 100.0)
+    """
+    whole = {
+        "grid_1000": (GRID, GRID),
+        "pixels": image_size,
+        "resized_pixels": resized,
+        "unit": (1, 1),
+    }[convention]
+    x1, y1, x2, y2 = (
+        value * side / of
+        for value, side, of in zip(box, image_size * 2, tuple(whole) * 2, strict=True)
+    )
+    return x1, y1, x2, y2
 
 
 def xywh_to_xyxy(box: list[float]) -> tuple[float, float, float, float]:
@@ -49,6 +84,4 @@ def grid_to_pixels(
     >>> grid_to_pixels([250, 200, 500, 400], (200, 100))
     (50.0, 20.0, 100.0, 40.0)
     """
-    width, height = image_size
-    x1, y1, x2, y2 = box
-    return x1 * width / GRID, y1 * height / GRID, x2 * width / GRID, y2 * height / GRID
+    return box_to_pixels(tuple(box), "grid_1000", image_size)
