@@ -65,6 +65,9 @@ SHAPES = {
         Shape("sft slake", "sft", images=1, each=11),
         Shape("sft single", "sft", images=8, each=1),
         Shape("sft single checkpointed", "sft", images=8, each=1, checkpointing=True),
+        Shape(
+            "sft single checkpointed later", "sft", images=8, each=1, checkpointing=True, seen=True
+        ),
         Shape("sft slake later", "sft", images=1, each=11, seen=True),
         Shape("sft single later", "sft", images=8, each=1, seen=True),
         Shape("evaluation slake", "evaluation", images=4, each=11),
