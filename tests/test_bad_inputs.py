@@ -404,7 +404,7 @@ BAD = {
     "data an image": of_data(
         lambda folder: shutil.copy(folder / "images/0.png", folder / "data.json"), "not valid JSON"
     ),
-    "data in UTF-16": of_data(data('{"a": 1}\n'.encode("utf-16")), "field 'instruction': missing"),
+    "data in UTF-16": of_data(data('{"a": 1}\n'.encode("utf-16")), "no column for image and "),
     "data in Latin-1": of_data(data('{"a": "é"}\n'.encode("latin-1")), "not valid JSON"),
     "data one JSON list": of_data(
         lambda folder: data(json.dumps(read_lines(folder)).encode())(folder),

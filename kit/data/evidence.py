@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from kit.data.records import Region
+from kit.data.types import Region
 from kit.data.words import CHINESE, stem
 
 # fmt: off

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kit.data.boxes import GRID
+from kit.data.types import Region
 from kit.errors import RecordError
 from kit.files import strict_json
 
@@ -102,6 +103,22 @@ def parse_image_size(value: Any, where: str) -> tuple[int, int] | None:
             "wrong_type",
         )
     return value[0], value[1]
+
+
+def parse_regions(value: Any, image_size: tuple[int, int] | None, where: str) -> tuple[Region, ...]:
+    """The labelled boxes of a record, in pixels."""
+    if not isinstance(value, list):
+        raise bad_field(where, "regions", "must be a list", "wrong_type")
+    regions = []
+    for index, item in enumerate(value):
+        name = f"regions[{index}]"
+        if not isinstance(item, dict) or not isinstance(item.get("label"), str):
+            raise bad_field(where, name, "must be {label, box_xyxy_pixels}", "wrong_type")
+        problem = check_box(item.get("box_xyxy_pixels"), image_size)
+        if problem:
+            raise bad_field(where, f"{name}.box_xyxy_pixels", problem, "bad_box")
+        regions.append(Region(item["label"], tuple(float(v) for v in item["box_xyxy_pixels"])))
+    return tuple(regions)
 
 
 def check_text(text: str, where: str, field: str) -> None:

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit.data.fields import bad_field, check_box, parse_image_size, resolve_image
-from kit.data.records import (
-    BadLines,
-    Region,
-    SftRecord,
-    parse_regions,
-    parse_sft_record,
-    parse_texts,
-    read_records,
-)
+from kit.data.choices import choices_of_record, with_choices
+from kit.data.columns import ALIASES, Layout
+from kit.data.fields import bad_field, check_box, parse_image_size, parse_regions, resolve_image
+from kit.data.records import PLAIN, BadLines, parse_sft_record, parse_texts, read_records
+from kit.data.types import Region, SftRecord
 from kit.errors import RecordError
 
 # What a record keeps of the one that it was made of.
 CARRIED = (
-    "dataset", "qid", "split", "answer_type", "content_type", "modality", "location", "regions",
-    "image_size",
+    "choices", "dataset", "qid", "split", "answer_type", "content_type", "modality", "location",
+    "regions", "image_size",
 )  # fmt: skip
 
 
@@ -46,6 +42,7 @@ class GrpoRecord:
     delta_cf_rand: float | None = None
     prediction: str = ""
     cf_boxes: tuple[tuple[float, float, float, float], ...] = ()
+    choices: tuple[str, ...] = ()
     dataset: str = ""
     qid: str = ""
     split: str = ""
@@ -66,13 +63,42 @@ class GrpoRecord:
 
 
 def read_grpo_records(
-    path: str | Path, on_bad: BadLines = "report", *, decode_images: bool = False
+    path: str | Path,
+    on_bad: BadLines = "report",
+    *,
+    decode_images: bool = False,
+    layout: Layout = PLAIN,
+    prefer: Sequence[str] = (),
 ) -> tuple[list[GrpoRecord], list[RecordError]]:
     """Read and validate what ``cf_proxy`` wrote, as ``kit.data.records.read_sft_records`` does.
 
-    The records of ``prepare_data`` are read too: nothing was measured for them.
+    Anybody's rows and the records of ``prepare_data`` are read too: nothing was measured for them.
     """
-    return read_records(path, parse_grpo_record, on_bad, decode_images=decode_images)
+    return read_records(
+        path,
+        parse_grpo_record,
+        on_bad,
+        decode_images=decode_images,
+        layout=layout,
+        prefer=prefer,
+        is_own=lambda row: "output" not in row and (bool(layout.columns) or not is_measured(row)),
+        of_own=_of_sft,
+    )
+
+
+def is_measured(row: dict) -> bool:
+    """Whether a row is meant for a :class:`GrpoRecord`: by its names of image or answer, unless
+    another column can be that.
+
+    >>> is_measured({"image_path": "x", "gold": "y"})
+    True
+    >>> is_measured({"image_path": "x", "answer": "y"})
+    False
+    """
+    images, answers = ({name, *ALIASES[name]} for name in ("image", "answer"))
+    return ("gold" in row and not row.keys() & (images - {"image_path"})) or (
+        "image_path" in row and not row.keys() & (answers - {"gold"})
+    )
 
 
 def parse_grpo_record(value: Any, *, where: str, folder: Path) -> GrpoRecord:
@@ -88,6 +114,8 @@ def parse_grpo_record(value: Any, *, where: str, folder: Path) -> GrpoRecord:
     text["image_path"] = str(
         resolve_image(text["image_path"], folder=folder, where=where, field="image_path")
     )
+    choices = choices_of_record(value, where)
+    text["question"] = with_choices(text["question"], choices)
     valid = value.get("valid_json", False)
     if not isinstance(valid, bool):
         raise bad_field(where, "valid_json", "must be true or false", "wrong_type")
@@ -97,6 +125,7 @@ def parse_grpo_record(value: Any, *, where: str, folder: Path) -> GrpoRecord:
         answer_correct=_number(value, "answer_correct", 0.0, 1.0, where) or 0.0,
         delta_cf_roi=_number(value, "delta_cf_roi", -1.0, 1.0, where),
         delta_cf_rand=_number(value, "delta_cf_rand", -1.0, 1.0, where),
+        choices=choices,
         cf_boxes=_boxes(value.get("cf_boxes", []), image_size, where),
         regions=parse_regions(value.get("regions", []), image_size, where),
         image_size=image_size,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kit.data.fields import bad_field, resolve_image
-from kit.data.records import Region
+from kit.data.types import Region
 from kit.errors import DataError, RecordError
 from kit.text import decoded
 
@@ -24,8 +24,9 @@ class RawQuestion:
     """A question, its answer and what the dataset knows of its image.
 
     ``where`` names the file and row and ``image_field`` the row's field of the image;
-    ``image_size`` is ``(width, height)``; ``regions`` are all labelled boxes of the image and
-    ``evidence`` those that bear on this question, in pixels. ``group`` joins rewordings of one
+    ``image_size`` is ``(width, height)``; ``choices`` are those of a multiple-choice question, of
+    which the answer is one, and are not part of ``question``; ``regions`` are all labelled boxes of
+    the image and ``evidence`` those that bear on this question, in pixels. ``group`` joins rewordings of one
     question and ``rewordings`` are such texts as the dataset itself gives: both serve to find
     leaks and are never shown to a model.
     """
@@ -44,6 +45,7 @@ class RawQuestion:
     modality: str = ""
     location: str = ""
     language: str = "en"
+    choices: tuple[str, ...] = ()
     regions: tuple[Region, ...] = ()
     evidence: tuple[Region, ...] = ()
     group: str = ""

@@ -1,69 +1,40 @@
-"""Typed records of each stage, their validation, reading and writing."""
+"""Reading and writing the data files of each stage, prepared or anybody's; every broken line is
+named. The types of records are in ``kit.data.types``."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from kit.data.choices import choices_of_record, with_choices
+from kit.data.columns import Layout
 from kit.data.fields import (
     bad_field,
-    check_box,
     check_target,
     check_text,
     parse_image_size,
+    parse_regions,
     resolve_image,
 )
 from kit.data.images import open_image
+from kit.data.own import OwnReader, fixed_in_words
+from kit.data.tables import Row, Table, read_table
+from kit.data.targets import to_sft_record
+from kit.data.types import Region as Region  # the name under which others know it
+from kit.data.types import SftRecord, to_json
 from kit.errors import DataError, ImageError, RecordError
-from kit.files import iter_json_lines, write_jsonl
+from kit.files import write_jsonl
 
 BadLines = Literal["report", "strict", "skip"]
 Record = TypeVar("Record")
-
-
-@dataclass(frozen=True)
-class Region:
-    """A labelled box: ``(x1, y1, x2, y2)`` in pixels of the original image."""
-
-    label: str
-    box_xyxy_pixels: tuple[float, float, float, float]
-
-
-@dataclass(frozen=True)
-class SftRecord:
-    """One question about one image, with the answer that the model is taught to give.
-
-    ``image`` is a path, relative to the data file or absolute; ``regions`` is the evidence of
-    this question (may be empty); ``image_size`` is ``(width, height)`` in pixels; ``output`` is
-    the JSON string with caption, reasoning, boxes (0..1000 grid) and answer. Fields that a
-    dataset does not know are empty strings.
-    """
-
-    instruction: str
-    input: str
-    output: str
-    image: str
-    question: str
-    answer: str
-    dataset: str = ""
-    qid: str = ""
-    split: str = ""
-    answer_type: str = ""
-    content_type: str = ""
-    modality: str = ""
-    location: str = ""
-    regions: tuple[Region, ...] = ()
-    image_size: tuple[int, int] | None = None
-
-
-def to_json(record) -> dict[str, Any]:
-    """A record as plain JSON values."""
-    return dataclasses.asdict(record)
+PLAIN = Layout()
 
 
 def write_records(path: str | Path, records: list) -> None:
@@ -72,19 +43,28 @@ def write_records(path: str | Path, records: list) -> None:
 
 
 def read_sft_records(
-    path: str | Path, on_bad: BadLines = "report", *, decode_images: bool = False
+    path: str | Path,
+    on_bad: BadLines = "report",
+    *,
+    decode_images: bool = False,
+    layout: Layout = PLAIN,
+    prefer: Sequence[str] = (),
 ) -> tuple[list[SftRecord], list[RecordError]]:
-    """Read and validate a prepared data file; image paths come back absolute.
+    """Read and validate a data file, a prepared one or anybody's; image paths come back absolute.
 
     ``on_bad``: ``strict`` raises at the first broken line, ``report`` after the whole file was
     checked (all of them listed), ``skip`` drops them and returns them as second value.
     ``decode_images``: a line is also broken if its image cannot be decoded, or is not of the
-    line's ``image_size``; each image is decoded once (a few milliseconds).
+    line's ``image_size``; each image is decoded once (a few milliseconds). ``layout``: of rows that
+    were not prepared, ``prefer``: their split, the first of these that is there, where they are of
+    several and the layout names none.
 
     Raises:
-        DataError: no such file, no record in it, or broken lines.
+        DataError: no such file, no record in it, no column for what is needed, or broken lines.
     """
-    return read_records(path, parse_sft_record, on_bad, decode_images=decode_images)
+    return read_records(
+        path, parse_sft_record, on_bad, decode_images=decode_images, layout=layout, prefer=prefer
+    )
 
 
 def read_records(
@@ -93,23 +73,39 @@ def read_records(
     on_bad: BadLines = "report",
     *,
     decode_images: bool = False,
+    layout: Layout = PLAIN,
+    prefer: Sequence[str] = (),
+    is_own: Callable[[dict], bool] = lambda row: "output" not in row,
+    of_own: Callable[[SftRecord], Record] = lambda record: record,
 ) -> tuple[list[Record], list[RecordError]]:
     """:func:`read_sft_records` for records of any kind with an ``image`` and an ``image_size``.
 
     ``parse(value, where=..., folder=...)`` gives the record of one JSON value, or raises
-    :class:`RecordError`.
+    :class:`RecordError`. Rows that ``is_own`` holds for are anybody's: ``of_own`` gives the record
+    of what they come to.
     """
-    path = Path(path)
+    table = read_table(path)
+    own = [row for row in table.rows if isinstance(row.value, dict) and is_own(row.value)]
+    of_rows = iter(_own_records(table, own, layout))
+    own_rows = set(map(id, own))
     lines: list[tuple[str, Record | RecordError]] = []
-    for where, value in iter_json_lines(path):
+    for row in table.rows:
         try:
-            if isinstance(value, RecordError):
-                raise value
-            lines.append((where, parse(value, where=where, folder=path.parent)))
+            if isinstance(row.value, RecordError):
+                raise row.value
+            if id(row) not in own_rows:
+                found = parse(row.value, where=row.where, folder=row.folder)
+            elif isinstance(found := next(of_rows), RecordError):
+                raise found
+            else:
+                found = of_own(found)
+            lines.append((row.where, found))
         except RecordError as problem:
-            lines.append((where, problem))
+            lines.append((row.where, problem))
             if on_bad == "strict":
                 break
+    if own and len(own) == len(table.rows):
+        lines = of_split(lines, layout.split, prefer, path)
     if decode_images:
         lines = _with_image_problems(lines)
     records = [line for _, line in lines if not isinstance(line, RecordError)]
@@ -126,25 +122,76 @@ def read_records(
     return records, problems
 
 
+def _own_records(
+    table: Table, rows: Sequence[Row], layout: Layout
+) -> list[SftRecord | RecordError]:
+    """The records of rows that were not prepared."""
+    if not rows:
+        return []
+    reader = OwnReader(rows, layout, table.images, table.path)
+    found = [
+        raw
+        if isinstance(raw, RecordError)
+        else replace(to_sft_record(raw, raw.image.parent), image=str(raw.image))
+        for raw in reader.questions(rows)
+    ]
+    told = [*table.notes, reader.columns.in_words(), fixed_in_words(reader.fixed)]
+    if words := "; ".join(filter(None, told)):
+        tell(f"{table.path}: {words}")
+    return found
+
+
+def of_split(
+    lines: list[tuple[str, Record | RecordError]],
+    wanted: str | None,
+    prefer: Sequence[str],
+    path: str | Path,
+) -> list[tuple[str, Record | RecordError]]:
+    """The lines of the split that is wanted, or of the first of ``prefer`` that is there where
+    there are several, and the broken ones.
+
+    Raises:
+        DataError: it is not there.
+    """
+    there = Counter(line.split for _, line in lines if not isinstance(line, RecordError))
+    if wanted == "all" or not there or (wanted is None and (len(there) == 1 or not prefer)):
+        return lines
+    chosen = wanted or next((split for split in prefer if split in there), None)
+    if chosen not in there:
+        shown = ", ".join(f"{split or 'none'} ({count})" for split, count in there.items())
+        what = f"no row is of the split {chosen or ' or '.join(prefer)}; there are {shown}"
+        raise DataError(what, where=path, fix="say which to take: --data_split all (or a split)")
+    if len(there) > 1:
+        tell(f"{path}: {there[chosen]} of {there.total()} rows, those of the split {chosen}")
+    return [(w, r) for w, r in lines if isinstance(r, RecordError) or r.split == chosen]
+
+
+@functools.cache
+def tell(line: str) -> None:
+    """Print a line once, from the first process alone."""
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(line, flush=True)
+
+
 def parse_sft_record(value: Any, *, where: str, folder: Path) -> SftRecord:
     """Validate one JSON value as an :class:`SftRecord`.
 
     Raises:
         RecordError: names the field and what is wrong with it.
     """
-    text = parse_texts(value, SftRecord, where, may_be_empty=("input",))
+    text = parse_texts(value, SftRecord, where)
     image_size = parse_image_size(value.get("image_size"), where)
     regions = parse_regions(value.get("regions", []), image_size, where)
     check_target(text["output"], where)
     text["image"] = str(resolve_image(text["image"], folder=folder, where=where))
-    return SftRecord(**text, regions=regions, image_size=image_size)
+    choices = choices_of_record(value, where)
+    text["question"] = with_choices(text["question"], choices)
+    return SftRecord(**text, choices=choices, regions=regions, image_size=image_size)
 
 
-def parse_texts(
-    value: Any, record: type, where: str, may_be_empty: Sequence[str] = ()
-) -> dict[str, str]:
+def parse_texts(value: Any, record: type, where: str) -> dict[str, str]:
     """The text fields of a record type out of one JSON value; those without a default are
-    required, and must say something unless they are in ``may_be_empty``.
+    required, and must say something.
 
     Raises:
         RecordError: names the field and what is wrong with it.
@@ -167,26 +214,11 @@ def parse_texts(
             raise bad_field(
                 where, field.name, f"must be text, not {type(item).__name__}", "wrong_type"
             )
-        if required and field.name not in may_be_empty and not item.strip():
+        if required and not item.strip():
             raise bad_field(where, field.name, "is empty", f"empty_{field.name}")
         check_text(item, where, field.name)
         text[field.name] = item
     return text
-
-
-def parse_regions(value: Any, image_size: tuple[int, int] | None, where: str) -> tuple[Region, ...]:
-    if not isinstance(value, list):
-        raise bad_field(where, "regions", "must be a list", "wrong_type")
-    regions = []
-    for index, item in enumerate(value):
-        name = f"regions[{index}]"
-        if not isinstance(item, dict) or not isinstance(item.get("label"), str):
-            raise bad_field(where, name, "must be {label, box_xyxy_pixels}", "wrong_type")
-        problem = check_box(item.get("box_xyxy_pixels"), image_size)
-        if problem:
-            raise bad_field(where, f"{name}.box_xyxy_pixels", problem, "bad_box")
-        regions.append(Region(item["label"], tuple(float(v) for v in item["box_xyxy_pixels"])))
-    return tuple(regions)
 
 
 def _with_image_problems(

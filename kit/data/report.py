@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from kit.data.records import SftRecord, to_json
+from kit.data.targets import INSTRUCTION
 from kit.files import atomic_write, json_line, json_text
 
 
@@ -40,10 +41,15 @@ def write_prepared(output: Path, records: list[SftRecord], report: dict) -> None
         UserError: the disk refused.
     """
     with atomic_write(report_path(output)) as about, atomic_write(output) as stream:
-        stream.writelines(json_line(to_json(record)) for record in records)
+        stream.writelines(json_line(_of_seed(record) | to_json(record)) for record in records)
         about.write(json_text(report))
         about.flush()
         os.fsync(about.fileno())
+
+
+def _of_seed(record: SftRecord) -> dict[str, str]:
+    """What other tools of instruction tuning look for beside ``output``; the kit does not."""
+    return {"instruction": INSTRUCTION, "input": record.question}
 
 
 def print_summary(report: dict) -> None:

@@ -33,7 +33,7 @@ from kit.data.questions import (
     qid_field,
     text_field,
 )
-from kit.data.records import Region
+from kit.data.types import Region
 from kit.errors import DataError, ImageError, RecordError
 from kit.files import explain_os_error
 

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from kit.data import entailment
 from kit.data.boxes import pixels_to_grid
+from kit.data.choices import with_choices
 from kit.data.evidence import is_lesion, names_label, organs_named, speaks_of_lesions
 from kit.data.fields import relative_image
 from kit.data.questions import RawQuestion
-from kit.data.records import Region, SftRecord
+from kit.data.types import Region, SftRecord
 
 INSTRUCTION = (
     "Look at this medical image and answer the question. Reply with exactly one JSON object with "
@@ -72,12 +73,11 @@ def to_sft_record(raw: RawQuestion, data_folder: str | Path) -> SftRecord:
         "answer": raw.answer,
     }
     return SftRecord(
-        instruction=INSTRUCTION,
-        input=raw.question,
         output=json.dumps(target, ensure_ascii=False),
         image=relative_image(raw.image, Path(data_folder)),
-        question=raw.question,
+        question=with_choices(raw.question, raw.choices),
         answer=raw.answer,
+        choices=raw.choices,
         dataset=raw.dataset,
         qid=raw.qid,
         split=raw.split,

@@ -9,8 +9,6 @@ never read.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +25,9 @@ from kit.data.questions import (
     qid_field,
     text_field,
 )
+from kit.data.stored_images import stored_image
+from kit.data.tables import parquet_rows
 from kit.errors import DataError, ImageError, RecordError
-from kit.files import atomic_write
 
 DATASET = "VQA_RAD"
 PUBLIC_FILE = "VQA_RAD Dataset Public.json"
@@ -38,7 +37,6 @@ MIRROR_IMAGES = "images"
 _PHRASE_TYPES = ("freeform", "para", "test_freeform", "test_para")
 _RE_RELEASE_ROWS = (3064, 3515)  # its train split; train and test together
 _TYPOS = {"ATRIB": "ATTRIB", "PRSE": "PRES"}
-_EXTENSIONS = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png"}
 
 
 def read_vqa_rad(root: str | Path, split: str) -> tuple[list[Row], Fixed]:
@@ -190,8 +188,7 @@ def _read_mirror(root: Path, files: list[Path], split: str) -> tuple[list[Row], 
     fixed: Fixed = {}
     sizes = _Sizes()
     for path in files:
-        for index, value in enumerate(_parquet_rows(path)):
-            where = f"{path}[{index}]"
+        for where, value in parquet_rows(path):
             try:
                 rows.append(_mirror_question(value, where, split, len(rows), root, sizes, fixed))
             except RecordError as error:
@@ -199,21 +196,6 @@ def _read_mirror(root: Path, files: list[Path], split: str) -> tuple[list[Row], 
     if not rows:
         raise DataError("holds no question", where=files[0], fix="fetch the file again")
     return rows, fixed
-
-
-def _parquet_rows(path: Path) -> Iterator[dict]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(path) as source:
-            for batch in source.iter_batches(batch_size=64):
-                yield from batch.to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(
-            f"broken parquet file: {reason}", where=path, fix="fetch it again"
-        ) from error
 
 
 def _mirror_question(
@@ -240,9 +222,4 @@ def _stored_image(value: Any, where: str, root: Path) -> Path:
     content = value.get("bytes") if isinstance(value, dict) else None
     if not isinstance(content, bytes) or not content:
         raise bad_field(where, "image", "holds no image bytes", "image_missing")
-    extension = next((e for magic, e in _EXTENSIONS.items() if content.startswith(magic)), ".img")
-    path = root / MIRROR_IMAGES / (hashlib.sha256(content).hexdigest()[:20] + extension)
-    if not path.is_file() or path.stat().st_size != len(content):
-        with atomic_write(path, "wb") as stream:
-            stream.write(content)
-    return path.absolute()
+    return stored_image(content, root / MIRROR_IMAGES)

@@ -38,8 +38,8 @@ def measure_ablations(
     for (item, name, _), text in zip(wanted, said, strict=True):
         found[id(item)][name] = {
             "answer": text,
-            "changed": float(not same_answer(text, item.parsed.answer)),
-            "exact": exact_match(text, item.record.answer),
+            "changed": float(not same_answer(text, item.parsed.answer, item.record.choices)),
+            "exact": exact_match(text, item.record.answer, item.record.choices),
         } | ({"image": partners[item.record.image]} if name == "shuffled" else {})
     return [found[id(item)] for item in answers]
 

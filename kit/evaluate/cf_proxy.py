@@ -33,7 +33,9 @@ def cf_proxy(config: CfProxyConfig) -> int:
     if config.adapter:
         require_adapter(config.adapter)
     on_bad = "skip" if config.skip_bad else "report"
-    records, _ = read_sft_records(config.data, on_bad, decode_images=True)
+    records, _ = read_sft_records(
+        config.data, on_bad, decode_images=True, layout=config.layout, prefer=("train",)
+    )
     records = records[: config.max_records]
     batches = plan(records, [MODE], config.per_device_eval_batch_size)
     folder = output.with_name(f"{output.name}.parts")
@@ -104,7 +106,7 @@ def measure(
                     question=record.question,
                     gold=record.answer,
                     valid_json=parsed.valid_json,
-                    answer_correct=exact_match(parsed.answer, record.answer),
+                    answer_correct=exact_match(parsed.answer, record.answer, record.choices),
                     caption=parsed.caption,
                     delta_cf_roi=effect.delta_roi if effect else None,
                     delta_cf_rand=effect.delta_rand if effect else None,

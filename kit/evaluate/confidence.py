@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 
 from kit.counterfactual.probe import answer_probabilities
+from kit.data.choices import without_choices
 from kit.evaluate.answering import DECIMALS, Answer, Predictor
 from kit.model.sampler import Sampling, generate, question_prompt, seeded_noise
 from kit.prompting.answers import same_answer
@@ -47,7 +48,10 @@ def measure_confidences(
         captioned = [i for i, a in enumerate(answers) if "caption" in REQUIRED_KEYS[a.mode]]
         scores = consistency.scores(
             [answers[i].parsed.caption for i in captioned],
-            [answers[i].record.question for i in captioned],
+            [
+                without_choices(answers[i].record.question, answers[i].record.choices)
+                for i in captioned
+            ],
         )
         for i, score in zip(captioned, scores, strict=True):
             found[i]["consistency"] = round(2 * score - 1, DECIMALS)
@@ -84,7 +88,10 @@ def _agreement(
         max_rows=predictor.batch_size,
     )
     return [
-        sum(same_answer(predictor.parse(c, a.mode).answer, a.parsed.answer) for c in group)
+        sum(
+            same_answer(predictor.parse(c, a.mode).answer, a.parsed.answer, a.record.choices)
+            for c in group
+        )
         / num_samples
         for a, group in zip(answers, drawn, strict=True)
     ]

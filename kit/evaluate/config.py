@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kit.command import option
+from kit.data.columns import TableOptions
 from kit.errors import ConfigError
 from kit.scoring.settings import DEFAULT_ENCODER
 
 
 @dataclass
-class InferenceConfig:
+class InferenceConfig(TableOptions):
     """A model, the questions that it is asked, and what is taken from their images."""
 
-    data: str = option("", help="records that prepare_data wrote")
+    data: str = option("", help="records: of prepare_data, or any table (data/README.md)")
     output: str = option("", help="where the results go")
     base_model: str = option(
         "",
@@ -46,6 +47,7 @@ class InferenceConfig:
     seed: int = option(0, help="of controls and sampled answers")
 
     def __post_init__(self):
+        _ = self.layout  # which checks it
         for name in ("data", "output"):
             if not getattr(self, name):
                 raise ConfigError(f"{name} is not given", where=name, fix=f"set --{name}")

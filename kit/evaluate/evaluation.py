@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kit.data.audit import question_only_floor, thumbnail, volumes
@@ -51,11 +51,15 @@ def evaluate(config: EvaluateConfig) -> int:
     if config.adapter:
         require_adapter(config.adapter)
     on_bad = "skip" if config.skip_bad else "report"
-    records, dropped = read_sft_records(config.data, on_bad, decode_images=True)
+    records, dropped = read_sft_records(
+        config.data, on_bad, decode_images=True, layout=config.layout, prefer=("test", "validate")
+    )
     records = records[: config.max_records]
     floor = None
     if config.train_data:
-        floor = question_only_floor(read_sft_records(config.train_data)[0], records)
+        layout = replace(config.layout, split=None)
+        known, _ = read_sft_records(config.train_data, layout=layout, prefer=("train",))
+        floor = question_only_floor(known, records)
     modes = modes_of(config.prompting_mode)
     batches = plan(records, modes, config.per_device_eval_batch_size)
     data = {"data": records, "train_data": ()}
@@ -182,6 +186,7 @@ def prediction_row(item: Answer, truncated: bool, floor: str | None) -> dict:
         "mode": mode,
         "question": record.question,
         "gold": record.answer,
+        "choices": list(record.choices),
         "answer_type": record.answer_type,
         "content_type": record.content_type,
         "modality": record.modality,
@@ -199,12 +204,16 @@ def prediction_row(item: Answer, truncated: bool, floor: str | None) -> dict:
         "boxes": [list(box) for box in parsed.boxes],
         "answer": parsed.answer,
         "scores": score_answer(
-            parsed.answer, record.answer, answer_type=record.answer_type, question=record.question
+            parsed.answer,
+            record.answer,
+            answer_type=record.answer_type,
+            question=record.question,
+            choices=record.choices,
         ),
     }
     if "boxes" in REQUIRED_KEYS[mode] and record.regions and record.image_size:
         gold_boxes = [region.box_xyxy_pixels for region in record.regions]
         row["grounding"] = grounding_scores(parsed.boxes, gold_boxes, record.image_size).to_json()
     if floor is not None:
-        row["floor"] = {"answer": floor, "exact": exact_match(floor, record.answer)}
+        row["floor"] = {"answer": floor, "exact": exact_match(floor, record.answer, record.choices)}
     return row

@@ -73,10 +73,12 @@ def measure_flips(
             effect, without = next(effects), next(said)
             others = [next(said) for _ in intervention.controls]
             before, image = item.parsed.answer, item.record.image
+            choices = item.record.choices
             changes = [cache.change(image, control) for control in intervention.controls]
             flips[source] = {
-                "roi": float(not same_answer(without, before)),
-                "random": sum(not same_answer(one, before) for one in others) / len(others),
+                "roi": float(not same_answer(without, before, choices)),
+                "random": sum(not same_answer(one, before, choices) for one in others)
+                / len(others),
                 "drop_roi": round(effect.delta_roi, DECIMALS),
                 "drop_random": round(effect.delta_rand, DECIMALS),
                 "region_change": round(cache.change(image, intervention.region), DECIMALS),

@@ -108,6 +108,7 @@ def arguments_of(groups: Sequence[Group]) -> dict[str, list]:
         "completion_ids": [list(completion.token_ids) for _, completion, _ in rows],
         "question": [record.question for record, _, _ in rows],
         "gold": [record.gold for record, _, _ in rows],
+        "choices": [record.choices for record, _, _ in rows],
         "caption": [parsed.caption for _, _, parsed in rows],
         "boxes": [parsed.boxes for _, _, parsed in rows],
         "answer": [parsed.answer for _, _, parsed in rows],

@@ -11,6 +11,7 @@ from torch import nn
 from kit.counterfactual.images import ImageCache
 from kit.counterfactual.probe import Case, probe
 from kit.counterfactual.regions import Boxes, area_share, claimed_region, whole_pixels
+from kit.data.choices import without_choices
 from kit.data.grpo_records import GrpoRecord
 from kit.grpo.config import GrpoConfig
 from kit.grpo.functions import RewardFunctions
@@ -62,13 +63,15 @@ class Rewards:
         self, model: nn.Module, image_cache: ImageCache, groups: Sequence[Group]
     ) -> list[list[Reward]]:
         """One reward a completion, a list a group. ``model`` judges the counterfactuals."""
+        records = [group.task.record for group in groups for _ in group.completions]
         parts = reward_parts(
             [parsed for group in groups for parsed in group.parsed],
-            [g.task.record.gold for g in groups for _ in g.completions],
-            [g.task.record.question for g in groups for _ in g.completions],
+            [record.gold for record in records],
+            [without_choices(r.question, r.choices) for r in records],
             self._counterfactuals(model, image_cache, groups),
             consistency=self.consistency,
             scoring=self.config.answer_scoring,
+            choices=[record.choices for record in records],
         )
         if self.functions.names:
             added = self.functions(groups)
@@ -102,7 +105,7 @@ class Rewards:
 def is_paid(parsed: ParsedAnswer, record: GrpoRecord, answers: CounterfactualAnswers) -> bool:
     """Whether the counterfactual part pays for an answer: a right one, or any that is given."""
     if answers == "right":
-        return exact_match(parsed.answer, record.gold) == 1
+        return exact_match(parsed.answer, record.gold, record.choices) == 1
     return bool(parsed.answer.strip())
 
 

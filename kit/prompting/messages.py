@@ -66,7 +66,7 @@ def target_text(record: SftRecord, mode: str) -> str:
     """The answer that a mode teaches: the record's JSON object with that mode's keys.
 
     >>> output = '{"caption": "c", "reasoning": [], "boxes": [], "answer": "a"}'
-    >>> target_text(SftRecord("", "", output, "image", "question", "a"), "think_answer")
+    >>> target_text(SftRecord(output, "image", "question", "a"), "think_answer")
     '{"reasoning": [], "answer": "a"}'
     """
     if mode == "caption_reason_answer":

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from kit.data.words import COUNTS, american, is_direction, stem
-from kit.prompting.answers import as_set, folded, normal_words, same_answer
+from kit.prompting.choices import choice_of
+from kit.prompting.normal import as_set, folded, normal_words, same_text
 
 _NUMBERS = {word: str(value) for value, word in enumerate(COUNTS)}
 _CHINESE_COUNTS = {sign: str(value) for value, sign in enumerate("零一二三四五六七八九十")}
@@ -28,7 +30,7 @@ _PLANES = frozenset(["axial", "transverse", "coronal", "sagittal"])
 _ADD_NOTHING_TO_MODALITIES = frozenset(["scan", "image", "imaging", "film"])
 
 
-def relaxed_answer(first: str, second: str) -> bool:
+def relaxed_answer(first: str, second: str, choices: Sequence[str] = ()) -> bool:
     """Whether two answers are the same, or would be if both were written in one way.
 
     Forgiven are number words (two, 2), British spelling and plurals, a unit without its space
@@ -42,7 +44,14 @@ def relaxed_answer(first: str, second: str) -> bool:
     >>> relaxed_answer("both lungs", "Left Lung, Right Lung"), relaxed_answer("brain scan", "brain")
     (True, False)
     """
-    return same_answer(first, second) or _relaxed_set(first) == _relaxed_set(second)
+    named = [choice_of(said, choices, _same_but_for_writing) for said in (first, second)]
+    if any(place is not None for place in named):
+        return named[0] == named[1]
+    return _same_but_for_writing(first, second)
+
+
+def _same_but_for_writing(first: str, second: str) -> bool:
+    return same_text(first, second) or _relaxed_set(first) == _relaxed_set(second)
 
 
 def _relaxed_set(text: str) -> frozenset[str]:

@@ -30,7 +30,7 @@ def _flip(row: Mapping, part: str) -> float | None:
 
 
 def _differs(answer: str, row: Mapping) -> bool:
-    return not same_answer(answer, row["answer"])
+    return not same_answer(answer, row["answer"], row.get("choices", ()))
 
 
 def _right(row: Mapping) -> bool:

@@ -187,9 +187,9 @@ def _claims_to_see(row: Mapping) -> bool:
 
 
 def strata_of(row: Mapping) -> list[str]:
-    """The strata of a row, as parts of a metric's name: ``open`` or ``closed``,
-    ``modality/<name>``, ``location/<name>``, ``content/<name>``, ``dataset/<name>``,
-    ``evidence/<kind>`` and ``guessable/<yes or no>``.
+    """The strata of a row, as parts of a metric's name: ``open`` or ``closed``, ``choice`` (it had
+    several to choose from), ``modality/<name>``, ``location/<name>``, ``content/<name>``,
+    ``dataset/<name>``, ``evidence/<kind>`` and ``guessable/<yes or no>``.
 
     A VQA-RAD question of several content types ("PRES, ABN") is in each. The evidence is
     ``xray_lesion``, ``lesion`` or ``organ``, what it holds first of these: an X-ray's lesions are
@@ -200,6 +200,7 @@ def strata_of(row: Mapping) -> list[str]:
     ['closed', 'modality/CT', 'content/PRES', 'content/ABN']
     """
     strata = [row["answer_type"].lower()] if row["answer_type"] in ("OPEN", "CLOSED") else []
+    strata += ["choice"] if row.get("choices") else []
     for group, field in (
         ("modality", "modality"),
         ("location", "location"),

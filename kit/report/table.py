@@ -77,6 +77,7 @@ GROUPS: dict[str, list[Row]] = {
         Row("exact/all", "exact match"),
         Row("exact/open", "exact match, open"),
         Row("exact/closed", "exact match, closed"),
+        Row("exact/choice", "exact match, multiple choice"),
         Row("relaxed/all", "exact match, relaxed (spelling, number words, units)"),
         Row("relaxed/open", "... open"),
         Row("relaxed/closed", "... closed"),

@@ -15,8 +15,9 @@ from pathlib import Path
 from kit.data.fields import relative_image
 from kit.data.grpo_records import GrpoRecord
 from kit.data.records import SftRecord
+from kit.data.tables import plain_values, read_table
 from kit.errors import RecordError, UserError
-from kit.files import iter_json_lines, json_line, sha256_of
+from kit.files import json_line, sha256_of
 
 # Whose other version may make other numbers.
 PACKAGES = (
@@ -121,9 +122,9 @@ def _opencv_version() -> str | None:
 def _sum_of_records(path: str) -> str:
     """How many records a data file holds, and the sum of what they say, however it is written."""
     digest, count = hashlib.sha256(), 0
-    for _, value in iter_json_lines(path):
-        if not isinstance(value, RecordError):
-            digest.update(json_line(value).encode())
+    for row in read_table(path).rows:
+        if not isinstance(row.value, RecordError):
+            digest.update(json_line(plain_values(row.value)).encode())
             count += 1
     return f"{count} {digest.hexdigest()}"
 

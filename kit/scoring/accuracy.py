@@ -6,7 +6,10 @@ The conventions, each a module of its own: ``exact`` (ours, with ``relaxed`` and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from kit.data.words import CHINESE
+from kit.prompting.choices import chosen
 from kit.scoring import llava_med, medevalkit
 from kit.scoring.exact import exact_match, laterality_error, relaxed_match
 
@@ -30,22 +33,30 @@ KEYS = (
 )
 
 
-def score_answer(prediction: str, gold: str, *, answer_type: str, question: str = "") -> Scores:
+def score_answer(
+    prediction: str,
+    gold: str,
+    *,
+    answer_type: str,
+    question: str = "",
+    choices: Sequence[str] = (),
+) -> Scores:
     """All values of one record, in 0..1, under the names in ``KEYS``.
 
     ``answer_type`` is ``"OPEN"`` or ``"CLOSED"``. None where a convention has no value for that
     type; for any other type only ours has one. The published conventions are for English: where
-    the question or the gold answer is in Chinese they have none.
+    the question or the gold answer is in Chinese they have none, nor for multiple choice, where
+    ours takes a letter of ``choices`` for its text.
 
     >>> scores = score_answer("Yes.", "yes", answer_type="CLOSED")
     >>> scores["exact"], scores["llava_med/closed_accuracy"], scores["llava_med/open_recall"]
     (1.0, 1.0, None)
     """
     scores: Scores = dict.fromkeys(KEYS)
-    scores["exact"] = exact_match(prediction, gold)
-    scores["relaxed"] = relaxed_match(prediction, gold)
-    scores["laterality_error"] = laterality_error(prediction, gold)
-    if CHINESE.search(question + gold):
+    scores["exact"] = exact_match(prediction, gold, choices)
+    scores["relaxed"] = relaxed_match(prediction, gold, choices)
+    scores["laterality_error"] = laterality_error(chosen(prediction, choices), gold)
+    if choices or CHINESE.search(question + gold):
         return scores
     if answer_type == "CLOSED":
         scores["llava_med/closed_accuracy"] = llava_med.closed_hit(prediction, gold)

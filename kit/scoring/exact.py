@@ -6,31 +6,36 @@ organ and content type), with the rules of ``kit.prompting.answers``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from kit.data.words import exchange_sides
 from kit.prompting.answers import normalise, same_answer
 from kit.prompting.relaxed import relaxed_answer
 
 
-def exact_match(prediction: str, gold: str) -> float:
+def exact_match(prediction: str, gold: str, choices: Sequence[str] = ()) -> float:
     """1.0 or 0.0: whether both are the same answer (``same_answer``).
 
-    A gold answer of nothing but punctuation is never matched.
+    A gold answer of nothing but punctuation is never matched. With ``choices`` a letter of theirs
+    is as good as its text.
 
     >>> exact_match("Yes, there is.", "yes"), exact_match("It is normal", "No")
     (1.0, 0.0)
     >>> exact_match("spinal cord, lung", "Lung, Spinal Cord"), exact_match("lung", "Left lung")
     (1.0, 0.0)
+    >>> exact_match("B", "Lung", ["Liver", "Lung"]), exact_match("B", "Lung")
+    (1.0, 0.0)
     """
-    return float(bool(normalise(gold)) and same_answer(prediction, gold))
+    return float(bool(normalise(gold)) and same_answer(prediction, gold, choices))
 
 
-def relaxed_match(prediction: str, gold: str) -> float:
+def relaxed_match(prediction: str, gold: str, choices: Sequence[str] = ()) -> float:
     """1.0 or 0.0: ``exact_match``, or the same but for how it is written (``relaxed_answer``).
 
     >>> relaxed_match("3cm", "3 cm"), relaxed_match("tumours", "Tumor"), relaxed_match("4", "3")
     (1.0, 1.0, 0.0)
     """
-    return float(bool(normalise(gold)) and relaxed_answer(prediction, gold))
+    return float(bool(normalise(gold)) and relaxed_answer(prediction, gold, choices))
 
 
 def laterality_error(prediction: str, gold: str) -> float | None:

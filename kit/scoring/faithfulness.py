@@ -97,15 +97,17 @@ def counterfactual_score(
     return min(1.0, max(0.0, gap)) * max(0.0, 1 - share / LARGEST_SHARE)
 
 
-def answer_score(prediction: str, gold: str, scoring: AnswerScoring = "exact") -> float:
+def answer_score(
+    prediction: str, gold: str, scoring: AnswerScoring = "exact", choices: Sequence[str] = ()
+) -> float:
     """An answer in 0..1: ``exact`` match (``kit.scoring.exact``), or with ``f1`` what is not
-    exact by its tokens' F1 (yes and no stay all or nothing).
+    exact by its tokens' F1 (yes and no, and one of several choices, stay all or nothing).
 
     >>> answer_score("left lung", "lung"), round(answer_score("left lung", "lung", "f1"), 2)
     (0.0, 0.67)
     """
-    exact = exact_match(prediction, gold)
-    if scoring == "exact" or exact or gold.strip().lower() in ("yes", "no"):
+    exact = exact_match(prediction, gold, choices)
+    if scoring == "exact" or exact or choices or gold.strip().lower() in ("yes", "no"):
         return exact
     return open_scores(prediction, gold)["f1"]
 
@@ -118,10 +120,12 @@ def reward_parts(
     *,
     consistency: Consistency | None,
     scoring: AnswerScoring = "exact",
+    choices: Sequence[Sequence[str]] = (),
 ) -> list[dict[str, float | None]]:
     """The four parts of the reward of many completions, by name.
 
-    ``counterfactuals`` are scores as :func:`counterfactual_score` gives them.
+    ``counterfactuals`` are scores as :func:`counterfactual_score` gives them; ``choices`` are those
+    of each question, or nothing where none has any.
     """
     agreements: Sequence[float | None] = [None] * len(parsed)
     if consistency is not None:
@@ -129,11 +133,11 @@ def reward_parts(
     return [
         {
             "format": float(answer.valid_json),
-            "answer": answer_score(answer.answer, gold, scoring),
+            "answer": answer_score(answer.answer, gold, scoring, listed),
             "consistency": agreement,
             "counterfactual": counterfactual,
         }
-        for answer, gold, agreement, counterfactual in zip(
-            parsed, golds, agreements, counterfactuals, strict=True
+        for answer, gold, agreement, counterfactual, listed in zip(
+            parsed, golds, agreements, counterfactuals, choices or [()] * len(parsed), strict=True
         )
     ]

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kit.command import option, require
+from kit.data.columns import TableOptions
 from kit.errors import ConfigError
 
 
 @dataclass
-class TrainingConfig:
+class TrainingConfig(TableOptions):
     """What every training stage shares: model, optimisation, run folder."""
 
     base_model: str = option(
@@ -82,6 +83,7 @@ class TrainingConfig:
     def __post_init__(self):
         if not self.output_dir:
             raise ConfigError("no run folder given", where="output_dir", fix="set --output_dir")
+        _ = self.layout  # which checks it
         for name in (
             "per_device_train_batch_size", "gradient_accumulation_steps", "lora_r", "lora_alpha",
             "logging_steps", "save_total_limit", "min_pixels", "max_pixels", "max_skipped_steps",
@@ -128,7 +130,7 @@ class SftConfig(TrainingConfig):
     """Supervised fine-tuning on prepared records."""
 
     output_dir: str = option("checkpoints/qwen2vl_sft", help="run folder", aliases=["--out_dir"])
-    data: str = option("", help="training records that prepare_data wrote")
+    data: str = option("", help="training records: of prepare_data, or any table (data/README.md)")
     eval_data: str | None = option(None, help="records for the loss during training")
     prompting_mode: Literal["think_answer", "caption_reason_answer", "both"] = option(
         "caption_reason_answer", help="the mode that is taught; both: every record in each"

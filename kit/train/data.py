@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -32,10 +32,16 @@ def read_records(config: TrainingConfig, read: Callable) -> tuple[list, list, li
         DataError: broken lines, unless the configuration says to skip them.
     """
     on_bad = "skip" if config.skip_bad else "report"
-    records, dropped = read(config.data, on_bad, decode_images=True)
+    layout = config.layout
+    records, dropped = read(
+        config.data, on_bad, decode_images=True, layout=layout, prefer=("train",)
+    )
     held_out = []
     if config.eval_data:
-        held_out, _ = read(config.eval_data, on_bad, decode_images=True)
+        layout, prefer = replace(layout, split=None), ("validate", "test")
+        held_out, _ = read(
+            config.eval_data, on_bad, decode_images=True, layout=layout, prefer=prefer
+        )
     return records, held_out, dropped
 
 

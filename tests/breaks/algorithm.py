@@ -263,7 +263,7 @@ BREAKS = (
     Break(
         "a wrong answer is paid for leaning on its boxes",
         REWARDS,
-        "return exact_match(parsed.answer, record.gold) == 1",
+        "return exact_match(parsed.answer, record.gold, record.choices) == 1",
         "return True",
         ("tests/grpo/test_rewards.py::test_a_wrong_answer_is_not_paid_for_leaning_on_its_boxes",),
     ),

@@ -3,6 +3,7 @@
 from breaks.kind import Break
 
 ANSWERS = "kit/prompting/answers.py"
+NORMAL = "kit/prompting/normal.py"
 WRITTEN = "kit/prompting/written_json.py"
 BOXES = "kit/data/boxes.py"
 EVIDENCE = "kit/data/evidence.py"
@@ -69,14 +70,14 @@ BREAKS = (
     ),
     Break(
         "points within numbers part them",
-        ANSWERS,
+        NORMAL,
         r'r"|[^\w.]|\.(?!\d)"',
         r'r"|[^\w]"',
         ("tests/prompting/test_answers.py::test_normalise",),
     ),
     Break(
         "normal says no",
-        ANSWERS,
+        NORMAL,
         'said = {"yes", "no"} & set(normalise(text).split())',
         'said = {word for word in ("yes", "no") if word in normalise(text)}',
         ("tests/prompting/test_answers.py::test_yes_no",),
@@ -97,14 +98,14 @@ BREAKS = (
     ),
     Break(
         "a minus sign is punctuation",
-        ANSWERS,
+        NORMAL,
         r"(?P<sign>[+-])(?=\.?\d)",
         r"(?P<sign>[+])(?=\.?\d)",
         ("tests/prompting/test_same_answer.py::test_pairs",),
     ),
     Break(
         "two that begin with yes are the same wherever they place it",
-        ANSWERS,
+        NORMAL,
         "(named[0] == named[1] or not all(named))",
         "True",
         ("tests/prompting/test_same_answer.py::test_pairs",),
@@ -125,7 +126,7 @@ BREAKS = (
     ),
     Break(
         "the word hand is parted at its and",
-        ANSWERS,
+        NORMAL,
         r'r"[,;、&\t\r\n]|\band\b|',
         r'r"[,;、&\t\r\n]|and|',
         ("tests/prompting/test_answers.py::test_words_that_hold_an_and_are_not_parted",),

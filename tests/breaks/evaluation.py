@@ -179,15 +179,15 @@ BREAKS = (
     Break(
         "another spelling is a flip",
         FLIPS,
-        '"roi": float(not same_answer(without, before))',
+        '"roi": float(not same_answer(without, before, choices))',
         '"roi": float(without != before)',
         ("tests/evaluate/test_flips.py::test_evaluation_reports_what_was_counted_by_hand",),
     ),
     Break(
         "one random flip is as good as all",
         FLIPS,
-        '"random": sum(not same_answer(one, before) for one in others) / len(others)',
-        '"random": float(any(not same_answer(one, before) for one in others))',
+        "sum(not same_answer(one, before, choices) for one in others)",
+        "len(others) * any(not same_answer(one, before, choices) for one in others)",
         (
             "tests/evaluate/test_flips.py::test_what_is_removed_is_the_region_and_its_control_and_nothing_else",
         ),
@@ -255,7 +255,7 @@ BREAKS = (
     Break(
         "agreement of samples is that with each other's text",
         "kit/evaluate/confidence.py",
-        "same_answer(predictor.parse(c, a.mode).answer, a.parsed.answer)",
+        "same_answer(predictor.parse(c, a.mode).answer, a.parsed.answer, a.record.choices)",
         "predictor.parse(c, a.mode).text == a.parsed.text",
         (
             "tests/evaluate/test_confidence.py::test_self_consistency_is_the_share_of_samples_that_agree",

@@ -222,7 +222,7 @@ def test_held_out_images_stay_held_out():
 
 
 def record(text, answer, content_type="") -> SftRecord:
-    return SftRecord("", "", "", "", text, answer, content_type=content_type)
+    return SftRecord("", "", text, answer, content_type=content_type)
 
 
 def test_floor_prefers_the_very_question_then_the_type_then_everything():

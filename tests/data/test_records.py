@@ -9,14 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from kit.data.records import (
-    Region,
-    SftRecord,
-    check_box,
-    read_sft_records,
-    resolve_image,
-    write_records,
-)
+from kit.data.fields import check_box, resolve_image
+from kit.data.records import Region, SftRecord, read_sft_records, write_records
 from kit.errors import DataError, RecordError
 from kit.files import iter_json_lines, json_line, strict_json
 
@@ -24,7 +18,7 @@ OUTPUT = {"caption": "CT.", "reasoning": ["a"], "boxes": [], "answer": "yes"}
 
 
 def record(**changes) -> SftRecord:
-    values = {"instruction": "i", "input": "q", "output": json.dumps(OUTPUT), "image": "x.png"}
+    values = {"output": json.dumps(OUTPUT), "image": "x.png"}
     return SftRecord(**(values | {"question": "q", "answer": "yes"} | changes))
 
 
@@ -128,8 +122,9 @@ def test_missing_and_empty_files(tmp_path):
     (tmp_path / "empty.json").write_text("\n \n")
     with pytest.raises(DataError, match="no record"):
         read_sft_records(tmp_path / "empty.json")
-    with pytest.raises(DataError, match="cannot open"):
-        read_sft_records(tmp_path)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match="a folder without questions"):
+        read_sft_records(tmp_path / "none")
 
 
 def test_failed_write_leaves_what_was_there(folder):

@@ -298,7 +298,7 @@ def test_slices_of_one_scan_are_one_volume(tmp_path):
         Image.fromarray(pixels.astype(np.uint8)).convert("RGB").save(tmp_path / f"{name}.png")
         dataset = "other" if name == "d" else "one"
         path = str(tmp_path / f"{name}.png")
-        records.append(SftRecord("", "", "{}", path, "q", "a", dataset=dataset))
+        records.append(SftRecord("{}", path, "q", "a", dataset=dataset))
     found = volumes_of(records)
     assert found.keys() == {record.image for record in records}
     a, b, c, d = (found[record.image] for record in records)

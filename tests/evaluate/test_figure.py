@@ -14,7 +14,7 @@ OUTPUT = json.dumps({"caption": "c", "reasoning": ["r"], "boxes": [], "answer": 
 
 def record(image="0.png", question="Where?", region=(20, 10, 60, 40), **fields) -> SftRecord:
     return SftRecord(
-        instruction="i", input=question, output=OUTPUT, image=image, question=question,
+        output=OUTPUT, image=image, question=question,
         answer="left", regions=(Region("Lung", region),), image_size=(100, 80), **fields,
     )  # fmt: skip
 

@@ -109,7 +109,7 @@ def eyes(tmp_path, monkeypatch):
 
 def record_of(eyes, name: str, watched: str, weight: float) -> SftRecord:
     return SftRecord(
-        instruction="i", input="", output=answer_text(), image=eyes.draw(name),
+        output=answer_text(), image=eyes.draw(name),
         question=f"{name} {watched} {weight}", answer="Yes", dataset="noise", qid=name,
         answer_type="CLOSED", regions=(Region("Liver", GOLD),), image_size=(WIDTH, HEIGHT),
     )  # fmt: skip

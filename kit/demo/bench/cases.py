@@ -125,7 +125,7 @@ class Case:
     def records(self, number: int) -> list[SftRecord]:
         """The questions of a round, those of an image together."""
         return [
-            SftRecord("", "", _output(*rest), path, question, rest[-1])
+            SftRecord(_output(*rest), path, question, rest[-1])
             for path in self.paths[number % self.rounds]
             for question, *rest in ASKED[: self.shape.each]
         ]
