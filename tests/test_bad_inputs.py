@@ -398,7 +398,7 @@ BAD = {
     "output reasons in numbers": at_second(target(reasoning=[1]), "field 'output': reasoning[0]"),
     # data files
     "data missing": of_data(without("data.json"), "no such data file", "prepare_data.py"),
-    "data a folder": of_data(folder_at("data.json"), "Is a directory"),
+    "data a folder": of_data(folder_at("data.json"), "a folder without questions"),
     "data empty": of_data(data(b""), "no record in the data file"),
     "data blank": of_data(data(b"\n \n\t\n"), "no record in the data file"),
     "data an image": of_data(
@@ -407,8 +407,8 @@ BAD = {
     "data in UTF-16": of_data(data('{"a": 1}\n'.encode("utf-16")), "no column for image and "),
     "data in Latin-1": of_data(data('{"a": "é"}\n'.encode("latin-1")), "not valid JSON"),
     "data one JSON list": of_data(
-        lambda folder: data(json.dumps(read_lines(folder)).encode())(folder),
-        "must be an object, not list",
+        lambda folder: data(json.dumps([*read_lines(folder), 1]).encode())(folder),
+        "must be an object, not int",
     ),
     "every line broken": of_data(data(b"{\n" * 30), "30 broken lines", "... and 10 more"),
     "nothing left to skip to": flag(

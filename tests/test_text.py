@@ -10,13 +10,14 @@ from PIL import Image
 
 from kit.command import read_yaml
 from kit.data.questions import load_json
-from kit.data.records import iter_json_lines, read_sft_records
+from kit.data.records import read_sft_records
 from kit.errors import ConfigError, DataError
+from kit.files import iter_json_lines
 from kit.text import decoded
 
 TARGET = {"caption": "", "reasoning": [], "boxes": [], "answer": "是"}
 RECORD = {
-    "instruction": "i", "input": "", "output": json.dumps(TARGET), "image": "x.png",
+    "output": json.dumps(TARGET), "image": "x.png",
     "question": "Où, \u2028\u0a0a?", "answer": "是",
 }  # fmt: skip
 LINE = json.dumps(RECORD, ensure_ascii=False)

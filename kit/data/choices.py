@@ -168,9 +168,9 @@ def _block(choices: Sequence[str]) -> str:
     return "".join(f"\n{key}. {text}" for key, text in zip(LETTERS, choices, strict=False))
 
 
-def _of_text(text: str, where: str, field: str) -> Any:
+def _of_text(written: str, where: str, field: str) -> Any:
     try:
-        return strict_json(text)
+        return strict_json(written)
     except (ValueError, RecursionError):
-        what = f"is no JSON list of texts: {text[:80]}"
+        what = f"is no JSON list of texts: {written[:80]}"
         raise bad_field(where, field, what, "bad_choices") from None

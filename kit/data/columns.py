@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -111,7 +113,7 @@ class Columns:
 
     def in_words(self) -> str:
         """Which columns were taken for what under another name, and which are not used."""
-        other = [f"{name} from {column!r}" for name, column in self.of.items() if name != column]
+        other = [f"{name} from {c!r}" for name, c in self.of.items() if _plain(c) != name]
         if self.choices:
             other.append(f"choices from {', '.join(map(repr, self.choices.values()))}")
         unused = [f"not used: {', '.join(self.unused)}"] if self.unused else []
@@ -126,7 +128,7 @@ def find_columns(names: Iterable[str], told: Mapping[str, str], where: object) -
 
     >>> found = find_columns(["Image", "q", "A", "B", "answer", "note"], {}, "x.csv")
     >>> found.in_words()
-    "image from 'Image', question from 'q', choices from 'A', 'B'; not used: note"
+    "question from 'q', choices from 'A', 'B'; not used: note"
     """
     names = list(names)
     taken: dict[str, str] = {}
@@ -156,15 +158,13 @@ def find_columns(names: Iterable[str], told: Mapping[str, str], where: object) -
 
 
 def _single_choices(names: Sequence[str], taken: Mapping[str, str]) -> dict[str, str]:
-    """Columns of one choice each by their letters; A and B at least, and none left out."""
+    """Columns of one choice each by their letters; A and B at least."""
     if "choices" in taken or any(_plain(name) in ("choices", "options") for name in names):
         return {}
     free = [name for name in names if name not in taken.values()]
     found = {m[1].upper(): name for name in free if (m := _CHOICE.fullmatch(name.strip()))}
-    letters = "".join(sorted(found))
-    if len(letters) < 2 or not "ABCDEFGHIJKLMNOPQRSTUVWXYZ".startswith(letters):
-        return {}
-    return {letter: found[letter] for letter in letters}
+    letters = [*itertools.takewhile(found.__contains__, string.ascii_uppercase)]
+    return {letter: found[letter] for letter in letters} if len(letters) > 1 else {}
 
 
 def _missing(

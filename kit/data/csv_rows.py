@@ -1,5 +1,5 @@
-"""The rows of a CSV, whichever program wrote it: with commas, semicolons, tabs or bars, a byte order
-mark or none, in Unicode or as Windows of Western Europe has it."""
+"""The rows of a CSV, whichever program wrote it: with commas, semicolons, tabs or bars, a byte
+order mark or none, in Unicode or as Windows of Western Europe has it."""
 
 from __future__ import annotations
 

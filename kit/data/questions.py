@@ -26,9 +26,9 @@ class RawQuestion:
     ``where`` names the file and row and ``image_field`` the row's field of the image;
     ``image_size`` is ``(width, height)``; ``choices`` are those of a multiple-choice question, of
     which the answer is one, and are not part of ``question``; ``regions`` are all labelled boxes of
-    the image and ``evidence`` those that bear on this question, in pixels. ``group`` joins rewordings of one
-    question and ``rewordings`` are such texts as the dataset itself gives: both serve to find
-    leaks and are never shown to a model.
+    the image and ``evidence`` those that bear on this question, in pixels. ``group`` joins
+    rewordings of one question and ``rewordings`` are such texts as the dataset itself gives: both
+    serve to find leaks and are never shown to a model.
     """
 
     dataset: str

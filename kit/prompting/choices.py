@@ -20,18 +20,19 @@ def choice_of(
     >>> [choice_of(said, choices) for said in ("C. Lung", "A. Lung", "A mass", "b or c", "D", "")]
     [2, None, None, None, None, None]
     """
-    said = normalise(answer)
-    exactly = [place for place, text in enumerate(choices) if said and normalise(text) == said]
-    if len(exactly) == 1:
-        return exactly[0]
+    written = [text.casefold() for text in choices]
+    if (said := answer.strip().casefold()) in written:
+        return written.index(said)
     if letter := letter_alone(answer):
         return _place(letter, choices)
-    lettered = letter_and_text(answer)
-    place = _place(lettered[0], choices) if lettered else None
-    if place is not None and same(lettered[1], choices[place]):
-        return place
-    found = [place for place, text in enumerate(choices) if said and same(answer, text)]
-    return found[0] if len(found) == 1 else None
+    if lettered := letter_and_text(answer):  # before articles go: "A. Lung" is not "a lung"
+        place = _place(lettered[0], choices)
+        return place if place is not None and same(lettered[1], choices[place]) else None
+    for alike in (lambda a, b: normalise(a) == normalise(b), same):
+        found = [place for place, text in enumerate(choices) if said and alike(answer, text)]
+        if len(found) == 1:
+            return found[0]
+    return None
 
 
 def chosen(answer: str, choices: Sequence[str]) -> str:

@@ -204,7 +204,7 @@ BREAKS = (
     Break(
         "yes and no are graded by their letters",
         FAITHFULNESS,
-        'if scoring == "exact" or exact or gold.strip().lower() in ("yes", "no"):',
+        'if scoring == "exact" or exact or choices or gold.strip().lower() in ("yes", "no"):',
         'if scoring == "exact" or exact:',
         ("tests/scoring/test_faithfulness.py::test_saying_yes_and_no_is_no_grade_of_either",),
     ),
