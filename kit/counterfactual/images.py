@@ -12,7 +12,8 @@ from PIL import Image
 
 from kit.counterfactual.controls import Content
 from kit.counterfactual.inpaint import change_within, inpaint, mean_change
-from kit.counterfactual.regions import Boxes
+from kit.counterfactual.regions import Boxes, mask_of
+from kit.data.canvas import Canvas
 from kit.data.images import open_image
 from kit.files import atomic_write
 from kit.model.processor import PreparedImage, Processor
@@ -22,7 +23,8 @@ CACHE_BYTES = 2**29  # of whole images, and as many of images without a part: 10
 
 _SMALL = 2**10  # more than a number or a few boxes take, with the key
 
-Request = tuple[str, Boxes]  # an image, and what of it is taken away
+Shown = str | tuple[str, ...]  # an image, or the images of one question (``SftRecord.shown``)
+Request = tuple[Shown, Boxes]  # and what is taken away, in pixels of the canvas
 
 
 class ImageCache:
@@ -39,14 +41,18 @@ class ImageCache:
         self.processor, self.method, self.folder = processor, method, folder
         self._originals, self._variants = Kept(CACHE_BYTES), Kept(CACHE_BYTES)
 
-    def size(self, path: str) -> tuple[int, int]:
-        """``(width, height)`` in pixels."""
-        height, width = self._pixels(path).shape[:2]
-        return width, height
+    def canvas(self, shown: Shown) -> Canvas:
+        """Where the images lie, in pixels of which all boxes here are."""
+        shapes = [self._pixels(path).shape for path in paths_of(shown)]
+        return Canvas(tuple((width, height) for height, width, _ in shapes))
 
-    def prepared(self, path: str, without: Boxes = ()) -> PreparedImage:
-        """The image, or the image without the boxes."""
-        return self.prepared_all([(path, without)])[0]
+    def size(self, shown: Shown) -> tuple[int, int]:
+        """``(width, height)`` of the canvas in pixels."""
+        return self.canvas(shown).size
+
+    def prepared(self, shown: Shown, without: Boxes = ()) -> PreparedImage:
+        """The images, or the images without the boxes."""
+        return self.prepared_all([(shown, without)])[0]
 
     def prepared_all(self, requests: Sequence[Request]) -> list[PreparedImage]:
         """Each as :meth:`prepared` gives it, made at once."""
@@ -64,34 +70,63 @@ class ImageCache:
             for number, batch in enumerate(batches, 1):
                 started += [self._start(pool, after) for after in batches[number : number + 1]]
                 making = started.pop(0)
-                for request, made in making.items():
+                for part, made in making.items():
                     if isinstance(made, Future):
-                        making[request] = self._keep(request, made.result())
-                yield [making[request] for request in batch]
+                        making[part] = self._keep(part, made.result())
+                whole = {
+                    request: PreparedImage.together(
+                        [making[part] for part in self._parts(*request)]
+                    )
+                    for request in dict.fromkeys(batch)
+                }
+                yield [whole[request] for request in batch]
         finally:
             pool.shutdown(cancel_futures=True)
 
     def controls(
         self,
-        path: str,
+        shown: Shown,
         region: Boxes,
         *,
         draws: int,
         seed: int,
         avoid: Boxes = (),
     ) -> tuple[Boxes, ...]:
-        """Up to ``draws`` other regions of the image that match one in all but their place, as
-        ``kit.counterfactual.controls`` has it; none where nothing matches.
+        """Up to ``draws`` other regions that match one in all but their place, as
+        ``kit.counterfactual.controls`` has it; none where nothing matches. What is of one image
+        is moved within that image.
 
         They follow from the image, the region, ``seed`` and what to ``avoid`` alone, so that the
         same claim meets the same controls whenever and wherever it is judged.
         """
-        return self.controls_all([(path, region, avoid)], draws=draws, seed=seed)[0]
+        return self.controls_all([(shown, region, avoid)], draws=draws, seed=seed)[0]
 
     def controls_all(
+        self, requests: Sequence[tuple[Shown, Boxes, Boxes]], *, draws: int, seed: int
+    ) -> list[tuple[Boxes, ...]]:
+        """Each (shown, region, avoid) as :meth:`controls` has it, found at once."""
+        asked = []
+        for number, (shown, region, avoid) in enumerate(requests):
+            near = self.canvas(shown).by_image(avoid)
+            for image, (path, boxes) in enumerate(self._parts(shown, region)):
+                if boxes:
+                    asked.append((number, image, (path, boxes, near[image])))
+        found = self._controls([request for *_, request in asked], draws=draws, seed=seed)
+        moved: dict[int, list[tuple[Boxes, ...]]] = {}
+        for (number, image, _), controls in zip(asked, found, strict=True):
+            canvas = self.canvas(requests[number][0])
+            placed = (tuple(canvas.place(b, image + 1) for b in boxes) for boxes in controls)
+            moved.setdefault(number, []).append(tuple(placed))
+        # the parts of a region on several images are moved together
+        return [
+            tuple(sum(parts, ()) for parts in zip(*moved.get(number, []), strict=False))
+            for number in range(len(requests))
+        ]
+
+    def _controls(
         self, requests: Sequence[tuple[str, Boxes, Boxes]], *, draws: int, seed: int
     ) -> list[tuple[Boxes, ...]]:
-        """Each (path, region, avoid) as :meth:`controls` has it, found at once."""
+        """Those of single images."""
         keys = [(*request, draws, seed) for request in requests]
         found = {key: self._originals.get(key) for key in keys}
         missing = [key for key, controls in found.items() if controls is None]
@@ -101,17 +136,32 @@ class ImageCache:
                 found[key] = self._originals.put(key, controls, _SMALL)
         return [found[key] for key in keys]
 
-    def change(self, path: str, region: Boxes) -> float:
+    def change(self, shown: Shown, region: Boxes) -> float:
         """How far the removal of a region changes a pixel of it on average, in 0..255."""
-        change = self._originals.get(("change", path, region))
-        if change is None:
-            change = mean_change(self._pixels(path), region, self.method)
-        return self._originals.put(("change", path, region), change, _SMALL)
+        parts = [part for part in self._parts(shown, region) if part[1]]
+        changes = [self._change(path, boxes) for path, boxes in parts]
+        if len(parts) == 1:
+            return changes[0]
+        pixels = [mask_of(boxes, self.size(path)).sum() for path, boxes in parts]
+        return float(np.average(changes, weights=pixels))
 
-    def _start(self, pool: ThreadPoolExecutor, batch: Sequence[Request]) -> dict[Request, object]:
-        """What is kept of a batch, and the rest on its way."""
-        found: dict[Request, object] = {}
-        for path, without in dict.fromkeys(batch):
+    def _change(self, path: str, boxes: Boxes) -> float:
+        change = self._originals.get(("change", path, boxes))
+        if change is None:
+            change = mean_change(self._pixels(path), boxes, self.method)
+        return self._originals.put(("change", path, boxes), change, _SMALL)
+
+    def _parts(self, shown: Shown, boxes: Boxes) -> list[tuple[str, Boxes]]:
+        """Each image by itself, with the boxes that lie on it in its own pixels."""
+        return list(zip(paths_of(shown), self.canvas(shown).by_image(boxes), strict=True))
+
+    def _start(
+        self, pool: ThreadPoolExecutor, batch: Sequence[Request]
+    ) -> dict[tuple[str, Boxes], object]:
+        """What is kept of a batch, image by image, and the rest on its way."""
+        found: dict[tuple[str, Boxes], object] = {}
+        parts = [part for request in batch for part in self._parts(*request)]
+        for path, without in dict.fromkeys(parts):
             kept = (self._variants if without else self._originals).get((path, without))
             if kept is None:
                 kept = pool.submit(self._make, path, self._pixels(path), without)
@@ -131,7 +181,9 @@ class ImageCache:
                 self._write(path, without, pixels)
         return self.processor.prepare_image(Image.fromarray(pixels)), change
 
-    def _keep(self, request: Request, made: tuple[PreparedImage, float | None]) -> PreparedImage:
+    def _keep(
+        self, request: tuple[str, Boxes], made: tuple[PreparedImage, float | None]
+    ) -> PreparedImage:
         image, change = made
         if change is not None:
             self._originals.put(("change", *request), change, _SMALL)
@@ -159,6 +211,14 @@ class ImageCache:
         digest = hashlib.sha256(f"{path}{without}{self.method}".encode()).hexdigest()[:12]
         with atomic_write(self.folder / f"{name.parent.name}_{name.stem}_{digest}.png", "wb") as f:
             Image.fromarray(pixels).save(f, format="PNG")
+
+
+def paths_of(shown: Shown) -> tuple[str, ...]:
+    """
+    >>> paths_of("a.png"), paths_of(("a.png", "b.png"))
+    (('a.png',), ('a.png', 'b.png'))
+    """
+    return (shown,) if isinstance(shown, str) else shown
 
 
 def _matching(content: Content, asked: tuple[str, Boxes, Boxes, int, int]) -> tuple[Boxes, ...]:

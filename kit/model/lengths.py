@@ -20,14 +20,21 @@ def trunk_lengths(
     """Tokens of what the questions of each record's image share; of the image only the header is
     read."""
     merge = processor.image_processor.merge_size**2
-    sizes = {path: image_size(path) for path in dict.fromkeys(r.image for r in records)}
-    patches = {
-        path: processor.image_processor.get_number_of_image_patches(height, width)
+    sizes = {path: image_size(path) for record in records for path in record.images}
+    tokens = {
+        path: processor.image_processor.get_number_of_image_patches(height, width) // merge
         for path, (width, height) in sizes.items()
     }
-    no_image = PreparedImage("", torch.empty(0), torch.empty(0), 0)
-    around = len(processor.encode_trunk(no_image, mode))
-    return [around + patches[record.image] // merge for record in records]
+    around = {
+        n: len(
+            processor.encode_trunk(PreparedImage(("",) * n, *[torch.empty(0)] * 2, (0,) * n), mode)
+        )
+        for n in {len(record.images) for record in records}
+    }
+    return [
+        around[len(record.images)] + sum(tokens[path] for path in record.images)
+        for record in records
+    ]
 
 
 def prompt_lengths(

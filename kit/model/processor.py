@@ -7,6 +7,7 @@ processor needs it), so the kit holds the two parts that it uses.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -65,38 +66,38 @@ class Processor:
         prepared = self.image_processor(images=[image], return_tensors="pt")
         grid = prepared["image_grid_thw"]
         merge = self.image_processor.merge_size**2
-        n_tokens = int(grid.prod()) // merge
-        return PreparedImage(name.hexdigest(), prepared["pixel_values"], grid, n_tokens)
+        places = int(grid.prod()) // merge
+        return PreparedImage((name.hexdigest(),), prepared["pixel_values"], grid, (places,))
 
-    def split_prompt(self, question: str, mode: str) -> tuple[str, str]:
-        """The chat text of a prompt before the image placeholder and after it."""
-        text = self.tokenizer.apply_chat_template(
-            build_messages(question, mode), tokenize=False, add_generation_prompt=True
+    def prompt_text(self, question: str, mode: str, n_images: int = 1) -> str:
+        """The chat text of a prompt, with one placeholder an image."""
+        return self.tokenizer.apply_chat_template(
+            build_messages(question, mode, n_images), tokenize=False, add_generation_prompt=True
         )
-        head, _, tail = text.partition(IMAGE_TOKEN)
-        return head, tail
 
     def encode_trunk(self, image: PreparedImage | None, mode: str) -> Trunk:
-        """Everything that all questions of one image and mode share: system turn, instruction
-        and image, up to and including ``<|vision_end|>``; or the same without an image."""
-        head, tail = self.split_prompt("", mode)
+        """Everything that all questions of one image (or of the same images) and mode share:
+        system turn, instruction and image, up to and including the last ``<|vision_end|>``; or
+        the same without an image."""
         if image is None:
-            ids = torch.tensor(self.encode(head.removesuffix(VISION_START)))
-            return Trunk(ids, self.image_token_id, "", None, None)
-        end = tail[: tail.index(VISION_END) + len(VISION_END)]
-        ids = self.encode(head) + [self.image_token_id] * image.n_tokens + self.encode(end)
+            head, _, _ = self.prompt_text("", mode).partition(VISION_START)
+            return Trunk(torch.tensor(self.encode(head)), self.image_token_id, (), None, None)
+        shared, _, _ = self.prompt_text("", mode, len(image.keys)).rpartition(VISION_END)
+        head, *others = f"{shared}{VISION_END}".split(IMAGE_TOKEN)
+        ids = self.encode(head)
+        for n_tokens, text in zip(image.places, others, strict=True):
+            ids += [self.image_token_id] * n_tokens + self.encode(text)
         return Trunk(
             input_ids=torch.tensor(ids),
             image_token_id=self.image_token_id,
-            image_key=image.key,
+            image_keys=image.keys,
             pixel_values=image.pixel_values,
             image_grid_thw=image.image_grid_thw,
         )
 
     def encode_question(self, question: str, mode: str) -> list[int]:
         """The rest of the prompt: the question, up to and including ``assistant\\n``."""
-        _, tail = self.split_prompt(question, mode)
-        return self.encode(tail.partition(VISION_END)[2])
+        return self.encode(self.prompt_text(question, mode).rpartition(VISION_END)[2])
 
     def encode_answer(self, answer: str) -> list[int]:
         """The assistant's tokens, exactly what is supervised: answer and end of the turn."""
@@ -122,13 +123,36 @@ class Processor:
 
 @dataclass(frozen=True)
 class PreparedImage:
-    """An image as the vision tower takes it.
+    """An image as the vision tower takes it, or the images of one question.
 
-    ``pixel_values``: float32 ``(patches, channels * temporal * patch * patch)``;
-    ``image_grid_thw``: int64 ``(1, 3)``; ``n_tokens``: placeholders after merging.
+    ``keys`` name each by its content; ``pixel_values``: float32
+    ``(patches, channels * temporal * patch * patch)``; ``image_grid_thw``: int64 ``(images, 3)``;
+    ``places``: placeholders of each after merging.
     """
 
-    key: str
+    keys: tuple[str, ...]
     pixel_values: torch.Tensor
     image_grid_thw: torch.Tensor
-    n_tokens: int
+    places: tuple[int, ...]
+
+    @property
+    def key(self) -> str:
+        """The name of them all."""
+        return "+".join(self.keys)
+
+    @property
+    def n_tokens(self) -> int:
+        """Placeholders of them all."""
+        return sum(self.places)
+
+    @classmethod
+    def together(cls, images: Sequence[PreparedImage]) -> PreparedImage:
+        """Images that are shown together, in order; the single one as it is."""
+        if len(images) == 1:
+            return images[0]
+        return cls(
+            tuple(key for image in images for key in image.keys),
+            torch.cat([image.pixel_values for image in images]),
+            torch.cat([image.image_grid_thw for image in images]),
+            tuple(n for image in images for n in image.places),
+        )

@@ -27,16 +27,16 @@ from kit.model.attention import OnDevice, TreeMask
 
 @dataclass(frozen=True)
 class Trunk:
-    """A shared beginning with one image, or (for generation alone) with none.
+    """A shared beginning with one image or several, or (for generation alone) with none.
 
     ``input_ids`` (T,) int64 with image placeholders already repeated; ``pixel_values``
-    (patches, dim) and ``image_grid_thw`` (1, 3) as the vision tower takes them, None without an
-    image; ``image_key`` names the image by its content, so that equal images are encoded once.
+    (patches, dim) and ``image_grid_thw`` (images, 3) as the vision tower takes them, None without
+    an image; ``image_keys`` name the images by their content, so that equal ones are encoded once.
     """
 
     input_ids: Tensor
     image_token_id: int
-    image_key: str
+    image_keys: tuple[str, ...]
     pixel_values: Tensor | None
     image_grid_thw: Tensor | None
 
@@ -78,10 +78,10 @@ class PackedBatch(OnDevice):
 
     input_ids (B, S) int64, right-padded; position_ids (3, B, S) int64; group (B, S) int64, 0 in
     the trunk, 1.. in branches and -1 in padding, and the same as a tree_mask; images: image_keys,
-    pixel_values and image_grid_thw of the distinct ones and image_index (B,) which of them each
-    row shows; predictor_index (K,) flat index into B*S of the token that predicts each
-    target; target_ids (K,); branch_index (K,) number of the branch of each target, counted over
-    the batch in order.
+    pixel_values and image_grid_thw of the distinct ones and image_index (images of all rows,)
+    which of them each row shows, in order; predictor_index (K,) flat index into B*S of the token
+    that predicts each target; target_ids (K,); branch_index (K,) number of the branch of each
+    target, counted over the batch in order.
     """
 
     input_ids: Tensor
@@ -181,15 +181,19 @@ def distinct_images(
     """The images of trunks, equal ones once.
 
     Returns:
-        their keys, pixel_values (patches, dim), image_grid_thw (images, 3), and which of them each
-        trunk shows.
+        their keys, pixel_values (patches, dim), image_grid_thw (images, 3), and which of them the
+        trunks show, one after the other.
     """
-    order = {trunk.image_key: trunk for trunk in trunks}
-    place = {key: index for index, key in enumerate(order)}
-    distinct = order.values()
+    patches: dict[str, Tensor] = {}
+    grids: dict[str, Tensor] = {}
+    for trunk in trunks:
+        sizes = trunk.image_grid_thw.prod(dim=1).tolist()
+        patches |= zip(trunk.image_keys, trunk.pixel_values.split(sizes), strict=True)
+        grids |= zip(trunk.image_keys, trunk.image_grid_thw, strict=True)
+    place = {key: index for index, key in enumerate(patches)}
     return (
-        tuple(order),
-        torch.cat([t.pixel_values for t in distinct]),
-        torch.cat([t.image_grid_thw for t in distinct]),
-        torch.tensor([place[t.image_key] for t in trunks]),
+        tuple(patches),
+        torch.cat([*patches.values()]),
+        torch.stack([*grids.values()]),
+        torch.tensor([place[key] for trunk in trunks for key in trunk.image_keys]),
     )

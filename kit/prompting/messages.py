@@ -26,24 +26,43 @@ INSTRUCTIONS = {
     "caption_reason_answer": INSTRUCTION,
 }
 
+# Where a question shows several images, a box names its image by number.
+INSTRUCTIONS_OF_SEVERAL = {
+    "think_answer": (
+        "Answer the question about these medical images. Think first. Reply with one JSON object "
+        'with the keys "reasoning" (a list of short steps) and "answer" (short).'
+    ),
+    "caption_reason_answer": (
+        "Look at these medical images and answer the question. Reply with exactly one JSON object "
+        'with the keys "caption" (what the images show), "reasoning" (a list of short steps), '
+        '"boxes" (the evidence as [image, x1, y1, x2, y2], the number of the image and a box on '
+        'its 0 to 1000 grid, [] if none) and "answer" (short).'
+    ),
+}
+
 REQUIRED_KEYS = {
     "think_answer": ("reasoning", "answer"),
     "caption_reason_answer": ("caption", "reasoning", "boxes", "answer"),
 }
 
 
-def build_messages(question: str, mode: str) -> list[dict]:
-    """The chat of one user turn, in the form that ``apply_chat_template`` takes.
+def build_messages(question: str, mode: str, n_images: int = 1) -> list[dict]:
+    """The chat of one user turn, in the form that ``apply_chat_template`` takes. Several images
+    are numbered, as boxes name them.
 
     >>> [part["type"] for part in build_messages("Is there a mass?", "think_answer")[0]["content"]]
     ['text', 'image', 'text']
+    >>> [p["text"] for p in build_messages("?", "think_answer", 2)[0]["content"] if "text" in p][1:]
+    ['Image 1: ', '\\nImage 2: ', '\\n?']
     """
-    content = [
-        {"type": "text", "text": INSTRUCTIONS[mode] + "\n"},
-        {"type": "image"},
-        {"type": "text", "text": "\n" + question},
-    ]
-    return [{"role": "user", "content": content}]
+    if n_images == 1:
+        shown = [{"type": "text", "text": INSTRUCTIONS[mode] + "\n"}, {"type": "image"}]
+    else:
+        shown = [{"type": "text", "text": INSTRUCTIONS_OF_SEVERAL[mode] + "\n"}]
+        for number in range(1, n_images + 1):
+            start = "\n" * (number > 1)
+            shown += [{"type": "text", "text": f"{start}Image {number}: "}, {"type": "image"}]
+    return [{"role": "user", "content": [*shown, {"type": "text", "text": "\n" + question}]}]
 
 
 DIRECT_START = '{"answer": "'

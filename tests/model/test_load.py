@@ -236,7 +236,7 @@ def base_with(folder: Path, files: Mapping[str, str]) -> str:
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_the_chat_template_is_found_where_it_is(name, tmp_path, processor):
     found = load_processor(base_with(tmp_path / "base", TEMPLATES[name]))
-    assert found.split_prompt("q?", MODES[0]) == processor.split_prompt("q?", MODES[0])
+    assert found.prompt_text("q?", MODES[0]) == processor.prompt_text("q?", MODES[0])
 
 
 @pytest.mark.parametrize("files", [{}, {"chat_template.jinja": "{{ messages[0]['role'] }}"}])

@@ -13,6 +13,7 @@ from kit.model.decoding import Sampling
 from kit.model.load import load_base
 from kit.model.logprobs import token_logprobs
 from kit.model.merged import sampling_weights
+from kit.model.processor import PreparedImage
 from kit.model.sampler import Prompt, generate, seeded_noise
 from kit.model.sharing import Branch, Tree, pack
 
@@ -22,16 +23,16 @@ SEEDS = [(3, number) for number in range(6)]  # of the continuations of the prom
 
 @pytest.fixture
 def prompts(processor):
+    """The second one shows two images, one of which is the first one's."""
     questions = ["Where is the nodule?", "Is it there?", "What?"]
+    asked = [tuple(processor.encode_question(q, MODE)) for q in questions]
+    first, second, third = (
+        processor.prepare_image(Image.effect_noise(size, 60).convert("RGB"))
+        for size in ((200, 180), (90, 220), (64, 64))
+    )
     return [
-        Prompt(
-            processor.encode_trunk(
-                processor.prepare_image(Image.effect_noise(size, 60).convert("RGB")),
-                MODE,
-            ),
-            tuple(tuple(processor.encode_question(q, MODE)) for q in questions[:n]),
-        )
-        for size, n in (((200, 180), 3), ((90, 220), 2), ((64, 64), 1))
+        Prompt(processor.encode_trunk(PreparedImage.together(shown), MODE), tuple(asked[:n]))
+        for shown, n in (([first], 3), ([first, second], 2), ([third], 1))
     ]
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 from kit.model.adapters import add_lora
 from kit.model.attention import TREE_ATTENTION, branch_mask
 from kit.model.logprobs import token_logprobs
+from kit.model.processor import PreparedImage
 from kit.model.sharing import Branch, Tree, pack, trunk_positions
 
 MODE = "caption_reason_answer"
@@ -16,13 +17,16 @@ MODE = "caption_reason_answer"
 
 @pytest.fixture
 def trees(processor):
-    """Trees with images of different sizes and branches of different lengths."""
+    """Trees with images of different sizes and branches of different lengths; the last one shows
+    two images, one of which is the first one's."""
     rng = random.Random(torch.initial_seed())
-    result = []
+    result, shown = [], []
     for n_branches in (1, 2, 8):
         size = (rng.randint(60, 300), rng.randint(60, 300))
         pixels = Image.effect_noise(size, 80).convert("RGB")
-        trunk = processor.encode_trunk(processor.prepare_image(pixels), MODE)
+        shown.append(processor.prepare_image(pixels))
+        own = PreparedImage.together(shown[-1:] if n_branches < 8 else [shown[-1], shown[0]])
+        trunk = processor.encode_trunk(own, MODE)
         branches = []
         for _ in range(n_branches):
             length = rng.randint(1, 30)
@@ -122,10 +126,10 @@ def test_loss_of_a_batch_equals_transformers_own(fresh_model, processor, trees):
 
 
 def test_positions_equal_transformers_rope_index(fresh_model, processor):
-    for _ in range(20):
-        size = (random.randint(30, 400), random.randint(30, 400))
-        image = processor.prepare_image(Image.new("RGB", size))
-        trunk = processor.encode_trunk(image, MODE)
+    for n_images in [1, 1, 1, 2, 3] * 4:
+        sizes = [(random.randint(30, 400), random.randint(30, 400)) for _ in range(n_images)]
+        images = [processor.prepare_image(Image.new("RGB", size)) for size in sizes]
+        trunk = processor.encode_trunk(PreparedImage.together(images), MODE)
         reference, delta = fresh_model.model.get_rope_index(
             trunk.input_ids[None],
             (trunk.input_ids == processor.image_token_id).int()[None],
@@ -150,14 +154,16 @@ def test_branches_are_blind_to_each_other(exact_model, trees):
 
 def test_vision_tower_sees_an_image_once(fresh_model, processor, monkeypatch):
     image = processor.prepare_image(Image.new("RGB", (100, 100)))
+    other = processor.prepare_image(Image.new("RGB", (90, 60)))
     trees = [
-        Tree(processor.encode_trunk(image, mode), (Branch.of([], [5]),))
+        Tree(processor.encode_trunk(PreparedImage.together(shown), mode), (Branch.of([], [5]),))
         for mode in ("think_answer", "caption_reason_answer")
+        for shown in ([image], [other, image, image])
     ]
     batch = pack(trees, merge_size=2)
-    assert len(batch.image_grid_thw) == 1
-    assert batch.image_index.tolist() == [0, 0]
-    assert token_logprobs(fresh_model, batch).logprobs.shape == (2,)
+    assert len(batch.image_grid_thw) == 2
+    assert batch.image_index.tolist() == [0, 1, 0, 0] * 2
+    assert token_logprobs(fresh_model, batch).logprobs.shape == (4,)
 
 
 def test_mask_by_brute_force():

@@ -86,7 +86,7 @@ def test_tokens_are_those_of_the_whole_chat(records, processor):
     record = records[0]
     mode = "caption_reason_answer"
     batch = pack_records([record], processor, modes=(mode,), merge_size=2, max_length=4096)
-    head, tail = processor.split_prompt(record.question, mode)
+    head, tail = processor.prompt_text(record.question, mode).split("<|image_pad|>")
     n_image_tokens = int((batch.input_ids[0] == processor.image_token_id).sum())
     chat = head + "<|image_pad|>" * n_image_tokens + tail + record.output + "<|im_end|>"
     assert batch.input_ids[0].tolist() == processor.encode(chat)

@@ -15,7 +15,6 @@ from kit.evaluate.answering import A_BATCH, Predictor, answer, plan
 from kit.model.adapters import add_lora
 from kit.model.load import load_base, load_processor
 from kit.model.merged import is_float32, sampling_weights
-from kit.model.processor import IMAGE_TOKEN
 
 ROWS = A_BATCH  # answers that either decodes together
 
@@ -78,7 +77,7 @@ class Theirs:
         for start in range(0, len(records), self.rows):
             part = records[start : start + self.rows]
             inputs = self.processor(
-                text=[IMAGE_TOKEN.join(self.ours.split_prompt(r.question, MODE)) for r in part],
+                text=[self.ours.prompt_text(r.question, MODE) for r in part],
                 images=[open_image(record.image) for record in part],
                 padding=True,
                 padding_side="left",

@@ -8,7 +8,7 @@ from kit.demo.bench.cases import ALPHA, LEARNING_RATE, MODE, Case, R
 from kit.demo.bench.machine import now
 from kit.model.load import load_processor
 from kit.model.logprobs import LogprobModel, token_logprobs
-from kit.model.processor import END_OF_TURN, IMAGE_TOKEN
+from kit.model.processor import END_OF_TURN
 from kit.model.sharing import PackedBatch
 from kit.train.config import SftConfig
 from kit.train.data import pack_records
@@ -66,7 +66,7 @@ class Theirs:
         for number in range(case.rounds):
             for record in case.records(number):
                 # as text: of a chat, TRL would also supervise the line break after the turn
-                prompt = IMAGE_TOKEN.join(processor.split_prompt(record.question, MODE))
+                prompt = processor.prompt_text(record.question, MODE)
                 row = {"prompt": prompt, "completion": record.output + END_OF_TURN}
                 rows.append(row | {"images": [open_image(record.image)]})
         config = SFTConfig(
