@@ -15,6 +15,7 @@ from kit.counterfactual.inpaint import change_within, inpaint, mean_change
 from kit.counterfactual.regions import Boxes, mask_of
 from kit.data.canvas import Canvas
 from kit.data.images import open_image
+from kit.data.types import Shown, paths_of
 from kit.files import atomic_write
 from kit.model.processor import PreparedImage, Processor
 from kit.model.resources import Kept, own_cores
@@ -23,8 +24,7 @@ CACHE_BYTES = 2**29  # of whole images, and as many of images without a part: 10
 
 _SMALL = 2**10  # more than a number or a few boxes take, with the key
 
-Shown = str | tuple[str, ...]  # an image, or the images of one question (``SftRecord.shown``)
-Request = tuple[Shown, Boxes]  # and what is taken away, in pixels of the canvas
+Request = tuple[Shown, Boxes]  # what a question shows, and what of its canvas is taken away
 
 
 class ImageCache:
@@ -43,8 +43,7 @@ class ImageCache:
 
     def canvas(self, shown: Shown) -> Canvas:
         """Where the images lie, in pixels of which all boxes here are."""
-        shapes = [self._pixels(path).shape for path in paths_of(shown)]
-        return Canvas(tuple((width, height) for height, width, _ in shapes))
+        return Canvas.of_pixels([self._pixels(path) for path in paths_of(shown)])
 
     def size(self, shown: Shown) -> tuple[int, int]:
         """``(width, height)`` of the canvas in pixels."""
@@ -211,14 +210,6 @@ class ImageCache:
         digest = hashlib.sha256(f"{path}{without}{self.method}".encode()).hexdigest()[:12]
         with atomic_write(self.folder / f"{name.parent.name}_{name.stem}_{digest}.png", "wb") as f:
             Image.fromarray(pixels).save(f, format="PNG")
-
-
-def paths_of(shown: Shown) -> tuple[str, ...]:
-    """
-    >>> paths_of("a.png"), paths_of(("a.png", "b.png"))
-    (('a.png',), ('a.png', 'b.png'))
-    """
-    return (shown,) if isinstance(shown, str) else shown
 
 
 def _matching(content: Content, asked: tuple[str, Boxes, Boxes, int, int]) -> tuple[Boxes, ...]:

@@ -15,6 +15,7 @@ from torch import nn
 
 from kit.counterfactual.images import ImageCache, Request
 from kit.counterfactual.regions import Boxes
+from kit.data.types import Shown
 from kit.model.logprobs import token_logprobs
 from kit.model.processor import PreparedImage, Processor
 from kit.model.sampler import evaluating
@@ -31,7 +32,7 @@ class Case:
     (``kit.counterfactual.controls``).
     """
 
-    image: str
+    image: Shown
     question: str
     answer: str
     evidence: Boxes

@@ -8,12 +8,13 @@ image the canvas is that image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from kit.data.boxes import Convention, box_to_pixels
+from kit.data.boxes import grid_to_pixels
+from kit.data.types import Region
 
 GAP = 8  # black columns between two images
 
@@ -26,6 +27,16 @@ class Canvas:
     """Where images of these sizes lie, from left to right."""
 
     sizes: tuple[Size, ...]
+
+    @classmethod
+    def of_row(cls, row: Mapping) -> Canvas:
+        """That of a line of ``predictions.jsonl``."""
+        return cls(tuple(map(tuple, row.get("image_sizes") or [row["image_size"]])))
+
+    @classmethod
+    def of_pixels(cls, images: Sequence[np.ndarray]) -> Canvas:
+        """That of ``(height, width, 3)`` images."""
+        return cls(tuple((image.shape[1], image.shape[0]) for image in images))
 
     @property
     def size(self) -> Size:
@@ -53,7 +64,11 @@ class Canvas:
         start = self.starts[image - 1]
         return x1 + start, y1, x2 + start, y2
 
-    def claimed(self, box: Sequence[float], convention: Convention = "grid_1000") -> PixelBox:
+    def gold(self, regions: Sequence[Region]) -> list[PixelBox]:
+        """The labelled boxes of a record."""
+        return [self.place(region.box_xyxy_pixels, region.image) for region in regions]
+
+    def claimed(self, box: Sequence[int]) -> PixelBox:
         """A box as an answer has it: ``(x1, y1, x2, y2)`` on the grid where there is one image,
         ``(image, x1, y1, x2, y2)`` where there are several.
 
@@ -64,8 +79,7 @@ class Canvas:
         """
         *number, x1, y1, x2, y2 = box
         image = int(number[0]) if number else 1
-        size = self.sizes[image - 1]
-        return self.place(box_to_pixels((x1, y1, x2, y2), convention, size), image)
+        return self.place(grid_to_pixels([x1, y1, x2, y2], self.sizes[image - 1]), image)
 
     def by_image(self, boxes: Sequence[Sequence[float]]) -> list[tuple]:
         """The boxes on each image, in its own pixels.

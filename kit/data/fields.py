@@ -105,8 +105,20 @@ def parse_image_size(value: Any, where: str) -> tuple[int, int] | None:
     return value[0], value[1]
 
 
-def parse_regions(value: Any, image_size: tuple[int, int] | None, where: str) -> tuple[Region, ...]:
-    """The labelled boxes of a record, in pixels."""
+def parse_more_images(value: Any, folder: Path, where: str) -> tuple[str, ...]:
+    """The absolute paths of the images that a question shows after its first."""
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise bad_field(where, "more_images", "must be a list of paths", "wrong_type")
+    return tuple(
+        str(resolve_image(item, folder=folder, where=where, field=f"more_images[{number}]"))
+        for number, item in enumerate(value)
+    )
+
+
+def parse_regions(
+    value: Any, image_size: tuple[int, int] | None, where: str, n_images: int = 1
+) -> tuple[Region, ...]:
+    """The labelled boxes of a record, in pixels; ``image_size`` is of the first image."""
     if not isinstance(value, list):
         raise bad_field(where, "regions", "must be a list", "wrong_type")
     regions = []
@@ -114,10 +126,15 @@ def parse_regions(value: Any, image_size: tuple[int, int] | None, where: str) ->
         name = f"regions[{index}]"
         if not isinstance(item, dict) or not isinstance(item.get("label"), str):
             raise bad_field(where, name, "must be {label, box_xyxy_pixels}", "wrong_type")
-        problem = check_box(item.get("box_xyxy_pixels"), image_size)
+        image = item.get("image", 1)
+        if type(image) is not int or not 1 <= image <= n_images:
+            what = f"must be the number of an image, 1 to {n_images}: {image!r}"
+            raise bad_field(where, f"{name}.image", what, "bad_box")
+        problem = check_box(item.get("box_xyxy_pixels"), image_size if image == 1 else None)
         if problem:
             raise bad_field(where, f"{name}.box_xyxy_pixels", problem, "bad_box")
-        regions.append(Region(item["label"], tuple(float(v) for v in item["box_xyxy_pixels"])))
+        box = tuple(float(v) for v in item["box_xyxy_pixels"])
+        regions.append(Region(item["label"], box, image))
     return tuple(regions)
 
 
@@ -132,8 +149,9 @@ def check_text(text: str, where: str, field: str) -> None:
         raise bad_field(where, field, what, "bad_text")
 
 
-def check_target(output: str, where: str) -> None:
-    """Raise unless ``output`` is the JSON object that a model is taught to give."""
+def check_target(output: str, where: str, n_images: int = 1) -> None:
+    """Raise unless ``output`` is the JSON object that a model is taught to give; a box names its
+    image where there are several (``kit.data.canvas``)."""
     try:
         target = strict_json(output)
     except (ValueError, RecursionError) as error:
@@ -150,7 +168,12 @@ def check_target(output: str, where: str) -> None:
         check_text(step, where, "output")
     for index, box in enumerate(target["boxes"]):
         whole = isinstance(box, list) and all(type(v) is int for v in box)
-        problem = check_box(box, None) if whole else f"must be integers: {_shortened(repr(box))}"
+        problem = None if whole else f"must be integers: {_shortened(repr(box))}"
+        if whole and n_images > 1:
+            number, *box = box or [0]
+            if not 1 <= number <= n_images:
+                problem = f"must begin with the number of an image, 1 to {n_images}"
+        problem = problem or check_box(box, None)
         if problem is None and not (min(box) >= 0 and max(box) <= GRID):
             problem = f"is outside the grid 0..{GRID}: {box}"
         if problem:

@@ -9,15 +9,22 @@ from typing import Any
 
 from kit.data.choices import choices_of_record, with_choices
 from kit.data.columns import ALIASES, Layout
-from kit.data.fields import bad_field, check_box, parse_image_size, parse_regions, resolve_image
+from kit.data.fields import (
+    bad_field,
+    check_box,
+    parse_image_size,
+    parse_more_images,
+    parse_regions,
+    resolve_image,
+)
 from kit.data.records import PLAIN, BadLines, parse_sft_record, parse_texts, read_records
-from kit.data.types import Region, SftRecord
+from kit.data.types import Region, SftRecord, Shown
 from kit.errors import RecordError
 
 # What a record keeps of the one that it was made of.
 CARRIED = (
     "choices", "dataset", "qid", "split", "answer_type", "content_type", "modality", "location",
-    "regions", "image_size",
+    "regions", "image_size", "more_images",
 )  # fmt: skip
 
 
@@ -28,8 +35,9 @@ class GrpoRecord:
     ``image_path``, ``question`` and ``gold`` suffice for training. ``valid_json``,
     ``answer_correct`` (0..1), ``caption`` and ``prediction`` are of the model's own answer.
     ``delta_cf_roi`` is the drop in the model's probability of the gold answer when ``cf_boxes``
-    (pixels) is inpainted, ``delta_cf_rand`` the mean drop over matched random regions; None where
-    there is no evidence or nothing matches it. The other fields are those of ``SftRecord``.
+    (pixels of the canvas, ``kit.data.canvas``) is inpainted, ``delta_cf_rand`` the mean drop over
+    matched random regions; None where there is no evidence or nothing matches it. The other fields
+    are those of ``SftRecord``.
     """
 
     image_path: str
@@ -52,10 +60,16 @@ class GrpoRecord:
     location: str = ""
     regions: tuple[Region, ...] = ()
     image_size: tuple[int, int] | None = None
+    more_images: tuple[str, ...] = ()
 
     @property
     def image(self) -> str:
         return self.image_path
+
+    @property
+    def shown(self) -> Shown:
+        """As ``SftRecord.shown``."""
+        return (self.image_path, *self.more_images) if self.more_images else self.image_path
 
     @property
     def answer(self) -> str:
@@ -114,6 +128,7 @@ def parse_grpo_record(value: Any, *, where: str, folder: Path) -> GrpoRecord:
     text["image_path"] = str(
         resolve_image(text["image_path"], folder=folder, where=where, field="image_path")
     )
+    more = parse_more_images(value.get("more_images", []), folder, where)
     choices = choices_of_record(value, where)
     text["question"] = with_choices(text["question"], choices)
     valid = value.get("valid_json", False)
@@ -126,9 +141,10 @@ def parse_grpo_record(value: Any, *, where: str, folder: Path) -> GrpoRecord:
         delta_cf_roi=_number(value, "delta_cf_roi", -1.0, 1.0, where),
         delta_cf_rand=_number(value, "delta_cf_rand", -1.0, 1.0, where),
         choices=choices,
-        cf_boxes=_boxes(value.get("cf_boxes", []), image_size, where),
-        regions=parse_regions(value.get("regions", []), image_size, where),
+        cf_boxes=_boxes(value.get("cf_boxes", []), None if more else image_size, where),
+        regions=parse_regions(value.get("regions", []), image_size, where, 1 + len(more)),
         image_size=image_size,
+        more_images=more,
     )
 
 

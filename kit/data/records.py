@@ -20,6 +20,7 @@ from kit.data.fields import (
     check_target,
     check_text,
     parse_image_size,
+    parse_more_images,
     parse_regions,
     resolve_image,
 )
@@ -28,7 +29,7 @@ from kit.data.own import OwnReader, fixed_in_words
 from kit.data.tables import Row, Table, read_table
 from kit.data.targets import to_sft_record
 from kit.data.types import Region as Region  # the name under which others know it
-from kit.data.types import SftRecord, to_json
+from kit.data.types import SftRecord, paths_of, to_json
 from kit.errors import DataError, ImageError, RecordError
 from kit.files import write_jsonl
 
@@ -181,12 +182,15 @@ def parse_sft_record(value: Any, *, where: str, folder: Path) -> SftRecord:
     """
     text = parse_texts(value, SftRecord, where)
     image_size = parse_image_size(value.get("image_size"), where)
-    regions = parse_regions(value.get("regions", []), image_size, where)
-    check_target(text["output"], where)
+    more = parse_more_images(value.get("more_images", []), folder, where)
+    regions = parse_regions(value.get("regions", []), image_size, where, 1 + len(more))
+    check_target(text["output"], where, 1 + len(more))
     text["image"] = str(resolve_image(text["image"], folder=folder, where=where))
     choices = choices_of_record(value, where)
     text["question"] = with_choices(text["question"], choices)
-    return SftRecord(**text, choices=choices, regions=regions, image_size=image_size)
+    return SftRecord(
+        **text, choices=choices, regions=regions, image_size=image_size, more_images=more
+    )
 
 
 def parse_texts(value: Any, record: type, where: str) -> dict[str, str]:
@@ -226,7 +230,7 @@ def _with_image_problems(
 ) -> list[tuple[str, Record | RecordError]]:
     """The lines, with a :class:`RecordError` in place of each record whose image is not fit."""
     good = [line for _, line in lines if not isinstance(line, RecordError)]
-    images = list(dict.fromkeys(record.image for record in good))
+    images = list(dict.fromkeys(path for record in good for path in paths_of(record.shown)))
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         decoded = dict(zip(images, pool.map(_size_or_problem, images), strict=True))
     return [
@@ -248,10 +252,12 @@ def _size_or_problem(path: str) -> tuple[int, int] | ImageError:
 def _image_problem(
     record: Record, decoded: Mapping[str, tuple[int, int] | ImageError], where: str
 ) -> RecordError | None:
+    for path in paths_of(record.shown):
+        found = decoded[path]
+        if isinstance(found, ImageError):
+            what = f"{found.what}: {path} ({found.fix})"
+            return bad_field(where, "image", what, "bad_image")
     found = decoded[record.image]
-    if isinstance(found, ImageError):
-        what = f"{found.what}: {record.image} ({found.fix})"
-        return bad_field(where, "image", what, "bad_image")
     if record.image_size is not None and record.image_size != found:
         upright = ", upright," if record.image_size == found[::-1] else ""
         what = (

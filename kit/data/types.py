@@ -9,17 +9,20 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Region:
-    """A labelled box: ``(x1, y1, x2, y2)`` in pixels of the original image."""
+    """A labelled box: ``(x1, y1, x2, y2)`` in pixels of the original image; where the question
+    shows several, of the one of this number."""
 
     label: str
     box_xyxy_pixels: tuple[float, float, float, float]
+    image: int = 1
 
 
 @dataclass(frozen=True)
 class SftRecord:
     """One question about one image, with the answer that the model is taught to give.
 
-    ``image`` is a path, relative to the data file or absolute; ``output`` is the JSON string with
+    ``image`` is a path, relative to the data file or absolute, and ``more_images`` are those that
+    the question shows after it; ``output`` is the JSON string with
     caption, reasoning, boxes (0..1000 grid) and answer; ``choices`` are what a multiple-choice
     question lists at its end (``kit.data.choices``), of which the answer is one; ``regions`` is the
     evidence of this question (may be empty); ``image_size`` is ``(width, height)`` in pixels.
@@ -40,8 +43,31 @@ class SftRecord:
     location: str = ""
     regions: tuple[Region, ...] = ()
     image_size: tuple[int, int] | None = None
+    more_images: tuple[str, ...] = ()
+
+    @property
+    def shown(self) -> Shown:
+        """What the question shows: the path of its image, or the paths of its images."""
+        return (self.image, *self.more_images) if self.more_images else self.image
+
+
+Shown = str | tuple[str, ...]
+
+
+def paths_of(shown: Shown) -> tuple[str, ...]:
+    """The images that a question shows.
+
+    >>> paths_of("a.png"), paths_of(("a.png", "b.png"))
+    (('a.png',), ('a.png', 'b.png'))
+    """
+    return (shown,) if isinstance(shown, str) else shown
 
 
 def to_json(record) -> dict[str, Any]:
-    """A record as plain JSON values."""
-    return dataclasses.asdict(record)
+    """A record as plain JSON values; of several images is spoken only where there are some."""
+    value = dataclasses.asdict(record)
+    if not record.more_images:
+        del value["more_images"]
+        for region in value["regions"]:
+            del region["image"]
+    return value

@@ -15,6 +15,7 @@ from torch import nn
 
 from kit.counterfactual.images import ImageCache
 from kit.data.records import SftRecord
+from kit.data.types import Shown
 from kit.evaluate.config import InferenceConfig
 from kit.model.adapters import load_adapter, named_base
 from kit.model.decoding import bytes_a_row
@@ -71,9 +72,10 @@ def rows_that_fit(model: nn.Module, n_columns: int) -> int:
 
 @dataclass(frozen=True)
 class Request:
-    """One image in one mode with the records (by index) whose questions are asked of it."""
+    """One image (or several that are shown together) in one mode with the records (by index) whose
+    questions are asked of it."""
 
-    image: str
+    image: Shown
     mode: str
     records: tuple[int, ...]
 
@@ -164,9 +166,9 @@ def plan(
     """Batches of at most ``batch_size`` answers (None: ``A_BATCH``); questions of one image stand
     together."""
     batch_size = batch_size or A_BATCH
-    by_image: dict[str, list[int]] = {}
+    by_image: dict[Shown, list[int]] = {}
     for index, record in enumerate(records):
-        by_image.setdefault(record.image, []).append(index)
+        by_image.setdefault(record.shown, []).append(index)
     asks = []
     for image, members in by_image.items():
         for start in range(0, len(members), batch_size):

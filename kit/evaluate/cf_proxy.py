@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kit.counterfactual.probe import MODE, Case, probe
-from kit.counterfactual.regions import Boxes, evidence_region, whole_pixels
+from kit.counterfactual.regions import Boxes, evidence_region, gold_region
 from kit.data.fields import relative_image
 from kit.data.grpo_records import CARRIED, GrpoRecord
 from kit.data.records import SftRecord, read_sft_records, to_json
+from kit.data.types import Shown
 from kit.evaluate.answering import Predictor, Request, answer, loaded_predictor, plan
 from kit.evaluate.config import CfProxyConfig
 from kit.evaluate.parts import Parts
@@ -57,6 +58,8 @@ def cf_proxy(config: CfProxyConfig) -> int:
         for row in rows:
             del row["index"]
             row["image_path"] = relative_image(Path(row["image_path"]), output.parent)
+            if more := row.get("more_images"):
+                row["more_images"] = [relative_image(Path(path), output.parent) for path in more]
         write_jsonl(output, rows)
         parts.remove()
         print(summary_of(rows, output), flush=True)
@@ -75,14 +78,13 @@ def measure(
         index: predictor.parse(completion, mode)
         for index, mode, completion in answer(predictor, records, batch)
     }
-    asked: dict[int, tuple[str, Boxes, Boxes]] = {}
+    asked: dict[int, tuple[Shown, Boxes, Boxes]] = {}
     for index, parsed in answers.items():
         record = records[index]
-        size = predictor.image_cache.size(record.image)
-        gold = [region.box_xyxy_pixels for region in record.regions]
-        evidence, _ = evidence_region(gold, parsed.boxes, size)
+        canvas = predictor.image_cache.canvas(record.shown)
+        evidence, _ = evidence_region(record.regions, parsed.boxes, canvas)
         if evidence:
-            asked[index] = (record.image, evidence, whole_pixels(gold, size))
+            asked[index] = (record.shown, evidence, gold_region(record.regions, canvas))
     found = predictor.image_cache.controls_all(
         [*asked.values()], draws=config.random_draws, seed=config.seed
     )

@@ -37,7 +37,7 @@ def measure_confidences(
         predictor.model,
         predictor.processor,
         [
-            (predictor.image_cache.prepared(a.record.image), a.record.question, a.parsed.answer)
+            (predictor.image_cache.prepared(a.record.shown), a.record.question, a.parsed.answer)
             for a in answers
         ],
         batch_size=predictor.batch_size,
@@ -68,7 +68,7 @@ def _agreement(
     prompts = [
         question_prompt(
             predictor.processor,
-            predictor.image_cache.prepared(a.record.image),
+            predictor.image_cache.prepared(a.record.shown),
             [a.record.question] * num_samples,
             a.mode,
         )

@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kit.data.audit import question_only_floor, thumbnail, volumes
+from kit.data.canvas import Canvas
 from kit.data.images import open_image
 from kit.data.records import SftRecord, read_sft_records
+from kit.data.types import Shown
 from kit.evaluate.ablations import measure_ablations, other_images
 from kit.evaluate.answering import (
     Answer,
@@ -104,7 +106,7 @@ class References:
 
     floor: Sequence[str] | None
     volumes: dict[str, str]
-    partners: dict[str, str]
+    partners: dict[Shown, Shown]
     consistency: Consistency | None
 
 
@@ -152,7 +154,10 @@ def answer_batch(
     rows = []
     for (index, _, done), item, confidence in zip(asked, answers, confidences, strict=True):
         row = prediction_row(
-            item, done.truncated, references.floor[index] if references.floor else None
+            item,
+            predictor.image_cache.canvas(item.record.shown),
+            done.truncated,
+            references.floor[index] if references.floor else None,
         )
         row |= {"volume": references.volumes[item.record.image], "confidences": confidence}
         rows.append((index, row))
@@ -175,14 +180,15 @@ def write_results(folder: Path, rows: list[dict], metrics: dict[str, float], nam
         write_json(folder / "metrics.json", metrics)
 
 
-def prediction_row(item: Answer, truncated: bool, floor: str | None) -> dict:
+def prediction_row(item: Answer, canvas: Canvas, truncated: bool, floor: str | None) -> dict:
     """One line of ``predictions.jsonl``."""
     record, mode, parsed = item.record, item.mode, item.parsed
+    gold = canvas.gold(record.regions)
     row = {
         "dataset": record.dataset,
         "qid": record.qid,
         "image": record.image,
-        "image_size": record.image_size and list(record.image_size),
+        "image_size": list(canvas.sizes[0]),
         "mode": mode,
         "question": record.question,
         "gold": record.answer,
@@ -192,8 +198,8 @@ def prediction_row(item: Answer, truncated: bool, floor: str | None) -> dict:
         "modality": record.modality,
         "location": record.location,
         "evidence": [
-            {"label": region.label, "box": list(region.box_xyxy_pixels)}
-            for region in record.regions
+            {"label": region.label, "box": list(box)}
+            for region, box in zip(record.regions, gold, strict=True)
         ],
         "text": parsed.text,
         "truncated": truncated,
@@ -211,9 +217,13 @@ def prediction_row(item: Answer, truncated: bool, floor: str | None) -> dict:
             choices=record.choices,
         ),
     }
-    if "boxes" in REQUIRED_KEYS[mode] and record.regions and record.image_size:
-        gold_boxes = [region.box_xyxy_pixels for region in record.regions]
-        row["grounding"] = grounding_scores(parsed.boxes, gold_boxes, record.image_size).to_json()
+    if record.more_images:  # boxes in pixels are then of the canvas (``kit.data.canvas``)
+        row |= {
+            "more_images": list(record.more_images),
+            "image_sizes": [list(size) for size in canvas.sizes],
+        }
+    if "boxes" in REQUIRED_KEYS[mode] and gold:
+        row["grounding"] = grounding_scores(parsed.boxes, gold, canvas).to_json()
     if floor is not None:
         row["floor"] = {"answer": floor, "exact": exact_match(floor, record.answer, record.choices)}
     return row

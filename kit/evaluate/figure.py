@@ -6,11 +6,13 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from kit.data.boxes import grid_to_pixels
+from kit.data.canvas import Canvas
 from kit.data.images import open_image
 from kit.data.records import SftRecord, read_sft_records
+from kit.data.types import paths_of
 from kit.files import atomic_write, iter_json_lines
 
 GOLD, CLAIMED, INK, PAPER, GREY = "#2e9e5b", "#e4572e", "#1a1a1a", "#ffffff", "#6b6b6b"
@@ -52,15 +54,16 @@ def _choose(rows: Sequence[dict], count: int) -> list[dict]:
 
 def _panel(row: dict, record: SftRecord) -> Image.Image:
     panel = Image.new("RGB", (SIDE + TEXT_WIDTH + 3 * MARGIN, SIDE + 2 * MARGIN), PAPER)
-    image = open_image(record.image)
+    pixels = [np.asarray(open_image(path)) for path in paths_of(record.shown)]
+    canvas = Canvas.of_pixels(pixels)
+    image = Image.fromarray(canvas.joined(pixels))
     scale = SIDE / max(image.size)
     shown = image.resize((round(image.width * scale), round(image.height * scale)))
     draw = ImageDraw.Draw(shown)
-    for region in record.regions:
-        draw.rectangle([v * scale for v in region.box_xyxy_pixels], outline=GOLD, width=3)
-    for box in row["boxes"]:
-        pixels = grid_to_pixels(box, image.size)
-        draw.rectangle([v * scale for v in pixels], outline=CLAIMED, width=3)
+    for box in canvas.gold(record.regions):
+        draw.rectangle([v * scale for v in box], outline=GOLD, width=3)
+    for box in map(canvas.claimed, row["boxes"]):
+        draw.rectangle([v * scale for v in box], outline=CLAIMED, width=3)
     panel.paste(shown, (MARGIN, MARGIN))
     right = row["scores"]["exact"]
     paragraphs = [

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from kit.counterfactual.images import ImageCache
 from kit.counterfactual.probe import Case, probe
-from kit.counterfactual.regions import Boxes, claimed_region, whole_pixels
+from kit.counterfactual.regions import Boxes, claimed_region, gold_region
 from kit.evaluate.answering import DECIMALS, Answer, Predictor
 from kit.prompting.answers import same_answer
 
@@ -47,7 +47,7 @@ def measure_flips(
         for item, intervention in owned
         for without in (intervention.region, *intervention.controls)
     ]
-    images = cache.prepared_all([(item.record.image, without) for item, without in wanted])
+    images = cache.prepared_all([(item.record.shown, without) for item, without in wanted])
     asks = [
         (image, item.record.question, item.mode)
         for image, (item, _) in zip(images, wanted, strict=True)
@@ -55,7 +55,7 @@ def measure_flips(
     said = iter(predictor.answers(asks))
     cases = [
         Case(
-            item.record.image,
+            item.record.shown,
             item.record.question,
             item.parsed.answer,
             intervention.region,
@@ -72,7 +72,7 @@ def measure_flips(
                 continue
             effect, without = next(effects), next(said)
             others = [next(said) for _ in intervention.controls]
-            before, image = item.parsed.answer, item.record.image
+            before, image = item.parsed.answer, item.record.shown
             choices = item.record.choices
             changes = [cache.change(image, control) for control in intervention.controls]
             flips[source] = {
@@ -101,13 +101,12 @@ def interventions_of(
     asked = []
     for number, item in enumerate(answers):
         record = item.record
-        if record.image_size is None:
-            continue
-        gold = whole_pixels([r.box_xyxy_pixels for r in record.regions], record.image_size)
-        claimed = claimed_region(item.parsed.boxes, record.image_size)
+        canvas = cache.canvas(record.shown)
+        gold = gold_region(record.regions, canvas)
+        claimed = claimed_region(item.parsed.boxes, canvas)
         both = tuple(dict.fromkeys((*gold, *claimed))) if gold and claimed else ()
         regions = {"gold": gold, "claimed": claimed, "both": both}
-        asked += [(number, source, (record.image, r, gold)) for source, r in regions.items() if r]
+        asked += [(number, source, (record.shown, r, gold)) for source, r in regions.items() if r]
     controls = cache.controls_all([request for *_, request in asked], draws=draws, seed=seed)
     found: list[dict[str, Intervention]] = [{} for _ in answers]
     for (number, source, (_, region, _)), own in zip(asked, controls, strict=True):

@@ -84,6 +84,7 @@ def completion_rows(
                 "prompt_index": group.task.prompt_index,
                 "number": number,
                 "image": record.image,
+                **({"more_images": list(record.more_images)} if record.more_images else {}),
                 "qid": record.qid,
                 "question": record.question,
                 "gold": record.gold,

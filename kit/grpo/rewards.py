@@ -10,7 +10,8 @@ from torch import nn
 
 from kit.counterfactual.images import ImageCache
 from kit.counterfactual.probe import Case, probe
-from kit.counterfactual.regions import Boxes, area_share, claimed_region, whole_pixels
+from kit.counterfactual.regions import Boxes, area_share, claimed_region, gold_region
+from kit.data.canvas import Canvas
 from kit.data.choices import without_choices
 from kit.data.grpo_records import GrpoRecord
 from kit.grpo.config import GrpoConfig
@@ -90,7 +91,12 @@ class Rewards:
             return [None for group in groups for _ in group.completions]
         if config.counterfactual == "offline":
             answers = config.counterfactual_answers
-            return [score for group in groups for score in offline_scores(group, answers)]
+            canvases = [image_cache.canvas(group.task.record.shown) for group in groups]
+            return [
+                score
+                for group, canvas in zip(groups, canvases, strict=True)
+                for score in offline_scores(group, canvas, answers)
+            ]
         with self.autocast():
             return online_scores(
                 model,
@@ -109,7 +115,9 @@ def is_paid(parsed: ParsedAnswer, record: GrpoRecord, answers: CounterfactualAns
     return bool(parsed.answer.strip())
 
 
-def offline_scores(group: Group, answers: CounterfactualAnswers = "right") -> list[float | None]:
+def offline_scores(
+    group: Group, canvas: Canvas, answers: CounterfactualAnswers = "right"
+) -> list[float | None]:
     """The record's own counterfactual score, times how well each completion's boxes cover the
     region that it was measured for (IoU); the score alone where the record names no region. What
     is not paid for earns 0. None for all where nothing was measured for the record."""
@@ -119,9 +127,9 @@ def offline_scores(group: Group, answers: CounterfactualAnswers = "right") -> li
         return [None] * len(group.completions)
 
     def covered(parsed: ParsedAnswer) -> float:
-        if not record.cf_boxes or record.image_size is None:
+        if not record.cf_boxes:
             return 1.0
-        claim = claimed_region(parsed.boxes, record.image_size)
+        claim = claimed_region(parsed.boxes, canvas)
         return union_iou(claim, record.cf_boxes) if claim else 0.0
 
     return [
@@ -150,15 +158,15 @@ def online_scores(
     claims: list[tuple[int, Case, Boxes, float]] = []
     for group in groups:
         record = group.task.record
-        size = image_cache.size(record.image)
-        gold = whole_pixels([region.box_xyxy_pixels for region in record.regions], size)
+        canvas = image_cache.canvas(record.shown)
+        gold = gold_region(record.regions, canvas)
         for parsed in group.parsed:
-            claim = claimed_region(parsed.boxes, size)
-            share = area_share(claim, size)
+            claim = claimed_region(parsed.boxes, canvas)
+            share = area_share(claim, canvas)
             if not (is_paid(parsed, record, answers) and 0 < share < LARGEST_SHARE):
                 scores.append(0.0)
                 continue
-            case = Case(record.image, record.question, parsed.answer, claim, ())
+            case = Case(record.shown, record.question, parsed.answer, claim, ())
             claims.append((len(scores), case, gold, share))
             scores.append(None)
     found = image_cache.controls_all(

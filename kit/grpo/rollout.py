@@ -62,7 +62,7 @@ def roll_out(
     :func:`kit.model.merged.sampling_weights`.
     """
     processor = image_cache.processor
-    images = image_cache.prepared_all([(task.record.image, ()) for task in tasks])
+    images = image_cache.prepared_all([(task.record.shown, ()) for task in tasks])
     trunks = [
         _whole_prompt(processor, image, task.record)
         for image, task in zip(images, tasks, strict=True)

@@ -10,6 +10,7 @@ from torch import nn
 from kit.data.grpo_records import GrpoRecord
 from kit.data.images import image_size
 from kit.data.records import SftRecord
+from kit.data.types import paths_of
 from kit.errors import DataError
 from kit.model.processor import PreparedImage, Processor
 
@@ -20,21 +21,18 @@ def trunk_lengths(
     """Tokens of what the questions of each record's image share; of the image only the header is
     read."""
     merge = processor.image_processor.merge_size**2
-    sizes = {path: image_size(path) for record in records for path in record.images}
+    sizes = {path: image_size(path) for record in records for path in paths_of(record.shown)}
     tokens = {
         path: processor.image_processor.get_number_of_image_patches(height, width) // merge
         for path, (width, height) in sizes.items()
     }
+    shown = [paths_of(record.shown) for record in records]
+    none = torch.empty(0)
     around = {
-        n: len(
-            processor.encode_trunk(PreparedImage(("",) * n, *[torch.empty(0)] * 2, (0,) * n), mode)
-        )
-        for n in {len(record.images) for record in records}
+        n: len(processor.encode_trunk(PreparedImage(("",) * n, none, none, (0,) * n), mode))
+        for n in set(map(len, shown))
     }
-    return [
-        around[len(record.images)] + sum(tokens[path] for path in record.images)
-        for record in records
-    ]
+    return [around[len(paths)] + sum(tokens[path] for path in paths) for paths in shown]
 
 
 def prompt_lengths(

@@ -15,11 +15,12 @@ from kit.command import parse
 from kit.data.grpo_records import read_grpo_records
 from kit.data.images import open_image
 from kit.data.records import read_sft_records
+from kit.data.types import Shown, paths_of
 from kit.grpo.config import GrpoConfig
 from kit.model.adapters import named_base
 from kit.model.lengths import prompt_lengths
 from kit.model.load import load_processor
-from kit.model.processor import Processor
+from kit.model.processor import PreparedImage, Processor
 from kit.model.sharing import Branch, Tree, pack
 from kit.plan.accelerate_internals import default_file
 from kit.plan.config import PreflightConfig
@@ -172,7 +173,7 @@ def example_trees(stage: TrainingConfig, processor: Processor, data: str | None)
             continue
         records = _longest(read_sft_records(data)[0], processor, each, size)
         for record in records:
-            trunk = _trunk(processor, record.image, each)
+            trunk = _trunk(processor, record.shown, each)
             answer = processor.encode_answer(target_text(record, each))
             branch = Branch.of(processor.encode_question(record.question, each), answer)
             trees.append(Tree(trunk, (branch,)))
@@ -187,13 +188,14 @@ def _prompts(processor: Processor, data: str | None, size: int, mode: str):
         return [(trunk, [0] * QUESTION)] * size
     records = _longest(read_grpo_records(data)[0], processor, mode, size)
     return [
-        (_trunk(processor, r.image, mode), processor.encode_question(r.question, mode))
+        (_trunk(processor, r.shown, mode), processor.encode_question(r.question, mode))
         for r in records
     ]
 
 
-def _trunk(processor: Processor, image: str, mode: str):
-    return processor.encode_trunk(processor.prepare_image(open_image(image)), mode)
+def _trunk(processor: Processor, shown: Shown, mode: str):
+    images = [processor.prepare_image(open_image(path)) for path in paths_of(shown)]
+    return processor.encode_trunk(PreparedImage.together(images), mode)
 
 
 def _longest(records: Sequence, processor: Processor, mode: str, size: int) -> list:
@@ -231,7 +233,7 @@ def count_images(stage: TrainingConfig, data: str | None) -> int | None:
     if data is None or (is_grpo and stage.counterfactual == "online"):
         return None
     read = read_grpo_records if is_grpo else read_sft_records
-    return len({record.image for record in read(data)[0]})
+    return len({path for record in read(data)[0] for path in paths_of(record.shown)})
 
 
 def table_of_estimates(

@@ -13,8 +13,9 @@ import numpy as np
 from PIL import Image
 
 from kit.counterfactual.inpaint import inpaint
-from kit.data.boxes import grid_to_pixels
+from kit.data.canvas import Canvas
 from kit.data.images import open_image
+from kit.data.types import Shown, paths_of
 from kit.errors import ImageError
 from kit.prompting.answers import same_answer
 
@@ -132,18 +133,22 @@ class Pictures:
         self.uris: dict[str, str] = {}
         self._names: dict[tuple, str] = {}  # paths stay out of the page
 
-    def name(self, path: str, without: Iterable[Sequence[int]] = ()) -> str | None:
-        """The key in ``uris`` of an image, or of the image without boxes."""
+    def name(self, shown: Shown, without: Iterable[Sequence[int]] = ()) -> str | None:
+        """The key in ``uris`` of an image, or of the image without boxes; of several images, of
+        their canvas."""
         boxes = tuple(tuple(box) for box in without)
-        if (path, boxes) not in self._names:
+        if (shown, boxes) not in self._names:
             try:
-                pixels = _pixels(path)
+                images = [_pixels(path) for path in paths_of(shown)]
             except ImageError:
                 return None
+            canvas = Canvas.of_pixels(images)
+            parts = zip(images, canvas.by_image(boxes), strict=True)
+            whole = canvas.joined([inpaint(i, own, self.method) if own else i for i, own in parts])
             name = f"p{len(self.uris)}"
-            self.uris[name] = _uri(inpaint(pixels, boxes, self.method) if boxes else pixels)
-            self._names[path, boxes] = name
-        return self._names[path, boxes]
+            self.uris[name] = _uri(whole)
+            self._names[shown, boxes] = name
+        return self._names[shown, boxes]
 
 
 @functools.lru_cache(maxsize=8)
@@ -180,7 +185,7 @@ def card(model: str, row: Mapping, kinds: Sequence[str], pictures: Pictures) -> 
         "has": {"gold": bool(row["evidence"]), "claimed": bool(row["boxes"])},
         "problem": row["problem"],
         "text": row["text"] if row["problem"] else "",
-        "image": Path(row["image"]).name,
+        "image": ", ".join(Path(path).name for path in paths_of(_shown(row))),
         "answer_type": row["answer_type"],
         "modality": row["modality"],
         "content_type": row["content_type"],
@@ -210,14 +215,14 @@ def _scores(row: Mapping):
 def _views(row: Mapping, pictures: Pictures):
     """The image with all boxes, without the evidence, without the claimed boxes, without a random
     region, and what stood in its place; each with the answer to it."""
-    boxes = _boxes(row)
-    yield _view("image", pictures.name(row["image"]), row["answer"], None, boxes)
+    shown = _shown(row)
+    yield _view("image", pictures.name(shown), row["answer"], None, _boxes(row))
     flips = row.get("flips", {})
     for source, words in (("gold", "without evidence"), ("claimed", "without own boxes")):
         if source in flips:
             found = flips[source]
-            name = pictures.name(row["image"], found["region"])
-            marks = _in_percent(found["region"], row["image_size"], "removed")
+            name = pictures.name(shown, found["region"])
+            marks = _in_percent(found["region"], Canvas.of_row(row).size, "removed")
             yield _view(words, name, found["answer"], found["roi"] == 1, marks)
     source = "gold" if "gold" in flips else "claimed"
     if source in flips:
@@ -226,14 +231,15 @@ def _views(row: Mapping, pictures: Pictures):
         # one that changed the answer, if there is one
         place = next((i for i, one in enumerate(said) if _differs(one, row)), 0)
         region = found["random_regions"][place]
-        marks = _in_percent(region, row["image_size"], "random")
-        name = pictures.name(row["image"], region)
+        marks = _in_percent(region, Canvas.of_row(row).size, "random")
+        name = pictures.name(shown, region)
         yield _view("without a random region", name, said[place], _differs(said[place], row), marks)
     ablations = row.get("ablations", {})
     for key, words in IN_PLACE.items():
         if key in ablations:
             found = ablations[key]
-            name = pictures.name(found["image"]) if key == "shuffled" else ""
+            other = found.get("image", "")
+            name = pictures.name(other if isinstance(other, str) else tuple(other)) if other else ""
             yield _view(words, name, found["answer"], found["changed"] == 1, [], first=False)
 
 
@@ -252,15 +258,21 @@ def _view(
     }  # fmt: skip
 
 
+def _shown(row: Mapping) -> Shown:
+    """``SftRecord.shown`` of a line."""
+    more = row.get("more_images")
+    return (row["image"], *more) if more else row["image"]
+
+
 def _boxes(row: Mapping) -> list[dict]:
     if not row["image_size"]:
         return []
+    canvas = Canvas.of_row(row)
     gold = [region["box"] for region in row["evidence"]]
-    claimed = [grid_to_pixels(box, row["image_size"]) for box in row["boxes"]]
     labels = [region["label"] for region in row["evidence"]]
     return [
-        *_in_percent(gold, row["image_size"], "gold", labels),
-        *_in_percent(claimed, row["image_size"], "claimed"),
+        *_in_percent(gold, canvas.size, "gold", labels),
+        *_in_percent(map(canvas.claimed, row["boxes"]), canvas.size, "claimed"),
     ]
 
 

@@ -16,6 +16,7 @@ from kit.data.fields import relative_image
 from kit.data.grpo_records import GrpoRecord
 from kit.data.records import SftRecord
 from kit.data.tables import plain_values, read_table
+from kit.data.types import paths_of
 from kit.errors import RecordError, UserError
 from kit.files import json_line, sha256_of
 
@@ -56,7 +57,8 @@ def unchanged(
     now: dict[str, dict] = {"packages": versions()}
     for name, records in data.items():
         if path := getattr(config, name, ""):
-            distinct, folder = dict.fromkeys(r.image for r in records), Path(path).parent
+            distinct = dict.fromkeys(image for r in records for image in paths_of(r.shown))
+            folder = Path(path).parent
             images = {relative_image(Path(image), folder): image for image in distinct}
             files = _sums(images, _files_of(before, name))
             now[name] = {"path": path, "records": _sum_of_records(path), "files": files}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kit.data.boxes import grid_to_pixels
+from kit.data.canvas import Canvas
 
 PixelBox = Sequence[float]
 
@@ -46,28 +46,29 @@ class GroundingScores:
 
 
 def grounding_scores(
-    claimed: Sequence[Sequence[int]], gold: Sequence[PixelBox], image_size: tuple[int, int]
+    claimed: Sequence[Sequence[int]], gold: Sequence[PixelBox], canvas: Canvas
 ) -> GroundingScores:
     """Score the boxes that an answer claims.
 
     Args:
         claimed: boxes on the 0..1000 grid, as ``parse_answer`` gives them.
-        gold: boxes in pixels of the original image, at least one.
-        image_size: ``(width, height)`` in pixels.
+        gold: boxes in pixels of the canvas, at least one.
+        canvas: the image, or the images, of the question.
 
     Raises:
         ValueError: no gold box; such a record has no evidence to look at.
 
-    >>> grounding_scores([(0, 0, 500, 1000)], [(0, 0, 100, 100)], (200, 100)).iou
+    >>> canvas = Canvas(((200, 100),))
+    >>> grounding_scores([(0, 0, 500, 1000)], [(0, 0, 100, 100)], canvas).iou
     1.0
-    >>> grounding_scores([], [(0, 0, 100, 100)], (200, 100)).iou
+    >>> grounding_scores([], [(0, 0, 100, 100)], canvas).iou
     0.0
     """
     if not gold:
         raise ValueError("a record without gold boxes has no grounding score")
     if not claimed:
         return GroundingScores(0.0, 0.0, 0.0, 0.0)
-    boxes = [grid_to_pixels(list(box), image_size) for box in claimed]
+    boxes = [canvas.claimed(box) for box in claimed]
     fits = [max(iou(box, other) for other in gold) for box in boxes]
     whole = union_iou(boxes, gold)
     return GroundingScores(

@@ -16,9 +16,10 @@ import torch
 
 from kit.data.images import open_image
 from kit.data.records import SftRecord
+from kit.data.types import Shown, paths_of
 from kit.errors import DataError, UserError
 from kit.model.lengths import trunk_lengths
-from kit.model.processor import Processor
+from kit.model.processor import PreparedImage, Processor
 from kit.model.sharing import Branch, PackedBatch, Tree, pack
 from kit.prompting.messages import target_text
 from kit.train.balance import Size, deal
@@ -54,7 +55,7 @@ class EpochOrder:
     within them shuffled.
     """
 
-    images: tuple[str, ...]
+    images: tuple[Shown, ...]
     seed: int
     together: int = 1
     lengths: tuple[int, ...] | None = None
@@ -67,7 +68,7 @@ class EpochOrder:
         [0, 1, 2]
         """
         rng = random.Random(f"{self.seed}:{number}")
-        by_image: dict[str, list[int]] = {}
+        by_image: dict[Shown, list[int]] = {}
         for index, image in enumerate(self.images):
             by_image.setdefault(image, []).append(index)
         runs = []
@@ -159,7 +160,7 @@ class SftBatches(torch.utils.data.Dataset):
         chosen = self.stream[step * self.n_of_step : (step + 1) * self.n_of_step]
         records = [self.records[index] for index in chosen]
         dealt = deal(
-            [record.image for record in records] if self.share else range(self.n_of_step),
+            [record.shown for record in records] if self.share else range(self.n_of_step),
             [self.sizes[index] for index in chosen],
             processes=self.world_size,
             accumulation=self.accumulation,
@@ -206,15 +207,16 @@ def pack_records(
     """
     images = {
         path: processor.prepare_image(open_image(path))
-        for path in dict.fromkeys(record.image for record in records)
+        for path in dict.fromkeys(path for record in records for path in paths_of(record.shown))
     }
     grown: dict[tuple, list[Branch]] = {}
     trunks = {}
     for place, record in enumerate(records):
         for mode in modes:
-            key = (record.image, mode) if share else (record.image, mode, place)
+            key = (record.shown, mode) if share else (record.shown, mode, place)
             if key not in trunks:
-                trunks[key] = processor.encode_trunk(images[record.image], mode)
+                shown = PreparedImage.together([images[path] for path in paths_of(record.shown)])
+                trunks[key] = processor.encode_trunk(shown, mode)
             branches = [Branch.of(*text) for text in _texts(record, processor, mode, direct)]
             _require_length(len(trunks[key]) + len(branches[0].input_ids), max_length, record)
             grown.setdefault(key, []).extend(branches)

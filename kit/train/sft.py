@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from kit.data.records import SftRecord, read_sft_records
+from kit.data.types import paths_of
 from kit.model.load import load_processor
 from kit.model.logprobs import LogprobModel
 from kit.model.processor import Processor
@@ -166,7 +167,7 @@ def evaluate_loss(
 ) -> dict[str, float]:
     """Mean loss and greedy accuracy over the supervised tokens of held-out records."""
     model.eval()
-    ordered = sorted(records, key=lambda record: record.image)
+    ordered = sorted(records, key=lambda record: paths_of(record.shown))
     size = config.per_device_train_batch_size
     batches = [ordered[i : i + size] for i in range(0, len(ordered), size)]
     loss, hits, tokens = 0.0, 0, 0
@@ -202,7 +203,7 @@ def training_batches(
     """The micro-batches of this process, for all steps."""
     lengths = tuple(len(r.question) + len(r.output) for r in records)
     order = EpochOrder(
-        images=tuple(record.image for record in records),
+        images=tuple(record.shown for record in records),
         seed=config.seed,
         together=config.questions_per_image,
         lengths=lengths if config.group_by_length else None,

@@ -42,11 +42,11 @@ BREAKS = (
     Break(
         "claimed boxes come before gold ones",
         REGIONS,
-        'if region := whole_pixels(gold, image_size):\n        return region, "gold"\n'
-        "    if region := claimed_region(claimed, image_size):\n"
+        'if region := gold_region(gold, canvas):\n        return region, "gold"\n'
+        "    if region := claimed_region(claimed, canvas):\n"
         '        return region, "claimed"',
-        'if region := claimed_region(claimed, image_size):\n        return region, "claimed"\n'
-        "    if region := whole_pixels(gold, image_size):\n"
+        'if region := claimed_region(claimed, canvas):\n        return region, "claimed"\n'
+        "    if region := gold_region(gold, canvas):\n"
         '        return region, "gold"',
         ("tests/counterfactual/test_regions.py::test_gold_boxes_come_before_claimed_ones",),
     ),
@@ -225,8 +225,8 @@ BREAKS = (
     Break(
         "the gold answer is probed with the boxes that were claimed",
         "kit/evaluate/cf_proxy.py",
-        "evidence_region(gold, parsed.boxes, size)",
-        "evidence_region([], parsed.boxes, size)",
+        "evidence_region(record.regions, parsed.boxes, canvas)",
+        "evidence_region([], parsed.boxes, canvas)",
         (
             "tests/evaluate/test_cf_proxy.py::test_every_record_comes_out_in_order_with_what_was_measured",
         ),

@@ -18,6 +18,7 @@ import torch
 from kit.counterfactual.images import ImageCache
 from kit.counterfactual.probe import Effect
 from kit.counterfactual.regions import mask_of
+from kit.data.canvas import Canvas
 from kit.data.grpo_records import GrpoRecord
 from kit.errors import ConfigError, UserError
 from kit.grpo import rewards
@@ -31,6 +32,7 @@ from kit.prompting.answers import parse_answer
 from kit.run.metrics import Meters
 
 SIZE = (200, 160)
+CANVAS = Canvas((SIZE,))
 LESION = (40, 40, 80, 72)  # pixels
 HONEST_BOX = [200, 250, 400, 450]  # the same on the grid
 QUESTION = "What disease is shown in the picture?"
@@ -172,11 +174,12 @@ def test_offline_scores_follow_the_boxes_that_were_measured():
     texts = [answer(GOLD), answer(GOLD, boxes=[[0, 0, 100, 100]]), answer(GOLD, boxes=()), answer()]
     measured = {"delta_cf_roi": 0.6, "delta_cf_rand": 0.1, "cf_boxes": (LESION,)}
     for answers, wrong in (("right", 0), ("given", 0.5)):
-        found = offline_scores(group_of(texts, **measured), answers)
+        found = offline_scores(group_of(texts, **measured), CANVAS, answers)
         assert found == pytest.approx([0.5, 0, 0, wrong])
     del measured["cf_boxes"]
-    assert offline_scores(group_of(texts, **measured)) == pytest.approx([0.5] * 3 + [0])
-    assert offline_scores(group_of(texts)) == [None] * 4, "nothing was measured for any of them"
+    assert offline_scores(group_of(texts, **measured), CANVAS) == pytest.approx([0.5] * 3 + [0])
+    none = offline_scores(group_of(texts), CANVAS)
+    assert none == [None] * 4, "nothing was measured for any of them"
 
 
 def test_online_scores_on_the_real_model(base_model, processor, prepared):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from kit.data.boxes import pixels_to_grid
+from kit.data.canvas import Canvas
 from kit.scoring.grounding import grounding_scores, iou, union_iou
 
 SIDE = 40
@@ -63,7 +64,7 @@ def test_grid_boxes_are_compared_in_pixels():
     for _ in range(200):
         claimed = random_boxes(draw, draw.randint(1, 4), side=1000)
         gold = random_boxes(draw, draw.randint(1, 3), side=1000)
-        scores = grounding_scores(claimed, gold, size)
+        scores = grounding_scores(claimed, gold, Canvas((size,)))
         fits, inside = [], 0
         for x1, y1, x2, y2 in claimed:
             best = 0.0
@@ -93,7 +94,7 @@ def test_the_gold_boxes_themselves_score_one():
         claimed = [tuple(pixels_to_grid(box, size)) for box in gold]
         big = [b for b in gold if min(b[2] - b[0], b[3] - b[1]) >= 20]
         if len(big) == 3:
-            scores = grounding_scores(claimed, gold, size)
+            scores = grounding_scores(claimed, gold, Canvas((size,)))
             assert scores.iou > 0.85
             assert scores.box_iou > 0.85
             assert scores.acc_at_half == scores.pointing == 1
@@ -101,17 +102,17 @@ def test_the_gold_boxes_themselves_score_one():
 
 def test_claiming_everything_or_one_of_two():
     gold = [(0, 0, 10, 10), (90, 90, 100, 100)]
-    everything = grounding_scores([(0, 0, 1000, 1000)], gold, (100, 100))
+    everything = grounding_scores([(0, 0, 1000, 1000)], gold, Canvas(((100, 100),)))
     assert everything.iou == pytest.approx(0.02)
     assert everything.box_iou == pytest.approx(0.01)
     assert everything.pointing == 0
-    one = grounding_scores([(0, 0, 100, 100)] * 3, gold, (100, 100))
+    one = grounding_scores([(0, 0, 100, 100)] * 3, gold, Canvas(((100, 100),)))
     assert one.iou == pytest.approx(0.5)  # the other gold box is missed
     assert one.box_iou == one.pointing == 1
 
 
 def test_half_is_a_hit():
-    scores = grounding_scores([(0, 0, 500, 1000)], [(0, 0, 100, 100)], (100, 100))
+    scores = grounding_scores([(0, 0, 500, 1000)], [(0, 0, 100, 100)], Canvas(((100, 100),)))
     assert scores.iou == scores.box_iou == 0.5
     assert scores.acc_at_half == 1
 
@@ -123,9 +124,11 @@ def test_the_unit_does_not_matter():
 
 
 def test_nothing_claimed_scores_zero_and_nothing_to_find_is_refused():
-    assert set(grounding_scores([], [(0, 0, 1, 1)], (10, 10)).to_json().values()) == {0.0}
+    assert set(grounding_scores([], [(0, 0, 1, 1)], Canvas(((10, 10),))).to_json().values()) == {
+        0.0
+    }
     with pytest.raises(ValueError, match="no grounding"):
-        grounding_scores([(0, 0, 1, 1)], [], (10, 10))
+        grounding_scores([(0, 0, 1, 1)], [], Canvas(((10, 10),)))
 
 
 def test_empty_areas():
