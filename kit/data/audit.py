@@ -56,11 +56,13 @@ def find_leaks(train: Sequence[RawQuestion], test: Sequence[RawQuestion]) -> lis
     """
     by_image: dict[tuple[str, Path], list[RawQuestion]] = defaultdict(list)
     for row in test:
-        by_image[row.dataset, row.image].append(row)
+        for path in row.images:
+            by_image[row.dataset, path].append(row)
     leaks = []
     for row in train:
         for kind in LEAK_KINDS:
-            match = _first_match(row, by_image[row.dataset, row.image], kind)
+            asked = [other for path in row.images for other in by_image[row.dataset, path]]
+            match = _first_match(row, asked, kind)
             if match is not None:
                 leaks.append(Leak(row, kind, match.where))
                 break

@@ -37,16 +37,20 @@ _LABELS = ("label", "name", "class", "category", "class_name")
 
 @dataclass(frozen=True)
 class WrittenBox:
-    """Four numbers, their label, and their order where the row says it (else empty)."""
+    """Four numbers, their label, their order where the row says it (else empty), and the number of
+    the image that they are of."""
 
     label: str
     numbers: tuple[float, float, float, float]
     order: str = ""
+    image: int = 1
 
 
 def parse_boxes(value: Any, where: str, field: str = "boxes") -> list[WrittenBox]:
     """Boxes in any of these forms, or as JSON text of one: four numbers, a list of such, an object
-    with corners or ``box`` and maybe a label, a list of such, labels with their boxes.
+    with corners or ``box`` and maybe a label, a list of such, labels with their boxes. Of several
+    images a box is of the first, but where it names another: ``image`` of an object, or a number
+    before the four.
 
     Raises:
         RecordError: none of these.
@@ -54,7 +58,7 @@ def parse_boxes(value: Any, where: str, field: str = "boxes") -> list[WrittenBox
     >>> parse_boxes("[1, 2, 3, 4]", "w") == parse_boxes("1 2 3 4", "w")
     True
     >>> parse_boxes({"label": "Nodule", "x": 1, "y": 2, "w": 3, "h": 4}, "w")
-    [WrittenBox(label='Nodule', numbers=(1.0, 2.0, 3.0, 4.0), order='xywh')]
+    [WrittenBox(label='Nodule', numbers=(1.0, 2.0, 3.0, 4.0), order='xywh', image=1)]
     """
     if isinstance(value, str):
         value = _of_text(value)
@@ -84,24 +88,32 @@ class BoxRule:
     order: str
 
     def regions(
-        self, boxes: Sequence[WrittenBox], image_size: tuple[int, int], where: str
+        self, boxes: Sequence[WrittenBox], sizes: Sequence[tuple[int, int]], where: str
     ) -> tuple[Region, ...]:
-        """The boxes in pixels of a ``(width, height)`` image.
+        """The boxes in pixels of the ``(width, height)`` images of a question.
 
         Raises:
-            RecordError: one is inverted, or leaves the image.
+            RecordError: one is inverted, leaves its image, or is of none.
         """
         found = []
         for index, box in enumerate(boxes):
-            numbers = box.numbers
+            numbers, image_size = box.numbers, size_of(box, sizes, where)
             if (box.order or self.order) == "xywh":
                 numbers = xywh_to_xyxy(list(numbers))
             pixels = box_to_pixels(numbers, self.convention, image_size)
             if problem := check_box(pixels, image_size):
                 what = f"{problem}, read as {self.convention}, {box.order or self.order}"
                 raise bad_field(where, f"boxes[{index}]", what, "bad_box")
-            found.append(Region(box.label, pixels))
+            found.append(Region(box.label, pixels, box.image))
         return tuple(found)
+
+
+def size_of(box: WrittenBox, sizes: Sequence[tuple[int, int]], where: str) -> tuple[int, int]:
+    """The ``(width, height)`` of the image that a box is of."""
+    if not 1 <= box.image <= len(sizes):
+        what = f"is of image {box.image}, but the question shows {len(sizes)}"
+        raise bad_field(where, "boxes", what, "bad_box")
+    return sizes[box.image - 1]
 
 
 def rule_of(
@@ -148,16 +160,22 @@ def _leaves(box: WrittenBox, size: tuple[int, int], convention: str) -> bool:
 
 
 def _one(item: Any, label: str, where: str, field: str) -> WrittenBox:
-    order = ""
+    order, image = "", 1
     if isinstance(item, dict):
+        image = item.get("image", 1)
         numbers, order = _corners(item) or ((), "")
         named = [str(item[key]) for key in _LABELS if item.get(key)]
         item, label = numbers, (named or [label])[0]
     if isinstance(item, str):
         item = _of_text(item)
+    if isinstance(item, (list, tuple)) and len(item) == 5:  # as a model names its image
+        image, *item = item
     if not isinstance(item, (list, tuple)) or len(item) != 4 or not all(map(_is_number, item)):
         raise _no_box(item, where, field)
-    return WrittenBox(" ".join(label.split()) or UNNAMED, tuple(float(v) for v in item), order)
+    if type(image) is not int:
+        raise bad_field(where, field, f"must name an image by number: {image!r}", "bad_box")
+    name = " ".join(label.split()) or UNNAMED
+    return WrittenBox(name, tuple(float(v) for v in item), order, image)
 
 
 def _corners(item: dict) -> tuple[list, str] | None:

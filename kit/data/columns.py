@@ -16,8 +16,8 @@ REQUIRED = ("image", "question", "answer")
 # Fields, and other names under which they are found where one alone of them is there.
 ALIASES: dict[str, tuple[str, ...]] = {
     "image": (
-        "image_path", "img", "img_path", "image_file", "file_name", "filename", "image_name",
-        "img_name", "image_filename", "figure_path", "path", "file",
+        "images", "image_path", "img", "img_path", "image_file", "file_name", "filename",
+        "image_name", "img_name", "image_filename", "figure_path", "path", "file",
     ),
     "question": ("q", "query", "question_text"),
     "answer": (
@@ -39,6 +39,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 BoxFormat = Literal["xyxy", "xywh"]
 
+_IMAGE = re.compile(r"(?:image|img)(?:_path|_file)?_?([1-9]?)")
 _CHOICE = re.compile(r"(?:(?:option|choice|opt)[ _-]*)?([a-z])", re.IGNORECASE)
 
 
@@ -105,10 +106,12 @@ class TableOptions:
 @dataclass(frozen=True)
 class Columns:
     """The column of each field that a table has, those of single choices (``A``, ``option_b``) by
-    their letters, and the columns that are not used."""
+    their letters, those of images after the first (``image_2``), and the columns that are not
+    used."""
 
     of: Mapping[str, str]
     choices: Mapping[str, str]
+    more_images: tuple[str, ...]
     unused: tuple[str, ...]
 
     def in_words(self) -> str:
@@ -116,6 +119,8 @@ class Columns:
         other = [f"{name} from {c!r}" for name, c in self.of.items() if _plain(c) != name]
         if self.choices:
             other.append(f"choices from {', '.join(map(repr, self.choices.values()))}")
+        if self.more_images:
+            other.append(f"further images from {', '.join(map(repr, self.more_images))}")
         unused = [f"not used: {', '.join(self.unused)}"] if self.unused else []
         return "; ".join([*([", ".join(other)] if other else []), *unused])
 
@@ -137,7 +142,10 @@ def find_columns(names: Iterable[str], told: Mapping[str, str], where: object) -
             raise _missing(f"no column {column!r}", names, where)
         taken[name] = column
     letters = _single_choices(names, taken)
-    free = [n for n in names if n not in taken.values() and n not in letters.values()]
+    first, *more = _numbered_images(names, taken) or [""]
+    if first:
+        taken["image"] = first
+    free = [n for n in names if n not in {*taken.values(), *letters.values(), *more}]
     plain = {name: _plain(name) for name in free}
     for name, others in ALIASES.items():
         if name in taken:
@@ -153,8 +161,8 @@ def find_columns(names: Iterable[str], told: Mapping[str, str], where: object) -
     if missing := [name for name in REQUIRED if not taken.get(name)]:
         raise _missing(f"no column for {' and '.join(missing)}", names, where, missing)
     of = {name: taken[name] for name in ALIASES if taken.get(name)}
-    used = {*of.values(), *letters.values()}
-    return Columns(of, letters, tuple(name for name in names if name not in used))
+    used = {*of.values(), *letters.values(), *more}
+    return Columns(of, letters, tuple(more), tuple(name for name in names if name not in used))
 
 
 def _single_choices(names: Sequence[str], taken: Mapping[str, str]) -> dict[str, str]:
@@ -165,6 +173,21 @@ def _single_choices(names: Sequence[str], taken: Mapping[str, str]) -> dict[str,
     found = {m[1].upper(): name for name in free if (m := _CHOICE.fullmatch(name.strip()))}
     letters = [*itertools.takewhile(found.__contains__, string.ascii_uppercase)]
     return {letter: found[letter] for letter in letters} if len(letters) > 1 else {}
+
+
+def _numbered_images(names: Sequence[str], taken: Mapping[str, str]) -> list[str]:
+    """``image_1`` (or ``image``), ``image_2`` and so on, where there are at least two of them and
+    no other column is told to be the image.
+
+    >>> _numbered_images(["image2", "image", "note"], {}), _numbered_images(["image_1"], {})
+    (['image', 'image2'], [])
+    """
+    numbered = {
+        int(found[1] or 1): name for name in names if (found := _IMAGE.fullmatch(_plain(name)))
+    }
+    found = [numbered[n] for n in itertools.takewhile(numbered.__contains__, itertools.count(1))]
+    told = taken.get("image", found[0] if found else "")
+    return found if len(found) > 1 and told == found[0] else []
 
 
 def _missing(

@@ -7,6 +7,7 @@ Answers, choices and ids may be numbers or truth values: ``true`` and ``false`` 
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit.data.box_columns import BoxRule, WrittenBox, parse_boxes, rule_of
+from kit.data.box_columns import BoxRule, WrittenBox, parse_boxes, rule_of, size_of
 from kit.data.boxes import CONVENTIONS
 from kit.data.choices import named_choice, parse_choices, plain
 from kit.data.columns import Columns, Layout, find_columns
@@ -31,6 +32,7 @@ from kit.data.stored_images import stored_image
 from kit.data.tables import SPLITS, Row
 from kit.data.types import Region
 from kit.errors import ImageError, RecordError
+from kit.files import strict_json
 
 DATASET = "own"
 
@@ -55,6 +57,7 @@ class _Draft:
     where: str
     fields: dict[str, Any]
     boxes: list[WrittenBox]
+    sizes: tuple[tuple[int, int], ...]
 
 
 class OwnReader:
@@ -86,7 +89,7 @@ class OwnReader:
         drafts = [self._draft_or_problem(row) for row in rows]
         sound = [draft for draft in drafts if isinstance(draft, _Draft)]
         open_boxes = [
-            (box, draft.fields["image_size"])
+            (box, size_of(box, draft.sizes, draft.where))
             for draft in sound
             for box in draft.boxes
             if self._value(draft.row, "box_convention") is None
@@ -109,12 +112,12 @@ class OwnReader:
                 raise bad_field(draft.where, "box_convention", what, "wrong_value")
             order = self._value(draft.row, "box_format") or self.layout.box_format
             rule = rule_of(
-                [(box, draft.fields["image_size"]) for box in draft.boxes],
+                [(box, size_of(box, draft.sizes, draft.where)) for box in draft.boxes],
                 convention,
                 order,
                 draft.where,
             )
-        return rule.regions(draft.boxes, draft.fields["image_size"], draft.where)
+        return rule.regions(draft.boxes, draft.sizes, draft.where)
 
     def _draft_or_problem(self, row: Row) -> _Draft | RecordError:
         if isinstance(row.value, RecordError):
@@ -127,7 +130,7 @@ class OwnReader:
     def _draft(self, row: Row) -> _Draft:
         where, counted = row.where, Counter()
         value = self._value
-        image = self._image(row)
+        image, *more = self._images(row)
         question = self._text(row, "question", Counter())
         answer = self._text(row, "answer", counted, question)
         choices = self._choices(row)
@@ -137,7 +140,7 @@ class OwnReader:
             )
             counted.clear()
         boxes = value(row.value, "boxes")
-        size = self._size(image, where)
+        size, *more_sizes = (self._size(path, where) for path in (image, *more))
         told = parse_image_size(value(row.value, "image_size"), where)
         if told is not None and told != size:
             what = f"is {list(told)}, but the image is {size[0]}x{size[1]} pixels: {image}"
@@ -157,13 +160,18 @@ class OwnReader:
             "content_type": self._optional(row, "content_type"),
             "modality": self._modality(row),
             "location": self._optional(row, "location"),
-            "regions": parse_regions(value(row.value, "regions") or [], size, where),
+            "regions": parse_regions(value(row.value, "regions") or [], size, where, 1 + len(more)),
+            "more_images": tuple(more),
+            "more_sizes": tuple(more_sizes),
         }
         for name in ("question", "answer"):
             check_text(fields[name], where, name)
         self.fixed.update(counted)
         written = parse_boxes(boxes, where, self.columns.of["boxes"]) if boxes is not None else []
-        return _Draft(row.value, where, fields, written)
+        sizes = (size, *more_sizes)
+        for box in written:
+            size_of(box, sizes, where)
+        return _Draft(row.value, where, fields, written, sizes)
 
     def _value(self, row: dict, name: str) -> Any:
         """What the column of a field holds, or None."""
@@ -206,8 +214,23 @@ class OwnReader:
             return {}
         return parse_choices(found, row.where, self.columns.of["choices"])
 
-    def _image(self, row: Row) -> Path:
-        found, column = self._needed(row, "image"), self.columns.of["image"]
+    def _images(self, row: Row) -> list[Path]:
+        """The first, and those that are shown after it: in a list, or in columns of their own."""
+        column = self.columns.of["image"]
+        found = self._needed(row, "image")
+        if isinstance(found, str) and found.lstrip().startswith("["):
+            with contextlib.suppress(ValueError):
+                found = strict_json(found)
+        if not isinstance(found, list):
+            found = [found]
+        if not found:
+            raise bad_field(row.where, column, "names no image", "image_missing")
+        named = [(column, value) for value in found]
+        more = ((name, row.value.get(name)) for name in self.columns.more_images)
+        named += [(name, value) for name, value in more if value not in (None, "")]
+        return [self._image(row, name, value) for name, value in named]
+
+    def _image(self, row: Row, column: str, found: Any) -> Path:
         if isinstance(found, dict):  # as ``datasets`` stores an image
             found = found.get("bytes") or found.get("path")
         if isinstance(found, bytes) and found:

@@ -103,7 +103,7 @@ class _Pictures:
 
     def thumbnails(self, rows: Iterable[RawQuestion]) -> dict[Path, np.ndarray]:
         """The thumbnails of the rows' images that can be decoded."""
-        seen = {row.image: self.look(row.image) for row in rows}
+        seen = {path: self.look(path) for row in rows for path in row.images}
         return {path: v for path, v in seen.items() if not isinstance(v, ImageError)}
 
 
@@ -145,11 +145,11 @@ def _sort_out(
 
 
 def _image_problem(row: RawQuestion, pictures: _Pictures) -> RecordError | None:
-    seen = pictures.look(row.image)
-    if not isinstance(seen, ImageError):
-        return None
-    what = f"{seen.what}: {seen.where}"
-    return bad_field(row.where, row.image_field, what, "image_broken")
+    for path in row.images:
+        if isinstance(seen := pictures.look(path), ImageError):
+            what = f"{seen.what}: {seen.where}"
+            return bad_field(row.where, row.image_field, what, "image_broken")
+    return None
 
 
 def _parted(
@@ -168,7 +168,7 @@ def _parted(
 def _unique(rows: list[RawQuestion]) -> list[RawQuestion]:
     first: dict[tuple, RawQuestion] = {}
     for row in rows:
-        key = row.dataset, row.image, row.question.casefold(), row.answer.casefold()
+        key = row.dataset, row.images, row.question.casefold(), row.answer.casefold()
         first.setdefault(key, row)
     return list(first.values())
 
@@ -184,15 +184,15 @@ def _audited(
         raise _leaking(leaks)
     leaking = {leak.row.where for leak in leaks} if config.leaks == "drop" else set()
     clean = [row for row in unique if row.where not in leaking]
-    test_images = {row.image for row in test}
+    test_images = {path for row in test for path in row.images}
     shared = [r for r in clean if r.dataset == vqa_rad.DATASET and r.image in test_images]
     removed = {row.where for row in shared} if config.image_disjoint else set()
     kept = [row for row in clean if row.where not in removed]
     near = _near_duplicates(kept, test, pictures)
-    alike = [row for row in kept if row.image in near]
+    alike = [row for row in kept if near.intersection(row.images)]
     drop = config.near_duplicates == "drop"
     if drop:
-        kept = [row for row in kept if row.image not in near]
+        kept = [row for row in kept if not near.intersection(row.images)]
     dropped = Counter({DUPLICATE: len(rows) - len(unique), SHARED_IMAGE: len(removed)})
     dropped.update(leak.kind for leak in leaks if leak.row.where in leaking)
     dropped[NEAR_DUPLICATE] = len(alike) if drop else 0

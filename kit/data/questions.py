@@ -24,10 +24,11 @@ class RawQuestion:
     """A question, its answer and what the dataset knows of its image.
 
     ``where`` names the file and row and ``image_field`` the row's field of the image;
-    ``image_size`` is ``(width, height)``; ``choices`` are those of a multiple-choice question, of
-    which the answer is one, and are not part of ``question``; ``regions`` are all labelled boxes of
-    the image and ``evidence`` those that bear on this question, in pixels. ``group`` joins
-    rewordings of one question and ``rewordings`` are such texts as the dataset itself gives: both
+    ``image_size`` is ``(width, height)``, and ``more_images`` and ``more_sizes`` are of what it
+    shows after that; ``choices`` are those of a multiple-choice question, of which the answer is
+    one, and are not part of ``question``; ``regions`` are all labelled boxes of the image and
+    ``evidence`` those that bear on this question, in pixels. ``group`` joins rewordings of one
+    question and ``rewordings`` are such texts as the dataset itself gives: both
     serve to find leaks and are never shown to a model.
     """
 
@@ -50,6 +51,18 @@ class RawQuestion:
     evidence: tuple[Region, ...] = ()
     group: str = ""
     rewordings: tuple[str, ...] = ()
+    more_images: tuple[Path, ...] = ()
+    more_sizes: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def images(self) -> tuple[Path, ...]:
+        """All that the question shows."""
+        return (self.image, *self.more_images)
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Of each image."""
+        return (self.image_size, *self.more_sizes)
 
 
 Row = RawQuestion | RecordError

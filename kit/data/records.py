@@ -133,7 +133,11 @@ def _own_records(
     found = [
         raw
         if isinstance(raw, RecordError)
-        else replace(to_sft_record(raw, raw.image.parent), image=str(raw.image))
+        else replace(
+            to_sft_record(raw, raw.image.parent),
+            image=str(raw.image),
+            more_images=tuple(map(str, raw.more_images)),
+        )
         for raw in reader.questions(rows)
     ]
     told = [*table.notes, reader.columns.in_words(), fixed_in_words(reader.fixed)]

@@ -69,7 +69,7 @@ def to_sft_record(raw: RawQuestion, data_folder: str | Path) -> SftRecord:
     target = {
         "caption": caption(raw.modality, raw.location, [r.label for r in raw.regions]),
         "reasoning": reasoning(raw),
-        "boxes": boxes(raw.evidence, raw.image_size),
+        "boxes": boxes(raw.evidence, raw.sizes),
         "answer": raw.answer,
     }
     return SftRecord(
@@ -87,6 +87,7 @@ def to_sft_record(raw: RawQuestion, data_folder: str | Path) -> SftRecord:
         location=raw.location,
         regions=raw.evidence,
         image_size=raw.image_size,
+        more_images=tuple(relative_image(path, Path(data_folder)) for path in raw.more_images),
     )
 
 
@@ -121,14 +122,19 @@ def reasoning(raw: RawQuestion) -> list[str]:
     return [f"The question asks about {_topic(raw)}.", finding, conclusion]
 
 
-def boxes(evidence: Sequence[Region], image_size: tuple[int, int]) -> list[list[int]]:
-    """The evidence on the 0..1000 grid, each box once, in its given order.
+def boxes(evidence: Sequence[Region], sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """The evidence on the 0..1000 grid, each box once, in its given order; of several images,
+    after the number of its own.
 
-    >>> boxes([Region("Liver", (50.0, 20.0, 100.0, 40.0))] * 2, (200, 100))
+    >>> boxes([Region("Liver", (50.0, 20.0, 100.0, 40.0))] * 2, [(200, 100)])
     [[250, 200, 500, 400]]
+    >>> boxes([Region("Liver", (50.0, 20.0, 100.0, 40.0), image=2)], [(90, 90), (200, 100)])
+    [[2, 250, 200, 500, 400]]
     """
-    unique = dict.fromkeys(tuple(pixels_to_grid(r.box_xyxy_pixels, image_size)) for r in evidence)
-    return [list(box) for box in unique]
+    unique = dict.fromkeys(
+        (r.image, *pixels_to_grid(r.box_xyxy_pixels, sizes[r.image - 1])) for r in evidence
+    )
+    return [list(box) if len(sizes) > 1 else list(box[1:]) for box in unique]
 
 
 def place_name(location: str) -> str:
@@ -193,17 +199,27 @@ def _finding(raw: RawQuestion) -> tuple[str, bool]:
 
 
 def _shown(raw: RawQuestion) -> tuple[str, bool]:
-    sentence = _places(raw.evidence, raw.image_size)
+    sentence = _places(raw)
     if entailment.is_counted(raw):
         return f"{sentence.removesuffix('.')}, {raw.answer.strip()} in all.", True
-    spots = [place_in_image(region.box_xyxy_pixels, raw.image_size) for region in raw.evidence]
+    spots = [place_in_image(r.box_xyxy_pixels, raw.sizes[r.image - 1]) for r in raw.evidence]
     follows = (
         entailment.is_there(raw) or entailment.is_placed(raw, spots) or entailment.is_named(raw)
     )
     return sentence, follows
 
 
-def _places(evidence: Sequence[Region], image_size: tuple[int, int]) -> str:
+def _places(raw: RawQuestion) -> str:
+    """Where the evidence is, a sentence an image."""
+    sentences = []
+    for number, size in enumerate(raw.sizes, start=1):
+        if own := [region for region in raw.evidence if region.image == number]:
+            name = "the image" if len(raw.sizes) == 1 else f"image {number}"
+            sentences.append(f"{_places_in(own, size)} of {name}.")
+    return " ".join(sentences)
+
+
+def _places_in(evidence: Sequence[Region], image_size: tuple[int, int]) -> str:
     places: dict[str, list[str]] = {}
     for region in evidence:
         spots = places.setdefault(region.label, [])
@@ -213,7 +229,7 @@ def _places(evidence: Sequence[Region], image_size: tuple[int, int]) -> str:
     told = list(places.items())[:MOST_PLACES]
     parts = [f"the {label.lower()} is {_joined(spots)}" for label, spots in told]
     sentence = _joined(parts)
-    return sentence[0].upper() + sentence[1:] + " of the image."
+    return sentence[0].upper() + sentence[1:]
 
 
 def _with_article(label: str) -> str:
