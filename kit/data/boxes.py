@@ -6,6 +6,7 @@ module that converts between the two, and from what others write.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 GRID = 1000
@@ -31,17 +32,68 @@ def box_to_pixels(
     >>> box_to_pixels((28, 28, 56, 56), "resized_pixels", (200, 100), (112, 56))
     (50.0, 50.0, 100.0, 100.0)
     """
-    whole = {
+    whole = _sides(convention, image_size, resized)
+    x1, y1, x2, y2 = (
+        value * side / of for value, side, of in zip(box, image_size * 2, whole * 2, strict=True)
+    )
+    return x1, y1, x2, y2
+
+
+def _sides(
+    convention: Convention, image_size: tuple[int, int], resized: tuple[int, int] | None
+) -> tuple[int, int]:
+    """The width and the height of the whole image in what a convention counts."""
+    sides = {
         "grid_1000": (GRID, GRID),
         "pixels": image_size,
         "resized_pixels": resized,
         "unit": (1, 1),
     }[convention]
-    x1, y1, x2, y2 = (
-        value * side / of
-        for value, side, of in zip(box, image_size * 2, tuple(whole) * 2, strict=True)
-    )
-    return x1, y1, x2, y2
+    return sides[0], sides[1]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What the numbers of the boxes of one image count.
+
+    ``image_size`` is its ``(width, height)``, ``resized`` that of it as the model sees it.
+    """
+
+    convention: Convention = "grid_1000"
+    image_size: tuple[int, int] = (GRID, GRID)
+    resized: tuple[int, int] | None = None
+
+    def holds(self, box: list) -> bool:
+        """Whether four numbers are a box within the image and not inverted. The grid has integers
+        alone, which may be written with a point: 10.0 is the same JSON number as 10.
+
+        >>> Frame().holds([0, 0, 10.0, 20]), Frame().holds([0, 0, 10.5, 20])
+        (True, False)
+        >>> Frame("pixels", (2000, 600)).holds([900, 0, 1800.5, 20])
+        True
+        """
+        sides = _sides(self.convention, self.image_size, self.resized)
+        if any(not 0 <= v <= side for v, side in zip(box, sides * 2, strict=True)):
+            return False
+        if self.convention == "grid_1000" and any(v != int(v) for v in box):
+            return False
+        return box[0] < box[2] and box[1] < box[3]
+
+    def to_grid(self, box: list) -> tuple[int, int, int, int]:
+        """A box that this frame holds on the grid.
+
+        >>> Frame("resized_pixels", (200, 100), (112, 56)).to_grid([28, 28, 56, 56])
+        (250, 500, 500, 1000)
+        """
+        if self.convention == "grid_1000":
+            x1, y1, x2, y2 = map(int, box)
+        else:
+            pixels = box_to_pixels(tuple(box), self.convention, self.image_size, self.resized)
+            x1, y1, x2, y2 = pixels_to_grid(pixels, self.image_size)
+        return x1, y1, x2, y2
+
+
+ON_GRID = Frame()
 
 
 def xywh_to_xyxy(box: list[float]) -> tuple[float, float, float, float]:

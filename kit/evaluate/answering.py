@@ -14,9 +14,10 @@ from accelerate import Accelerator
 from torch import nn
 
 from kit.counterfactual.images import ImageCache
+from kit.data.boxes import ON_GRID, Convention, Frame
 from kit.data.records import SftRecord
 from kit.data.types import Shown
-from kit.evaluate.config import InferenceConfig
+from kit.evaluate.config import InferenceConfig, ModelConfig
 from kit.model.adapters import load_adapter, named_base
 from kit.model.decoding import bytes_a_row
 from kit.model.lengths import require_room
@@ -32,7 +33,7 @@ A_BATCH = 32  # answers that are written together, where the configuration does 
 DECIMALS = 6  # of written probabilities; further ones depend on how many threads add them up
 
 
-def load_model(config: InferenceConfig, accelerator: Accelerator) -> tuple[nn.Module, Processor]:
+def load_model(config: ModelConfig, accelerator: Accelerator) -> tuple[nn.Module, Processor]:
     """The base, merged or adapted model in evaluation mode, and its processor, which makes images
     as large as they were in the adapter's training where the configuration does not say."""
     name = config.base_model or named_base(config.adapter)
@@ -91,12 +92,14 @@ class Answer:
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model that is asked of images, its greedy answers, and how many are decoded at once."""
+    """A model that is asked of images, its greedy answers, how many are decoded at once, and what
+    the numbers of its boxes count."""
 
     model: nn.Module
     image_cache: ImageCache
     max_new_tokens: int
     batch_size: int
+    box_convention: Convention = "grid_1000"
 
     @property
     def processor(self) -> Processor:
@@ -132,22 +135,44 @@ class Predictor:
         }
         return [said[image.key if image else "", mode, q] for image, q, mode in asks]
 
-    def parse(self, completion: Completion, mode: str) -> ParsedAnswer:
-        """What a completion says, taken apart."""
+    def parse(self, completion: Completion, mode: str, image: str | None = None) -> ParsedAnswer:
+        """What a completion says of an image, taken apart, its boxes on the grid whatever they
+        count. Without the image boxes are taken to be on the grid as they are."""
         text = self.processor.decode(list(completion.token_ids))
-        return parse_answer(text, required=REQUIRED_KEYS[mode])
+        frame = ON_GRID if image is None else self.frame(image)
+        return parse_answer(text, required=REQUIRED_KEYS[mode], frame=frame)
+
+    def frame(self, image: str) -> Frame:
+        """What the numbers of boxes in an image count."""
+        if self.box_convention == "grid_1000":
+            return ON_GRID
+        return Frame(self.box_convention, self.image_cache.size(image), self.resized(image))
+
+    def resized(self, image: str) -> tuple[int, int]:
+        """``(width, height)`` of an image as the model sees it."""
+        _, height, width = self.image_cache.prepared(image).image_grid_thw[0].tolist()
+        patch = self.processor.image_processor.patch_size
+        return width * patch, height * patch
 
 
 @contextlib.contextmanager
 def loaded_predictor(
-    config: InferenceConfig,
+    config: ModelConfig,
     accelerator: Accelerator,
     records: Sequence[SftRecord],
     modes: Sequence[str],
+    *,
+    inpainting: str = "telea",
     images_dir: Path | None = None,
+    convention: Convention = "grid_1000",
 ) -> Iterator[Predictor]:
     """The model that is configured, ready to be asked of ``records``, its adapter merged for that
-    long where that is exact. ``images_dir``: where images without a part are kept, or None.
+    long where that is exact.
+
+    Args:
+        inpainting: how parts are taken out of images.
+        images_dir: where images without a part are kept, or None.
+        convention: what the numbers of the model's boxes count; said if that is not the grid.
 
     Raises:
         DataError: a prompt for which the model has no positions.
@@ -155,9 +180,16 @@ def loaded_predictor(
     model, processor = load_model(config, accelerator)
     longest = require_room(records, processor, modes, model, config.max_new_tokens)
     at_once = config.per_device_eval_batch_size or rows_that_fit(model, longest)
-    image_cache = ImageCache(processor, config.inpainting, images_dir)
+    image_cache = ImageCache(processor, inpainting, images_dir)
+    if convention != "grid_1000":
+        accelerator.print(f"boxes in answers count {convention}; converted to the 0..1000 grid")
     with sampling_weights(model, merge=is_float32(model)):
-        yield Predictor(model, image_cache, config.max_new_tokens, at_once)
+        yield Predictor(model, image_cache, config.max_new_tokens, at_once, convention)
+
+
+def convention_of(config: InferenceConfig) -> Convention:
+    """What the numbers of a configured model's boxes count."""
+    return "grid_1000" if config.box_convention == "auto" else config.box_convention
 
 
 def plan(

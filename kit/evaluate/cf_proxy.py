@@ -12,7 +12,7 @@ from kit.data.fields import relative_image
 from kit.data.grpo_records import CARRIED, GrpoRecord
 from kit.data.records import SftRecord, read_sft_records, to_json
 from kit.data.types import Shown
-from kit.evaluate.answering import Predictor, Request, answer, loaded_predictor, plan
+from kit.evaluate.answering import Predictor, Request, answer, convention_of, loaded_predictor, plan
 from kit.evaluate.config import CfProxyConfig
 from kit.evaluate.parts import Parts
 from kit.files import require_folder, write_jsonl
@@ -48,7 +48,15 @@ def cf_proxy(config: CfProxyConfig) -> int:
             return [{"index": i, **to_json(record)} for i, record in found]
 
         kept = Path(config.images_dir) if config.keep_images else None
-        loaded = loaded_predictor(config, accelerator, records, [MODE], kept)
+        loaded = loaded_predictor(
+            config,
+            accelerator,
+            records,
+            [MODE],
+            inpainting=config.inpainting,
+            images_dir=kept,
+            convention=convention_of(config),
+        )
         with StopRequest(parts.folder) as stop, loaded as predictor:
             code = parts.fill(accelerator, ask, stop, "cf_proxy")
         if code:
@@ -75,7 +83,7 @@ def measure(
 ) -> list[tuple[int, GrpoRecord]]:
     """The GRPO records of one batch, with the index of the record that each is made of."""
     answers = {
-        index: predictor.parse(completion, mode)
+        index: predictor.parse(completion, mode, records[index].image)
         for index, mode, completion in answer(predictor, records, batch)
     }
     asked: dict[int, tuple[Shown, Boxes, Boxes]] = {}

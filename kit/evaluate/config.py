@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from kit.command import option
+from kit.command import option, require
 from kit.data.columns import TableOptions
 from kit.errors import ConfigError
 from kit.scoring.settings import DEFAULT_ENCODER
 
+AnswerBoxes = Literal["auto", "grid_1000", "pixels", "resized_pixels", "unit"]
+
 
 @dataclass
-class InferenceConfig(TableOptions):
-    """A model, the questions that it is asked, and what is taken from their images."""
+class ModelConfig:
+    """A model that is asked, and how."""
 
-    data: str = option("", help="records: of prepare_data, or any table (data/README.md)")
     output: str = option("", help="where the results go")
     base_model: str = option(
         "",
@@ -29,46 +30,62 @@ class InferenceConfig(TableOptions):
         aliases=["--batch_size"],
     )
     max_new_tokens: int = option(256, help="longest answer in tokens")
-    max_records: int | None = option(None, help="only the first so many records")
-    inpainting: Literal["telea", "ns", "blur", "mean"] = option(
-        "telea", help="how a region is taken out of an image"
-    )
-    random_draws: int = option(2, help="controls that each region is compared with")
     quantization: Literal["none", "nf4"] = option("none", help="nf4: base in 4-bit")
     bf16: bool | None = option(None, help="bfloat16; left out: wherever the GPU has it")
     full_determinism: bool = option(False, help="deterministic algorithms only, slower")
     min_pixels: int | None = option(None, help="least area of an image after resizing")
     max_pixels: int | None = option(None, help="largest area of an image after resizing")
+    seed: int = option(0, help="of controls and sampled answers")
+
+    def __post_init__(self):
+        if not self.output:
+            raise ConfigError("output is not given", where="output", fix="set --output")
+        if not (self.base_model or self.adapter):
+            fix = "set --adapter, --base_model or both"
+            raise ConfigError("no model given", where="base_model, adapter", fix=fix)
+        self.require_at_least_one(
+            "per_device_eval_batch_size", "max_new_tokens", "min_pixels", "max_pixels"
+        )
+        require(self.seed >= 0, "seed", "must not be negative", self.seed)
+
+    def require_at_least_one(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            require(value is None or value >= 1, name, "must be at least 1", value)
+
+
+@dataclass
+class InferenceConfig(TableOptions, ModelConfig):
+    """A model, the questions that it is asked, and what is taken from their images."""
+
+    data: str = option("", help="records: of prepare_data, or any table (data/README.md)")
+    max_records: int | None = option(None, help="only the first so many records")
+    answer_boxes: AnswerBoxes = option(
+        "auto",
+        help="what the boxes in its answers count: thousandths of the image's sides (grid_1000, as "
+        "the kit teaches), pixels of the image, pixels of it as it was resized (Qwen2.5-VL of its "
+        "own accord) or shares of its sides; auto: grid_1000. launch/check_boxes.py finds out",
+    )
+    inpainting: Literal["telea", "ns", "blur", "mean"] = option(
+        "telea", help="how a region is taken out of an image"
+    )
+    random_draws: int = option(2, help="controls that each region is compared with")
     num_shards: int = option(1, help="of how many runs that share the records this is one")
     shard_index: int = option(
         0, help="which, from 0; the same run without shards merges them when all are done"
     )
     skip_bad: bool = option(False, help="drop broken lines of the data instead of stopping")
-    seed: int = option(0, help="of controls and sampled answers")
 
     def __post_init__(self):
         _ = self.layout  # which checks it
-        for name in ("data", "output"):
-            if not getattr(self, name):
-                raise ConfigError(f"{name} is not given", where=name, fix=f"set --{name}")
-        if not (self.base_model or self.adapter):
-            fix = "set --adapter, --base_model or both"
-            raise ConfigError("no model given", where="base_model, adapter", fix=fix)
-        for name in (
-            "per_device_eval_batch_size", "max_new_tokens", "max_records", "min_pixels",
-            "max_pixels", "random_draws", "num_shards",
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                what = f"{name} must be at least 1, not {value}"
-                raise ConfigError(what, where=name, fix="fix the value")
+        if not self.data:
+            raise ConfigError("data is not given", where="data", fix="set --data")
+        super().__post_init__()
+        self.require_at_least_one("max_records", "random_draws", "num_shards")
         if not 0 <= self.shard_index < self.num_shards:
             what = f"there is no shard {self.shard_index} of {self.num_shards}"
             fix = "count from 0, and set num_shards too"
             raise ConfigError(what, where="shard_index", fix=fix)
-        if self.seed < 0:
-            what = f"seed must not be negative, not {self.seed}"
-            raise ConfigError(what, where="seed", fix="fix the value")
 
 
 @dataclass
@@ -115,3 +132,17 @@ class CfProxyConfig(InferenceConfig):
     output: str = option("", help="the data file to write")
     keep_images: bool = option(False, help="keep the images without their regions, as PNG")
     images_dir: str = option("data/outputs_cfproxy", help="where kept images go")
+
+
+@dataclass
+class BoxCheckConfig(ModelConfig):
+    """Find out what the numbers of a model's boxes count: ask it where the one bright spot of
+    drawn images is."""
+
+    output: str = option("", help="folder for boxes.json, boxes.png and the images")
+    images: int = option(24, help="drawn images, each asked about in three ways")
+    seed: int = option(0, help="of the images")
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self.images >= 10, "images", "must be at least 10", self.images)

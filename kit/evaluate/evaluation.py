@@ -18,6 +18,7 @@ from kit.evaluate.answering import (
     Predictor,
     Request,
     answer,
+    convention_of,
     loaded_predictor,
     plan,
 )
@@ -78,7 +79,14 @@ def evaluate(config: EvaluateConfig) -> int:
             rows = answer_batch(predictor, records, batch, references, config)
             return [{"index": index, **row} for index, row in rows]
 
-        loaded = loaded_predictor(config, accelerator, records, modes)
+        loaded = loaded_predictor(
+            config,
+            accelerator,
+            records,
+            modes,
+            inpainting=config.inpainting,
+            convention=convention_of(config),
+        )
         with StopRequest(output) as stop, loaded as predictor:
             code = parts.fill(accelerator, ask, stop, "evaluate")
         if code:
@@ -142,7 +150,10 @@ def answer_batch(
 ) -> list[tuple[int, dict]]:
     """The lines of one batch for ``predictions.jsonl``, each with the index of its record."""
     asked = answer(predictor, records, batch)
-    answers = [Answer(records[i], mode, predictor.parse(done, mode)) for i, mode, done in asked]
+    answers = [
+        Answer(records[i], mode, predictor.parse(done, mode, records[i].image))
+        for i, mode, done in asked
+    ]
     confidences = measure_confidences(
         predictor,
         answers,
@@ -160,6 +171,7 @@ def answer_batch(
             references.floor[index] if references.floor else None,
         )
         row |= {"volume": references.volumes[item.record.image], "confidences": confidence}
+        row |= {"box_convention": predictor.box_convention}
         rows.append((index, row))
     if config.counterfactual:
         flips = measure_flips(predictor, answers, draws=config.random_draws, seed=config.seed)

@@ -30,15 +30,41 @@ def draw_examples(
     if not chosen:
         return
     panels = [_panel(row, records[row["image"], row["qid"], row["question"]]) for row in chosen]
-    columns = min(2, len(panels))
+    legend = [("green: gold box", GOLD), ("orange: box that the model claims", CLAIMED)]
+    draw_sheet(panels, legend, output)
+
+
+def draw_sheet(
+    panels: Sequence[Image.Image],
+    legend: Sequence[tuple[str, str]],
+    output: str | Path,
+    columns: int = 2,
+) -> None:
+    """Panels of the first one's size side by side, with a legend of (text, colour), as a PNG."""
+    columns = min(columns, len(panels))
     width, height = panels[0].size
     lines = -(-len(panels) // columns)
     sheet = Image.new("RGB", (columns * width, lines * height + 36), PAPER)
     for number, panel in enumerate(panels):
         sheet.paste(panel, ((number % columns) * width, (number // columns) * height))
-    _legend(sheet, lines * height)
+    draw, font, x = ImageDraw.Draw(sheet), ImageFont.load_default(15), MARGIN
+    for text, colour in legend:
+        draw.text((x, lines * height + 8), text, fill=colour, font=font)
+        x += round(draw.textlength(text, font=font)) + 2 * MARGIN
     with atomic_write(output, "wb") as stream:
         sheet.save(stream, format="PNG", optimize=True)
+
+
+def boxed(image: Image.Image, boxes: Sequence[tuple[Sequence[float], str]]) -> Image.Image:
+    """A square panel of an image with (box in its pixels, colour) drawn on it."""
+    panel = Image.new("RGB", (SIDE + 2 * MARGIN, SIDE + 2 * MARGIN), PAPER)
+    scale = SIDE / max(image.size)
+    shown = image.resize((round(image.width * scale), round(image.height * scale)))
+    draw = ImageDraw.Draw(shown)
+    for box, colour in boxes:
+        draw.rectangle([v * scale for v in box], outline=colour, width=3)
+    panel.paste(shown, (MARGIN, MARGIN))
+    return panel
 
 
 def _choose(rows: Sequence[dict], count: int) -> list[dict]:
@@ -53,18 +79,12 @@ def _choose(rows: Sequence[dict], count: int) -> list[dict]:
 
 
 def _panel(row: dict, record: SftRecord) -> Image.Image:
-    panel = Image.new("RGB", (SIDE + TEXT_WIDTH + 3 * MARGIN, SIDE + 2 * MARGIN), PAPER)
     pixels = [np.asarray(open_image(path)) for path in paths_of(record.shown)]
     canvas = Canvas.of_pixels(pixels)
-    image = Image.fromarray(canvas.joined(pixels))
-    scale = SIDE / max(image.size)
-    shown = image.resize((round(image.width * scale), round(image.height * scale)))
-    draw = ImageDraw.Draw(shown)
-    for box in canvas.gold(record.regions):
-        draw.rectangle([v * scale for v in box], outline=GOLD, width=3)
-    for box in map(canvas.claimed, row["boxes"]):
-        draw.rectangle([v * scale for v in box], outline=CLAIMED, width=3)
-    panel.paste(shown, (MARGIN, MARGIN))
+    boxes = [(box, GOLD) for box in canvas.gold(record.regions)]
+    boxes += [(canvas.claimed(box), CLAIMED) for box in row["boxes"]]
+    panel = Image.new("RGB", (SIDE + TEXT_WIDTH + 3 * MARGIN, SIDE + 2 * MARGIN), PAPER)
+    panel.paste(boxed(Image.fromarray(canvas.joined(pixels)), boxes), (0, 0))
     right = row["scores"]["exact"]
     paragraphs = [
         (row["question"], INK, 19),
@@ -86,10 +106,3 @@ def _write(draw: ImageDraw.ImageDraw, at: tuple[int, int], paragraphs: list[tupl
             draw.text((x, y), line, fill=colour, font=font)
             y += round(size * 1.3)
         y += 4
-
-
-def _legend(sheet: Image.Image, top: int) -> None:
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(15)
-    draw.text((MARGIN, top + 8), "green: gold box", fill=GOLD, font=font)
-    draw.text((MARGIN + 150, top + 8), "orange: box that the model claims", fill=CLAIMED, font=font)

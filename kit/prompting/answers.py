@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kit.data.boxes import ON_GRID, Frame
 from kit.prompting.choices import choice_of
 from kit.prompting.normal import as_set as as_set
 from kit.prompting.normal import folded as folded
@@ -21,6 +22,7 @@ from kit.prompting.normal import yes_no as yes_no
 from kit.prompting.written_json import (
     FIELDS,
     as_list,
+    bare_box,
     complete_members,
     inner_object,
     is_box,
@@ -54,14 +56,18 @@ class ParsedAnswer:
     problem: str | None
 
 
-def parse_answer(text: str, required: tuple[str, ...] = FIELDS) -> ParsedAnswer:
+def parse_answer(
+    text: str, required: tuple[str, ...] = FIELDS, frame: Frame = ON_GRID
+) -> ParsedAnswer:
     """Take model text apart; any text is accepted and none raises.
 
     Valid is a text that, but for white space at its ends, is exactly one JSON object with the
     ``required`` keys in their types (caption and answer text, reasoning a list of texts, boxes a
     list of four integers each in 0..1000 that are not inverted), no repeated key and only finite
     numbers. Keys beyond the required ones are let be. A Markdown fence or prose around the object
-    is not valid.
+    is not valid. The grid is what the instruction asks for, and what the kit's training teaches; of
+    a model that writes its boxes as it has learned to all the same, ``frame`` says what they count,
+    is the rule for them in its stead, and gives them on the grid.
 
     When not valid, fields are recovered from, in this order: the object itself; the final object
     within the text that has a known key, before all others one with an answer (a model may draft
@@ -91,7 +97,7 @@ def parse_answer(text: str, required: tuple[str, ...] = FIELDS) -> ParsedAnswer:
     if found is None:
         found, before = complete_members(body)
     else:
-        problem = problem or wrong_field(found, required)
+        problem = problem or wrong_field(found, required, frame)
         inner = unwrapped(found)
         if inner is None and not any(name in found for name in FIELDS):
             before = body
@@ -101,7 +107,7 @@ def parse_answer(text: str, required: tuple[str, ...] = FIELDS) -> ParsedAnswer:
         answer = text_of(found["answer"]) if "answer" in found else _answer_beside(before, body)
     caption = text_of(found.get("caption"))
     steps = [step for step in as_list(found.get("reasoning")) if isinstance(step, str)]
-    boxes = [box for box in as_list(found.get("boxes")) if is_box(box)]
+    boxes = [b for b in map(bare_box, as_list(found.get("boxes"))) if is_box(b, frame)]
     if problem is None and any(_mend_surrogates(t) != t for t in (text, caption, answer, *steps)):
         problem = "a lone surrogate"
     return ParsedAnswer(
@@ -109,7 +115,7 @@ def parse_answer(text: str, required: tuple[str, ...] = FIELDS) -> ParsedAnswer:
         valid_json=problem is None,
         caption=_mend_surrogates(caption),
         reasoning=tuple(_mend_surrogates(step) for step in steps),
-        boxes=tuple(tuple(map(int, box)) for box in boxes),
+        boxes=tuple(map(frame.to_grid, boxes)),
         answer=_mend_surrogates(answer),
         problem=problem,
     )

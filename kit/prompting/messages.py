@@ -18,6 +18,8 @@ Mode = Literal["think_answer", "caption_reason_answer"]
 
 MODES: tuple[str, ...] = get_args(Mode)
 
+PLAIN = "plain"  # the question alone, without an instruction: only to find out what a model does
+
 INSTRUCTIONS = {
     "think_answer": (
         "Answer the question about this medical image. Think first. Reply with one JSON object "
@@ -48,14 +50,16 @@ REQUIRED_KEYS = {
 
 def build_messages(question: str, mode: str, n_images: int = 1) -> list[dict]:
     """The chat of one user turn, in the form that ``apply_chat_template`` takes. Several images
-    are numbered, as boxes name them.
+    are numbered, as boxes name them. ``mode``: one of ``MODES``, or ``PLAIN``.
 
     >>> [part["type"] for part in build_messages("Is there a mass?", "think_answer")[0]["content"]]
     ['text', 'image', 'text']
     >>> [p["text"] for p in build_messages("?", "think_answer", 2)[0]["content"] if "text" in p][1:]
     ['Image 1: ', '\\nImage 2: ', '\\n?']
     """
-    if n_images == 1:
+    if mode == PLAIN:
+        shown = [{"type": "image"}] * n_images
+    elif n_images == 1:
         shown = [{"type": "text", "text": INSTRUCTIONS[mode] + "\n"}, {"type": "image"}]
     else:
         shown = [{"type": "text", "text": INSTRUCTIONS_OF_SEVERAL[mode] + "\n"}]

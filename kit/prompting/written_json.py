@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
-from kit.data.boxes import GRID
+from kit.data.boxes import ON_GRID, Frame
 from kit.files import strict_json
 
 FIELDS = ("caption", "reasoning", "boxes", "answer")
@@ -161,25 +161,36 @@ def _members(body: str) -> dict:
     return members
 
 
-def is_box(value: Any) -> bool:
-    """Whether a JSON value is a box of the grid: four integers in 0..1000, not inverted. An integer
-    may be written with a point: 10.0 is the same JSON number as 10.
+def is_box(value: Any, frame: Frame = ON_GRID) -> bool:
+    """Whether a JSON value is a box of a frame (``kit.data.boxes``), by default of the grid: a list
+    of four integers in 0..1000, not inverted.
 
     >>> is_box([0, 0, 10.0, 20]), is_box([10, 0, 0, 20]), is_box([0, 0, 10.5, 20])
     (True, False, False)
     """
-    if not isinstance(value, list) or len(value) != 4:
-        return False
-    if any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in value):
-        return False
-    if any(not 0 <= v <= GRID or v != int(v) for v in value):
-        return False
-    return value[0] < value[2] and value[1] < value[3]
+    return _are_four_numbers(value) and frame.holds(value)
+
+
+def _are_four_numbers(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 4
+        and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value)
+    )
+
+
+def bare_box(value: Any) -> Any:
+    """What may be a box, without the object in which Qwen's models put one of their own accord.
+
+    >>> bare_box({"bbox_2d": [1, 2, 3, 4], "label": "mass"}), bare_box([1, 2, 3, 4])
+    ([1, 2, 3, 4], [1, 2, 3, 4])
+    """
+    return value.get("bbox_2d") if isinstance(value, dict) else value
 
 
 def as_list(value: Any) -> list:
     """A list as it is; what stands without its list (one step, one box) as a list of one."""
-    return value if isinstance(value, list) and not is_box(value) else [value]
+    return value if isinstance(value, list) and not _are_four_numbers(value) else [value]
 
 
 def text_of(value: Any) -> str:
@@ -192,20 +203,22 @@ def text_of(value: Any) -> str:
     return "" if value is None or isinstance(value, dict) else json.dumps(value)
 
 
-_CHECKS: dict[str, Callable[[Any], bool]] = {
-    "caption": lambda value: isinstance(value, str),
-    "reasoning": lambda value: (
+_CHECKS: dict[str, Callable[[Any, Frame], bool]] = {
+    "caption": lambda value, _: isinstance(value, str),
+    "reasoning": lambda value, _: (
         isinstance(value, list) and all(isinstance(step, str) for step in value)
     ),
-    "boxes": lambda value: isinstance(value, list) and all(is_box(box) for box in value),
-    "answer": lambda value: isinstance(value, str),
+    "boxes": lambda value, frame: (
+        isinstance(value, list) and all(is_box(box, frame) for box in value)
+    ),
+    "answer": lambda value, _: isinstance(value, str),
 }
 
 
-def wrong_field(found: dict, required: tuple[str, ...]) -> str | None:
+def wrong_field(found: dict, required: tuple[str, ...], frame: Frame = ON_GRID) -> str | None:
     for name in required:
         if name not in found:
             return f"lacks {name!r}"
-        if not _CHECKS[name](found[name]):
+        if not _CHECKS[name](found[name], frame):
             return f"{name!r} is of the wrong form"
     return None

@@ -119,9 +119,9 @@ BREAKS = (
     ),
     Break(
         "boxes may not reach the right edge",
-        WRITTEN,
-        "not 0 <= v <= GRID or v != int(v)",
-        "not 0 <= v < GRID or v != int(v)",
+        BOXES,
+        "not 0 <= v <= side",
+        "not 0 <= v < side",
         ("tests/prompting/test_answers.py",),
     ),
     Break(
