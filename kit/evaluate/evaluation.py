@@ -96,6 +96,8 @@ def evaluate(config: EvaluateConfig) -> int:
         for row in rows:
             del row["index"]
         metrics = summarise(rows) | {"n": len(records), "n_dropped": len(dropped)}
+        if converted := [row for row in rows if row["box_convention"] != "grid_1000"]:
+            metrics["n_boxes_converted"] = sum(len(row["boxes"]) for row in converted)
         name = Path(config.adapter or config.base_model).name
         write_results(output, rows, metrics, name)
         parts.remove()

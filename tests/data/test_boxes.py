@@ -1,9 +1,10 @@
 """Boxes between pixels and the 0..1000 grid."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kit.data.boxes import GRID, grid_to_pixels, pixels_to_grid, xywh_to_xyxy
+from kit.data.boxes import CONVENTIONS, GRID, Frame, grid_to_pixels, pixels_to_grid, xywh_to_xyxy
 
 SIDES = st.integers(1, 5000)
 
@@ -52,3 +53,25 @@ def test_known_values():
     assert pixels_to_grid((-1, -1, 641, 481), (640, 480)) == [0, 0, 1000, 1000]
     assert pixels_to_grid((640, 480, 640, 480), (640, 480)) == [999, 999, 1000, 1000]
     assert xywh_to_xyxy([1, 2, 3, 4]) == (1.0, 2.0, 4.0, 6.0)
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_a_frame_holds_what_lies_in_the_image_and_gives_it_on_the_grid(convention):
+    """Beyond 1000 where the image is, and no further than its sides."""
+    frame = Frame(convention, (4000, 600), (2016, 308))
+    width, height = {"grid_1000": (1000, 1000), "pixels": (4000, 600), "unit": (1, 1)}.get(
+        convention, (2016, 308)
+    )
+    box = [width / 4, height / 2, width, height]
+    assert frame.holds(box)
+    assert frame.to_grid(box) == (250, 500, 1000, 1000)
+    for wrong in (
+        [-1, 0, width, height],
+        [0, 0, width * 1.01, height],
+        [0, 0, width, height * 2],
+        box[2:] + box[:2],
+        [width, 0, width, height],
+    ):
+        assert not frame.holds(wrong)
+    fraction = [width / 4 + 0.5, height / 2, width, height]
+    assert frame.holds(fraction) == (convention != "grid_1000")  # the grid has integers alone

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kit.data.boxes import pixels_to_grid
+from kit.data.boxes import Frame, pixels_to_grid
 from kit.prompting.answers import FIELDS, as_set, is_box, normalise, parse_answer, yes_no
 
 THINK = ("reasoning", "answer")
@@ -185,6 +185,25 @@ def test_an_integer_that_is_written_with_a_point_is_one():
                           '"answer": ""}')  # fmt: skip
     assert parsed.valid_json
     assert str(parsed.boxes) == "((1, 2, 30, 40),)"
+
+
+def test_boxes_of_another_convention_are_judged_by_it_and_come_on_the_grid():
+    """Among them those that the grid would refuse, and those that it alone would take."""
+    text = json.dumps(GOOD | {"boxes": [[500, 30, 1500, 60]]})
+    frame = Frame("pixels", (2000, 60))
+    assert parse_answer(text).problem == "'boxes' is of the wrong form"
+    assert parse_answer(text, frame=frame).boxes == ((250, 500, 750, 1000),)
+    assert parse_answer(text, frame=frame).valid_json
+    outside = parse_answer(json.dumps(GOOD | {"boxes": [[0, 30, 500, 61]]}), frame=frame)
+    assert (outside.boxes, outside.valid_json) == ((), False)
+    unit = parse_answer('{"boxes": [0.25, 0.5, 1, 1.0]}', ("boxes",), Frame("unit", (20, 30)))
+    assert (unit.boxes, unit.valid_json) == (((250, 500, 1000, 1000),), False)
+
+
+def test_boxes_in_qwen_s_own_objects_are_recovered():
+    boxes = [{"bbox_2d": [1, 2, 3, 4], "label": "mass"}, {"label": "none"}]
+    parsed = parse_answer(json.dumps(GOOD | {"boxes": boxes}))
+    assert (parsed.boxes, parsed.valid_json) == (((1, 2, 3, 4),), False)
 
 
 # What a model wrote, the answer that is its final one, and the caption beside it.
