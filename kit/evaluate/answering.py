@@ -16,7 +16,7 @@ from torch import nn
 from kit.counterfactual.images import ImageCache
 from kit.data.boxes import ON_GRID, Convention, Frame
 from kit.data.records import SftRecord
-from kit.data.types import Shown
+from kit.data.types import Shown, paths_of
 from kit.evaluate.config import InferenceConfig, ModelConfig
 from kit.model.adapters import load_adapter, named_base
 from kit.model.decoding import bytes_a_row
@@ -99,7 +99,7 @@ class Predictor:
     image_cache: ImageCache
     max_new_tokens: int
     batch_size: int
-    box_convention: Convention = "grid_1000"
+    answer_boxes: Convention = "grid_1000"
 
     @property
     def processor(self) -> Processor:
@@ -135,22 +135,24 @@ class Predictor:
         }
         return [said[image.key if image else "", mode, q] for image, q, mode in asks]
 
-    def parse(self, completion: Completion, mode: str, image: str | None = None) -> ParsedAnswer:
-        """What a completion says of an image, taken apart, its boxes on the grid whatever they
-        count. Without the image boxes are taken to be on the grid as they are."""
+    def parse(self, completion: Completion, mode: str, shown: Shown | None = None) -> ParsedAnswer:
+        """What a completion says of what it was ``shown``, taken apart, its boxes on the grid
+        whatever they count. Without that, boxes are taken to be on the grid of one image."""
         text = self.processor.decode(list(completion.token_ids))
-        frame = ON_GRID if image is None else self.frame(image)
-        return parse_answer(text, required=REQUIRED_KEYS[mode], frame=frame)
+        frames = (ON_GRID,) if shown is None else self.frames(shown)
+        return parse_answer(text, required=REQUIRED_KEYS[mode], frames=frames)
 
-    def frame(self, image: str) -> Frame:
-        """What the numbers of boxes in an image count."""
-        if self.box_convention == "grid_1000":
-            return ON_GRID
-        return Frame(self.box_convention, self.image_cache.size(image), self.resized(image))
+    def frames(self, shown: Shown) -> tuple[Frame, ...]:
+        """What the numbers of boxes count, in each image of a question."""
+        paths = paths_of(shown)
+        if self.answer_boxes == "grid_1000":
+            return (ON_GRID,) * len(paths)
+        sizes = ((self.image_cache.size(path), self.resized(path)) for path in paths)
+        return tuple(Frame(self.answer_boxes, size, resized) for size, resized in sizes)
 
-    def resized(self, image: str) -> tuple[int, int]:
+    def resized(self, path: str) -> tuple[int, int]:
         """``(width, height)`` of an image as the model sees it."""
-        _, height, width = self.image_cache.prepared(image).image_grid_thw[0].tolist()
+        _, height, width = self.image_cache.prepared(path).image_grid_thw[0].tolist()
         patch = self.processor.image_processor.patch_size
         return width * patch, height * patch
 
@@ -189,7 +191,7 @@ def loaded_predictor(
 
 def convention_of(config: InferenceConfig) -> Convention:
     """What the numbers of a configured model's boxes count."""
-    return "grid_1000" if config.box_convention == "auto" else config.box_convention
+    return "grid_1000" if config.answer_boxes == "auto" else config.answer_boxes
 
 
 def plan(

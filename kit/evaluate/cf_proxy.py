@@ -83,7 +83,7 @@ def measure(
 ) -> list[tuple[int, GrpoRecord]]:
     """The GRPO records of one batch, with the index of the record that each is made of."""
     answers = {
-        index: predictor.parse(completion, mode, records[index].image)
+        index: predictor.parse(completion, mode, records[index].shown)
         for index, mode, completion in answer(predictor, records, batch)
     }
     asked: dict[int, tuple[Shown, Boxes, Boxes]] = {}

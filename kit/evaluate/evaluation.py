@@ -96,7 +96,7 @@ def evaluate(config: EvaluateConfig) -> int:
         for row in rows:
             del row["index"]
         metrics = summarise(rows) | {"n": len(records), "n_dropped": len(dropped)}
-        if converted := [row for row in rows if row["box_convention"] != "grid_1000"]:
+        if converted := [row for row in rows if row["answer_boxes"] != "grid_1000"]:
             metrics["n_boxes_converted"] = sum(len(row["boxes"]) for row in converted)
         name = Path(config.adapter or config.base_model).name
         write_results(output, rows, metrics, name)
@@ -153,7 +153,7 @@ def answer_batch(
     """The lines of one batch for ``predictions.jsonl``, each with the index of its record."""
     asked = answer(predictor, records, batch)
     answers = [
-        Answer(records[i], mode, predictor.parse(done, mode, records[i].image))
+        Answer(records[i], mode, predictor.parse(done, mode, records[i].shown))
         for i, mode, done in asked
     ]
     confidences = measure_confidences(
@@ -173,7 +173,7 @@ def answer_batch(
             references.floor[index] if references.floor else None,
         )
         row |= {"volume": references.volumes[item.record.image], "confidences": confidence}
-        row |= {"box_convention": predictor.box_convention}
+        row |= {"answer_boxes": predictor.answer_boxes}
         rows.append((index, row))
     if config.counterfactual:
         flips = measure_flips(predictor, answers, draws=config.random_draws, seed=config.seed)

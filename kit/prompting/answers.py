@@ -23,6 +23,7 @@ from kit.prompting.written_json import (
     FIELDS,
     as_list,
     bare_box,
+    box_on_grid,
     complete_members,
     inner_object,
     is_box,
@@ -32,7 +33,7 @@ from kit.prompting.written_json import (
     wrong_field,
 )
 
-Box = tuple[int, int, int, int]
+Box = tuple[int, ...]
 
 _ANSWER_TAG = re.compile(r"<answer>", re.IGNORECASE)
 _ANSWER_END = re.compile(r"</answer>", re.IGNORECASE)
@@ -42,9 +43,9 @@ _ANSWER_END = re.compile(r"</answer>", re.IGNORECASE)
 class ParsedAnswer:
     """What a model said, taken apart.
 
-    ``boxes`` are ``(x1, y1, x2, y2)`` on the 0..1000 grid, only the well-formed ones. Fields that
-    the text does not give are empty. ``problem`` is a short stable phrase that says why
-    ``valid_json`` is false, and None where it is true.
+    ``boxes`` are ``(x1, y1, x2, y2)`` on the 0..1000 grid, only the well-formed ones; of several
+    images ``(image, x1, y1, x2, y2)``. Fields that the text does not give are empty. ``problem``
+    is a short stable phrase that says why ``valid_json`` is false, and None where it is true.
     """
 
     text: str
@@ -57,7 +58,7 @@ class ParsedAnswer:
 
 
 def parse_answer(
-    text: str, required: tuple[str, ...] = FIELDS, frame: Frame = ON_GRID
+    text: str, required: tuple[str, ...] = FIELDS, frames: Sequence[Frame] = (ON_GRID,)
 ) -> ParsedAnswer:
     """Take model text apart; any text is accepted and none raises.
 
@@ -66,8 +67,8 @@ def parse_answer(
     list of four integers each in 0..1000 that are not inverted), no repeated key and only finite
     numbers. Keys beyond the required ones are let be. A Markdown fence or prose around the object
     is not valid. The grid is what the instruction asks for, and what the kit's training teaches; of
-    a model that writes its boxes as it has learned to all the same, ``frame`` says what they count,
-    is the rule for them in its stead, and gives them on the grid.
+    a model that writes its boxes as it has learned to all the same, ``frames`` say what they count
+    and are the rule for them: one an image, of several of which a box begins with its number.
 
     When not valid, fields are recovered from, in this order: the object itself; the final object
     within the text that has a known key, before all others one with an answer (a model may draft
@@ -97,7 +98,7 @@ def parse_answer(
     if found is None:
         found, before = complete_members(body)
     else:
-        problem = problem or wrong_field(found, required, frame)
+        problem = problem or wrong_field(found, required, frames)
         inner = unwrapped(found)
         if inner is None and not any(name in found for name in FIELDS):
             before = body
@@ -107,7 +108,7 @@ def parse_answer(
         answer = text_of(found["answer"]) if "answer" in found else _answer_beside(before, body)
     caption = text_of(found.get("caption"))
     steps = [step for step in as_list(found.get("reasoning")) if isinstance(step, str)]
-    boxes = [b for b in map(bare_box, as_list(found.get("boxes"))) if is_box(b, frame)]
+    boxes = [b for b in map(bare_box, as_list(found.get("boxes"))) if is_box(b, frames)]
     if problem is None and any(_mend_surrogates(t) != t for t in (text, caption, answer, *steps)):
         problem = "a lone surrogate"
     return ParsedAnswer(
@@ -115,7 +116,7 @@ def parse_answer(
         valid_json=problem is None,
         caption=_mend_surrogates(caption),
         reasoning=tuple(_mend_surrogates(step) for step in steps),
-        boxes=tuple(map(frame.to_grid, boxes)),
+        boxes=tuple(box_on_grid(box, frames) for box in boxes),
         answer=_mend_surrogates(answer),
         problem=problem,
     )

@@ -7,7 +7,7 @@ import contextlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -161,20 +161,40 @@ def _members(body: str) -> dict:
     return members
 
 
-def is_box(value: Any, frame: Frame = ON_GRID) -> bool:
-    """Whether a JSON value is a box of a frame (``kit.data.boxes``), by default of the grid: a list
-    of four integers in 0..1000, not inverted.
+def is_box(value: Any, frames: Sequence[Frame] = (ON_GRID,)) -> bool:
+    """Whether a JSON value is a box of the grid: a list of four integers in 0..1000, not inverted.
+
+    ``frames``, one an image, say what the numbers count instead (``kit.data.boxes``). Of several
+    images a box begins with the number of its own.
 
     >>> is_box([0, 0, 10.0, 20]), is_box([10, 0, 0, 20]), is_box([0, 0, 10.5, 20])
     (True, False, False)
+    >>> [is_box([image, 0, 0, 10, 20], (ON_GRID, ON_GRID)) for image in (0, 2, 3)]
+    [False, True, False]
     """
-    return _are_four_numbers(value) and frame.holds(value)
+    frame = _frame_of(value, frames)
+    return frame is not None and frame.holds(value[-4:])
 
 
-def _are_four_numbers(value: Any) -> bool:
+def box_on_grid(box: list, frames: Sequence[Frame]) -> tuple[int, ...]:
+    """A box of ``frames`` on the 0..1000 grid, of several images with the number of its own."""
+    return (*map(int, box[:-4]), *_frame_of(box, frames).to_grid(box[-4:]))
+
+
+def _frame_of(value: Any, frames: Sequence[Frame]) -> Frame | None:
+    """What a list of as many numbers as it takes counts, or None."""
+    several = len(frames) > 1
+    if not _are_numbers(value, 5 if several else 4):
+        return None
+    if not several:
+        return frames[0]
+    return frames[int(value[0]) - 1] if value[0] in range(1, len(frames) + 1) else None
+
+
+def _are_numbers(value: Any, count: int) -> bool:
     return (
         isinstance(value, list)
-        and len(value) == 4
+        and len(value) == count
         and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value)
     )
 
@@ -190,7 +210,8 @@ def bare_box(value: Any) -> Any:
 
 def as_list(value: Any) -> list:
     """A list as it is; what stands without its list (one step, one box) as a list of one."""
-    return value if isinstance(value, list) and not _are_four_numbers(value) else [value]
+    alone = _are_numbers(value, 4) or _are_numbers(value, 5)
+    return value if isinstance(value, list) and not alone else [value]
 
 
 def text_of(value: Any) -> str:
@@ -203,22 +224,24 @@ def text_of(value: Any) -> str:
     return "" if value is None or isinstance(value, dict) else json.dumps(value)
 
 
-_CHECKS: dict[str, Callable[[Any, Frame], bool]] = {
+_CHECKS: dict[str, Callable[[Any, Sequence[Frame]], bool]] = {
     "caption": lambda value, _: isinstance(value, str),
     "reasoning": lambda value, _: (
         isinstance(value, list) and all(isinstance(step, str) for step in value)
     ),
-    "boxes": lambda value, frame: (
-        isinstance(value, list) and all(is_box(box, frame) for box in value)
+    "boxes": lambda value, frames: (
+        isinstance(value, list) and all(is_box(box, frames) for box in value)
     ),
     "answer": lambda value, _: isinstance(value, str),
 }
 
 
-def wrong_field(found: dict, required: tuple[str, ...], frame: Frame = ON_GRID) -> str | None:
+def wrong_field(
+    found: dict, required: tuple[str, ...], frames: Sequence[Frame] = (ON_GRID,)
+) -> str | None:
     for name in required:
         if name not in found:
             return f"lacks {name!r}"
-        if not _CHECKS[name](found[name], frame):
+        if not _CHECKS[name](found[name], frames):
             return f"{name!r} is of the wrong form"
     return None

@@ -17,8 +17,8 @@ BREAKS = (
     Break(
         "pixels of the resized image are taken for those of the image",
         ANSWERING,
-        "self.image_cache.size(image), self.resized(image))",
-        "self.image_cache.size(image), self.image_cache.size(image))",
+        "(self.image_cache.size(path), self.resized(path))",
+        "(self.image_cache.size(path), self.image_cache.size(path))",
         ("tests/evaluate/test_zero_shot.py",),
     ),
     Break(

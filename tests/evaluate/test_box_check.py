@@ -168,7 +168,7 @@ class Seeing(Predictor):
         paths = {self.image_cache.prepared(str(p)).key: p for p in self.folder.glob("*.png")}
         done = []
         for number, prompt in enumerate(prompts):
-            path = paths[prompt.trunk.image_key]
+            path = paths[prompt.trunk.image_keys[0]]
             bright = np.argwhere(np.asarray(Image.open(path)) > 170)
             (top, left), (bottom, right) = bright.min(axis=0), bright.max(axis=0) + 1
             image = Shown(self.image_cache.size(str(path)), self.resized(str(path)), ())
@@ -204,7 +204,7 @@ def seeing(monkeypatch, processor, tmp_path):
 def test_the_command_says_what_to_evaluate_with(seeing, tmp_path, capsys):
     found = seeing("resized_pixels")
     assert found["convention"] == "resized_pixels"
-    assert "--box_convention resized_pixels" in found["advice"]
+    assert "--answer_boxes resized_pixels" in found["advice"]
     assert found["advice"] in capsys.readouterr().out
     for asked in found["asked"].values():
         assert asked["readable"] == asked["asked"] == 12
@@ -226,4 +226,4 @@ def test_what_is_told_by_a_plain_question_alone_is_said_so(seeing):
     assert found["convention"] is None
     assert found["asked"]["plain"]["convention"] == "pixels"
     assert "no answer has a box" in found["advice"]
-    assert "--box_convention pixels" in found["advice"]
+    assert "--answer_boxes pixels" in found["advice"]

@@ -39,7 +39,7 @@ def speaking(data, monkeypatch):
             paths = {self.image_cache.prepared(path).key: path for path in data}
             done = []
             for prompt in prompts:
-                path = paths[prompt.trunk.image_key]
+                path = paths[prompt.trunk.image_keys[0]]
                 size, resized = self.image_cache.size(path), self.resized(path)
                 assert size != resized
                 sides = {"grid_1000": (1000, 1000), "pixels": size, "unit": (1, 1)}
@@ -70,7 +70,7 @@ def evaluated(tmp_path, **options) -> tuple[dict, list[dict]]:
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_boxes_are_scored_where_the_model_means_them(speaking, data, tmp_path, convention, capsys):
     speaking(convention)
-    metrics, found = evaluated(tmp_path, box_convention=convention)
+    metrics, found = evaluated(tmp_path, answer_boxes=convention)
     assert metrics["caption_reason_answer/json_valid_rate"] == 1.0
     assert metrics["caption_reason_answer/iou/mean"] > 0.85
     assert len(found) == len(data) > 2
@@ -80,7 +80,7 @@ def test_boxes_are_scored_where_the_model_means_them(speaking, data, tmp_path, c
         width, height = row["image_size"]
         grid = np.array(data[row["image"]]) * 1000 / (width, height, width, height)
         assert np.abs(grid - box).max() < 12  # a pixel of the resized image is up to 9
-        assert row["box_convention"] == convention
+        assert row["answer_boxes"] == convention
     said = f"boxes in answers count {convention}; converted to the 0..1000 grid"
     assert (said in capsys.readouterr().out) == (convention != "grid_1000")
     converted = None if convention == "grid_1000" else len(found)
@@ -91,7 +91,7 @@ def test_without_the_convention_pixels_are_taken_for_thousandths(speaking, tmp_p
     speaking("resized_pixels")
     metrics, found = evaluated(tmp_path)
     assert metrics["caption_reason_answer/iou/mean"] < 0.2
-    assert {row["box_convention"] for row in found} == {"grid_1000"}
+    assert {row["answer_boxes"] for row in found} == {"grid_1000"}
 
 
 def test_claims_that_the_proxy_takes_away_are_where_the_model_means_them(speaking, data, tmp_path):
@@ -101,7 +101,7 @@ def test_claims_that_the_proxy_takes_away_are_where_the_model_means_them(speakin
     speaking("resized_pixels")
     config = CfProxyConfig(
         data=str(tmp_path / "data.json"), output=str(tmp_path / "grpo.jsonl"), base_model="tiny",
-        box_convention="resized_pixels", **SMALL,
+        answer_boxes="resized_pixels", **SMALL,
     )  # fmt: skip
     assert cf_proxy(config) == 0
     for record in read_grpo_records(tmp_path / "grpo.jsonl")[0]:

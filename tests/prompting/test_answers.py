@@ -192,12 +192,23 @@ def test_boxes_of_another_convention_are_judged_by_it_and_come_on_the_grid():
     text = json.dumps(GOOD | {"boxes": [[500, 30, 1500, 60]]})
     frame = Frame("pixels", (2000, 60))
     assert parse_answer(text).problem == "'boxes' is of the wrong form"
-    assert parse_answer(text, frame=frame).boxes == ((250, 500, 750, 1000),)
-    assert parse_answer(text, frame=frame).valid_json
-    outside = parse_answer(json.dumps(GOOD | {"boxes": [[0, 30, 500, 61]]}), frame=frame)
+    assert parse_answer(text, frames=(frame,)).boxes == ((250, 500, 750, 1000),)
+    assert parse_answer(text, frames=(frame,)).valid_json
+    outside = parse_answer(json.dumps(GOOD | {"boxes": [[0, 30, 500, 61]]}), frames=(frame,))
     assert (outside.boxes, outside.valid_json) == ((), False)
-    unit = parse_answer('{"boxes": [0.25, 0.5, 1, 1.0]}', ("boxes",), Frame("unit", (20, 30)))
+    unit = parse_answer('{"boxes": [0.25, 0.5, 1, 1.0]}', ("boxes",), (Frame("unit", (20, 30)),))
     assert (unit.boxes, unit.valid_json) == (((250, 500, 1000, 1000),), False)
+
+
+def test_boxes_of_several_images_begin_with_the_number_of_theirs():
+    frames = (Frame("pixels", (2000, 60)), Frame("pixels", (100, 100)))
+    boxes = [[1, 500, 30, 1500, 60], [2, 0, 0, 50, 100], [2, 0, 0, 500, 60], [3, 0, 0, 1, 1]]
+    on_grid = ((1, 250, 500, 750, 1000), (2, 0, 0, 500, 1000))
+    good = parse_answer(json.dumps(GOOD | {"boxes": boxes[:2]}), frames=frames)
+    assert (good.boxes, good.valid_json) == (on_grid, True)
+    mixed = parse_answer(json.dumps(GOOD | {"boxes": [*boxes, [0, 0, 1, 1]]}), frames=frames)
+    assert (mixed.boxes, mixed.valid_json) == (on_grid, False)
+    assert parse_answer('{"boxes": [2, 0, 0, 50, 100]}', frames=frames).boxes == on_grid[1:]
 
 
 def test_boxes_in_qwen_s_own_objects_are_recovered():
