@@ -1,4 +1,4 @@
-"""medvqa-kit: faithful medical visual question answering with Qwen2-VL.
+"""medvqa-kit: faithful medical visual question answering with Qwen-VL models.
 
 Data flows down this list of rooms, and a module imports from its own room and those above it:
 

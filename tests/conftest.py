@@ -6,10 +6,12 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import hypothesis
 import pytest
 import torch
+from families import compute_exactly, write_family
 from helpers import flags_of, rows, settings_of
 from ranks import launcher, run
 from transformers import Qwen2VLForConditionalGeneration
@@ -21,6 +23,7 @@ from kit.evaluate.config import CfProxyConfig
 from kit.files import write_jsonl
 from kit.grpo import grpo
 from kit.grpo.config import GrpoConfig
+from kit.model.families import FAMILIES
 from kit.model.load import load_base, load_processor
 from kit.model.processor import Processor
 from kit.train import sft
@@ -109,6 +112,35 @@ def once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
         return folder
 
     return folder_of
+
+
+@pytest.fixture(scope="session")
+def base_of_family(once) -> Callable[[str], str]:
+    """The folder of a small random model of a family, by its ``model_type``."""
+
+    def folder_of(model_type: str) -> str:
+        return str(once(model_type, lambda folder: write_family(model_type, folder)))
+
+    return folder_of
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request, base_of_family) -> str:
+    """The folder of a small random model, of each family."""
+    return base_of_family(request.param)
+
+
+@pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
+def exact(request, family, monkeypatch) -> SimpleNamespace:
+    """A model of each family, its processor, and how near two ways to compute the same are on
+    it."""
+    wide = request.param == torch.float64
+    if wide:
+        compute_exactly(monkeypatch)
+    return SimpleNamespace(
+        model=load_base(family, dtype=request.param), processor=load_processor(family),
+        near=1e-12 if wide else 1e-5,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")

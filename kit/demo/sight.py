@@ -31,7 +31,7 @@ from kit.data.targets import to_sft_record
 from kit.model.attention import mask_for
 from kit.model.processor import PreparedImage, Processor
 from kit.model.sharing import Branch, Tree, pack
-from kit.model.vision import encode_images
+from kit.model.vision import embed, encode_images
 
 MODE = "caption_reason_answer"
 LAYERS = 2  # of the language model, after which image tokens know where they lie
@@ -258,17 +258,16 @@ def lesson_losses(
         merge_size=processor.image_processor.merge_size,
     )
     images = encode_images(model, *batch.images())
-    output = model.model(
-        input_ids=batch.input_ids,
+    output = model.model.language_model(
+        **embed(model, batch.input_ids, images),
+        **mask_for(model, batch.tree_mask, batch.group),
         position_ids=batch.position_ids,
-        attention_mask=mask_for(model, batch.tree_mask, batch.group),
-        mm_encoder_outputs=images,
         use_cache=False,
         output_hidden_states=True,
     )
     seen = output.hidden_states[LAYERS][batch.input_ids == model.config.image_token_id]
     logged = heads(
-        torch.cat(images["image"].pooler_output),
+        images[0],
         seen,
         torch.cat([lesson.coverage for lesson in lessons]),
         torch.cat([lesson.places for lesson in lessons]),

@@ -8,7 +8,7 @@ from torch import nn
 from kit.grpo.config import GrpoConfig
 from kit.model.adapters import disable_dropout, load_adapter, load_reference
 from kit.model.head import ScoringHead
-from kit.model.logprobs import qwen2vl_of
+from kit.model.logprobs import base_of
 from kit.train.policy import load, make_trainable, recompute_activations
 
 
@@ -32,7 +32,7 @@ def build_policy(
     if full and config.beta:
         reference = load(config, accelerator, trained=False).requires_grad_(False).eval()
     for each in filter(None, (model, reference)):
-        head = ScoringHead.of(qwen2vl_of(each).lm_head)
+        head = ScoringHead.of(base_of(each).lm_head)
         head.in_float32 = config.cast_lm_head_to_fp32
     if disable_dropout(model):
         accelerator.print("the adapter's dropout is off: completions of a prompt share its pass")

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from kit.errors import UserError
+from kit.model.families import Family, family_of
 from kit.model.load import read_model_json, resolve_base
 
 LANGUAGE_LAYERS = "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
@@ -20,25 +21,25 @@ _RENAMED = {r"^visual\.": "model.visual.", r"^model\.layers\.": "model.language_
 _MORE_THAN_LORA = ("modules_to_save", "trainable_token_indices")
 _CHANGING_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _MERGE = "merge it into its base (PEFT's merge_and_unload) and give the result as --base_model"
-VISION_LAYERS = r"attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2|merger\.mlp\.[02]"
 
 
-def lora_targets(freeze_vision_tower: bool) -> str:
+def lora_targets(tower_of: Family | None = None) -> str:
     """The regular expression of the linear layers that LoRA adapts: all of the language model,
-    and all of the vision tower and its merger unless that is frozen."""
+    and all of the vision tower and its mergers where its family is given."""
     language = rf".*language_model\..*\.({LANGUAGE_LAYERS})"
-    return language if freeze_vision_tower else rf"({language}|.*visual\..*({VISION_LAYERS}))"
+    return rf"({language}|.*visual\..*({tower_of.vision_layers}))" if tower_of else language
 
 
 def add_lora(
     model: nn.Module, *, r: int, alpha: int, dropout: float, freeze_vision_tower: bool
 ) -> PeftModel:
     """Freeze the base and add trainable LoRA layers (arXiv 2106.09685)."""
+    family = family_of(model.config.model_type)
     config = LoraConfig(
         r=r,
         lora_alpha=alpha,
         lora_dropout=dropout,
-        target_modules=lora_targets(freeze_vision_tower),
+        target_modules=lora_targets(None if freeze_vision_tower else family),
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, config)

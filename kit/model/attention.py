@@ -93,19 +93,18 @@ class TreeMask(OnDevice):
 
 
 def use_tree_attention(model: nn.Module) -> nn.Module:
-    """Have the language model of a ``Qwen2VLForConditionalGeneration`` take tree masks; masks of
-    other kinds go to transformers' own function, as ever."""
+    """Have a language model take tree masks; masks of other kinds go to transformers' own
+    function, as ever."""
     model.model.language_model.set_attn_implementation(TREE_ATTENTION)
     return model
 
 
-def mask_for(model: nn.Module, mask: TreeMask, group_BS: Tensor) -> dict[str, TreeMask] | Tensor:
-    """What a model takes as ``attention_mask``: the tree, or where it attends in another way, the
-    whole matrix of it."""
-    config = model.model.language_model.config
-    if config._attn_implementation != TREE_ATTENTION:
-        return branch_mask(group_BS)
-    return dict.fromkeys(config.layer_types, mask)
+def mask_for(model: nn.Module, mask: TreeMask, group_BS: Tensor) -> dict[str, TreeMask | Tensor]:
+    """What a language model is called with: the tree, which reaches its attention as it is, or
+    where it attends in another way, the whole matrix of it."""
+    if model.model.language_model.config._attn_implementation == TREE_ATTENTION:
+        return {"tree_mask": mask}
+    return {"attention_mask": branch_mask(group_BS)}
 
 
 def branch_mask(group_BS: Tensor) -> Tensor:
@@ -127,12 +126,13 @@ def branch_mask(group_BS: Tensor) -> Tensor:
 
 
 def _tree_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask, **options
-) -> tuple[Tensor, None]:
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask,
+    tree_mask: TreeMask | None = None, **options,
+) -> tuple[Tensor, None]:  # fmt: skip
     """Transformers' attention interface: (B, heads, S, D) to (B, S, heads, D)."""
-    if not isinstance(attention_mask, TreeMask):
+    if tree_mask is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    mask, (n_rows, _, length, _) = attention_mask, query.shape
+    mask, (n_rows, _, length, _) = tree_mask, query.shape
 
     def branches(states_BHSD: Tensor) -> Tensor:
         return states_BHSD.transpose(1, 2).flatten(0, 1)[mask.place].transpose(1, 2)

@@ -16,18 +16,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
-from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLTextModel
 
 from kit.model.cache import RowCache, stacked
 from kit.model.decoder import next_hidden
+from kit.model.vision import embed
 
 CHECK = 8  # tokens between two looks at which rows have ended
-# what transformers calls the cache: "past_key_values" until 5.24
-CACHE = next(
-    n
-    for n in ("cache", "past_key_values")
-    if n in inspect.signature(Qwen2VLTextModel.forward).parameters
-)
 
 
 @dataclass(frozen=True)
@@ -137,21 +131,28 @@ def forward(
     positions_3RL: Tensor,
     visible_RLC: Tensor,
     cache: RowCache,
-    images: dict | None = None,
+    images: Sequence[Tensor] = (),
 ) -> Tensor:
     """Append tokens to a cache, each of which sees what ``visible_RLC`` (bool) says of its columns
-    up to them; their hidden states (R, L, H)."""
-    types = causal_lm.model.language_model.config.layer_types
-    hidden_RLH = causal_lm.model(
-        input_ids=ids_RL,
-        attention_mask=dict.fromkeys(types, visible_RLC[:, None]),
+    up to them; their hidden states (R, L, H). ``images``: of ``encode_images``, if they show any.
+    """
+    text = causal_lm.model.language_model
+    hidden_RLH = text(
+        **embed(causal_lm, ids_RL, images),
+        attention_mask=visible_RLC[:, None],
         position_ids=positions_3RL,
-        mm_encoder_outputs=images,
         use_cache=True,
-        **{CACHE: cache},
+        **{_cache_argument(type(text)): cache},
     ).last_hidden_state
     cache.used += ids_RL.shape[1]
     return hidden_RLH
+
+
+@functools.cache
+def _cache_argument(kind: type[nn.Module]) -> str:
+    """What transformers calls the cache: "past_key_values" until 5.24."""
+    names = inspect.signature(kind.forward).parameters
+    return "cache" if "cache" in names else "past_key_values"
 
 
 class Chooser:

@@ -16,14 +16,16 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     BitsAndBytesConfig,
-    Qwen2VLForConditionalGeneration,
+    PreTrainedConfig,
 )
 from transformers.utils import cached_file
 
 from kit.errors import UserError
 from kit.model.attention import use_tree_attention
+from kit.model.families import family_of
 from kit.model.processor import END_OF_TURN, IMAGE_TOKEN, Processor
 from kit.model.tiny import TINY, base_folder
 from kit.prompting.messages import MODES, build_messages
@@ -36,7 +38,7 @@ def resolve_base(name: str) -> str | Path:
     """A folder for ``tiny`` and for local paths; a hub name otherwise.
 
     Raises:
-        UserError: a path that is not there, or a folder that holds no Qwen2-VL.
+        UserError: a path that is not there, or a folder of another family (``kit.model.families``).
     """
     if name == TINY:
         return base_folder()
@@ -54,9 +56,7 @@ def resolve_base(name: str) -> str | Path:
             "this is an adapter, not a base model", where=path, fix="give it as adapter"
         )
     config = read_model_json(path / "config.json", what="a model's config.json")
-    if config.get("model_type") != "qwen2_vl":
-        found = config.get("model_type")
-        raise UserError(f"not a Qwen2-VL model but {found!r}", where=path, fix="use a Qwen2-VL")
+    family_of(config.get("model_type"), where=path)
     if not any(path.glob("*.safetensors")):
         fix = "the kit loads safetensors only; convert the weights"
         raise UserError("the model folder holds no *.safetensors", where=path, fix=fix)
@@ -80,11 +80,12 @@ def load_processor(
         say: told in one line which bounds are used, and whose they are.
     """
     source = resolve_base(name)
+    rows = base_config(name).get_text_config().vocab_size
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **_source_options(source))
         image_processor = AutoImageProcessor.from_pretrained(source, **_source_options(source))
         _fit_for_chat(tokenizer, source)
-        _require_weights_for(tokenizer, source)
+        _require_weights_for(tokenizer, rows)
     except Exception as error:  # a damaged file may raise anything, tokenizers a plain Exception
         raise _not_loadable(name, error) from error
     size, owner = dict(image_processor.size), f"of {name}"
@@ -109,7 +110,7 @@ def load_processor(
     if say is not None:
         say(f"image size: {'; '.join(told)}")
     image_processor.size = size
-    return Processor(tokenizer, image_processor)
+    return Processor(tokenizer, image_processor, rows)
 
 
 def _trained_size(adapter: Path) -> dict[str, int]:
@@ -145,10 +146,8 @@ def _fit_for_chat(tokenizer, source: str | Path) -> None:
     raise ValueError("the tokenizer's chat template has no place for an image")
 
 
-def _require_weights_for(tokenizer, source: str | Path) -> None:
+def _require_weights_for(tokenizer, rows: int) -> None:
     """Each token needs its row of weights, which one that was added later may not have."""
-    config = AutoConfig.from_pretrained(source, **_source_options(source))
-    rows = config.get_text_config().vocab_size
     token, index = max(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
     if index >= rows:
         what = f"the tokenizer's {token!r} is number {index}, but there are {rows} rows of weights"
@@ -162,15 +161,17 @@ def load_base(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> nn.Module:
-    """A ``Qwen2VLForConditionalGeneration``, in ``dtype`` or with NF4 double quantization.
+    """A model of transformers (``kit.model.families``), in ``dtype`` or with NF4 double
+    quantization.
 
     Under ``nf4`` the language model's layers are 4-bit (QLoRA, arXiv 2305.14314) and the vision
     tower and the output head stay in ``dtype``.
 
     Raises:
-        UserError: no such folder, not a Qwen2-VL, no safetensors, hub not reachable.
+        UserError: no such folder, another family, no safetensors, hub not reachable.
     """
     source = resolve_base(name)
+    base_config(name)
     options: dict = {
         "dtype": dtype,
         "attn_implementation": "sdpa",
@@ -184,10 +185,10 @@ def load_base(
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
-            llm_int8_skip_modules=["visual", "lm_head"],
+            llm_int8_skip_modules=["model.visual", "lm_head"],
         )
     try:
-        model, found = Qwen2VLForConditionalGeneration.from_pretrained(
+        model, found = AutoModelForImageTextToText.from_pretrained(
             source, use_safetensors=True, **_source_options(source), **options
         )
     except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
@@ -212,18 +213,29 @@ def _name_anywhere(name: str) -> str:
     return name if name == TINY or isinstance(source, str) else str(source.absolute())
 
 
+def base_config(name: str) -> PreTrainedConfig:
+    """The configuration of a base, whose family is known.
+
+    Raises:
+        UserError: as ``load_base``.
+    """
+    source = resolve_base(name)
+    options = _source_options(source)
+    try:
+        found, _ = PreTrainedConfig.get_config_dict(source, **options)
+        family_of(found.get("model_type"), where=name)  # before transformers, which knows others
+        return AutoConfig.from_pretrained(source, **options)
+    except (OSError, ValueError, StrictDataclassError) as error:
+        raise _not_loadable(name, error) from error
+
+
 def hidden_size(name: str) -> int:
     """The width of a base's language model.
 
     Raises:
         UserError: as ``load_base``.
     """
-    source = resolve_base(name)
-    try:
-        shape = AutoConfig.from_pretrained(source, **_source_options(source))
-    except (OSError, ValueError) as error:
-        raise _not_loadable(name, error) from error
-    return shape.get_text_config().hidden_size
+    return base_config(name).get_text_config().hidden_size
 
 
 def _keep_trainable_after_generation(model: nn.Module) -> None:

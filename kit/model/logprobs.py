@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from kit.model.attention import mask_for
 from kit.model.head import ScoringHead
 from kit.model.sharing import PackedBatch
-from kit.model.vision import encode_images
+from kit.model.vision import embed, encode_images
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class TokenLogprobs:
     entropy: Tensor | None = None
 
 
-def qwen2vl_of(model: nn.Module) -> nn.Module:
-    """The ``Qwen2VLForConditionalGeneration`` inside a PEFT or plain model.
+def base_of(model: nn.Module) -> nn.Module:
+    """The model of transformers inside a PEFT or plain one (``kit.model.families``).
 
     LoRA layers are injected in place, so calling its parts runs them with the adapter.
     """
@@ -44,12 +44,12 @@ def token_logprobs(
     Logits are computed only where a target is predicted, for so many targets at a time
     (:mod:`kit.model.head`), and reduced in float32 (in float64 where the model is).
     """
-    causal_lm = qwen2vl_of(model)
-    hidden_BSH = causal_lm.model(
-        input_ids=batch.input_ids,
+    causal_lm = base_of(model)
+    images = encode_images(causal_lm, *batch.images())
+    hidden_BSH = causal_lm.model.language_model(
+        **embed(causal_lm, batch.input_ids, images),
+        **mask_for(causal_lm, batch.tree_mask, batch.group),
         position_ids=batch.position_ids,
-        attention_mask=mask_for(causal_lm, batch.tree_mask, batch.group),
-        mm_encoder_outputs=encode_images(causal_lm, *batch.images()),
         use_cache=False,
     ).last_hidden_state
     hidden_KH = hidden_BSH.flatten(0, 1)[batch.predictor_index]

@@ -10,7 +10,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from kit.model.logprobs import qwen2vl_of
+from kit.model.logprobs import base_of
 
 # linear layers of one input, in the order in which transformers calls them
 TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
@@ -66,7 +66,7 @@ def merged_weight(layer: LoraLayer) -> Tensor:
 def _siblings(model: nn.Module) -> Iterator[list[nn.Module]]:
     """Adapted linear layers wherever they are, and plain ones of the language model; together
     those that take the same input, in the order in which they are called."""
-    causal_lm = qwen2vl_of(model)
+    causal_lm = base_of(model)
     yield [causal_lm.lm_head]
     for root in (causal_lm.model.visual, causal_lm.model.language_model):
         is_text = root is causal_lm.model.language_model

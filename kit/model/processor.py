@@ -1,7 +1,7 @@
-"""Tokenizer and image processor of a Qwen2-VL checkpoint, and how a prompt becomes tokens.
+"""Tokenizer and image processor of a base model, and how a prompt becomes tokens.
 
-transformers' own ``Qwen2VLProcessor`` cannot be built where torchvision is missing (its video
-processor needs it), so the kit holds the two parts that it uses.
+transformers' own processors cannot be built where torchvision is missing (their video processor
+needs it), so the kit holds the two parts that it uses.
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ END_OF_TURN = "<|im_end|>"
 class Processor:
     """What turns images and text into model inputs.
 
-    ``image_processor`` is transformers' ``Qwen2VLImageProcessor`` (or its PIL form),
-    ``tokenizer`` a ``Qwen2Tokenizer`` with Qwen2-VL's special tokens and chat template.
+    ``image_processor`` is transformers' ``Qwen2VLImageProcessor`` (or its PIL form), ``tokenizer``
+    a ``Qwen2Tokenizer`` with the special tokens and chat template of a family
+    (``kit.model.families``); ``rows`` as many tokens as the model can choose from (0: not known).
     """
 
     tokenizer: object
     image_processor: object
+    rows: int = 0
 
     @cached_property
     def image_token_id(self) -> int:
@@ -46,13 +48,15 @@ class Processor:
     @cached_property
     def unsampled_ids(self) -> list[int]:
         """Special tokens that must never be generated: a sampled image token corrupts every
-        later batch. All of them but the end of the turn; words that were added are none."""
+        later batch. All of them but the end of the turn; words that were added are none. Nor
+        what the model has weights for and the tokenizer no token."""
         special = {
             index
             for index, token in self.tokenizer.added_tokens_decoder.items()
             if token.special or CONTROL_TOKEN.fullmatch(token.content)
         }
-        return sorted(special - {self.end_of_turn_id})
+        nameless = set(range(self.rows)) - set(self.tokenizer.get_vocab().values())
+        return sorted((special | nameless) - {self.end_of_turn_id})
 
     def prepare_image(self, image: Image.Image) -> PreparedImage:
         """Resize, normalise and cut an RGB image into patches.

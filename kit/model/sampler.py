@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from kit.model.cache import RowCache, Trunks
 from kit.model.decoder import next_hidden
 from kit.model.decoding import CHECK, Chooser, Rows, Sampling, forward
-from kit.model.logprobs import qwen2vl_of
+from kit.model.logprobs import base_of
 from kit.model.processor import PreparedImage, Processor
 from kit.model.sharing import Trunk, distinct_images, trunk_positions
 from kit.model.vision import encode_images
@@ -73,7 +73,7 @@ def generate(
     Returns:
         One list a prompt, one completion a continuation, in order.
     """
-    causal_lm = qwen2vl_of(model)
+    causal_lm = base_of(model)
     device = causal_lm.lm_head.weight.device
     choose = Chooser(sampling, unsampled_ids, device)
     total = sum(len(prompt.continuations) for prompt in prompts)
@@ -181,7 +181,7 @@ def _prefill(
     trunks = [prompt.trunk for prompt in prompts]
     positions = [trunk_positions(trunk, merge_size)[0] for trunk in trunks]
 
-    images = None
+    images = ()
     if seeing := [trunk for trunk in trunks if trunk.pixel_values is not None]:
         keys, pixel_values, grids_I3, image_index = distinct_images(seeing)
         pixel_values = pixel_values.to(device)

@@ -7,8 +7,8 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from kit.model.families import family_of
 from kit.model.resources import Kept
 
 CACHE_BYTES = 2**28  # 340 images of 256 tokens of the 2B model in bfloat16
@@ -42,9 +42,13 @@ def encode_images(
     pixel_values: Tensor,
     grids_I3: Tensor,
     image_index: Tensor,
-) -> dict:
-    """Run the vision tower once a distinct image (``kit.model.sharing.distinct_images``); returns
-    what ``mm_encoder_outputs`` takes, an image a row of ``image_index``.
+) -> list[Tensor]:
+    """Run the vision tower once a distinct image (``kit.model.sharing.distinct_images``).
+
+    Returns:
+        (image tokens, H) of the images of ``image_index``, one after the other: what stands in the
+        places of their tokens, and for a family with deepstack, what is added there after each of
+        its first layers.
 
     Of a frozen tower no gradient is computed, also where checkpointing lets its inputs require
     one, and features are kept (:class:`FeatureCache`). Each image then passes alone, so that its
@@ -58,11 +62,28 @@ def encode_images(
             found = _run(causal_lm, pixel_values, grids_I3)
         else:
             found = _cached(causal_lm, keys, pixel_values, grids_I3)
-    rows = tuple(found[i] for i in image_index.tolist())
-    return {"image": BaseModelOutputWithPooling(pooler_output=rows)}
+    layers = zip(*(found[i] for i in image_index.tolist()), strict=True)
+    return [torch.cat(of_images) for of_images in layers]
 
 
-def _cached(causal_lm, keys, pixel_values: Tensor, grids_I3: Tensor) -> list[Tensor]:
+def embed(causal_lm: nn.Module, ids_BS: Tensor, images: Sequence[Tensor] = ()) -> dict:
+    """What the language model is called with for tokens and the images among them
+    (``encode_images``)."""
+    embeds_BSH = causal_lm.model.language_model.embed_tokens(ids_BS)
+    if not images:
+        return {"inputs_embeds": embeds_BSH}
+    is_image_BS = ids_BS == causal_lm.config.image_token_id
+    first, *deeper = (features.to(embeds_BSH.dtype) for features in images)
+    inputs = {"inputs_embeds": embeds_BSH.masked_scatter(is_image_BS[:, :, None], first)}
+    if deeper:
+        inputs |= {"visual_pos_masks": is_image_BS, "deepstack_visual_embeds": deeper}
+    return inputs
+
+
+Features = tuple[Tensor, ...]  # of an image, as ``encode_images`` gives them
+
+
+def _cached(causal_lm, keys, pixel_values: Tensor, grids_I3: Tensor) -> list[Features]:
     cache = _CACHES.setdefault(causal_lm.model.visual, FeatureCache())
     cache.renew(causal_lm.model.visual)
     precision = _precision(pixel_values.device.type)
@@ -72,7 +93,7 @@ def _cached(causal_lm, keys, pixel_values: Tensor, grids_I3: Tensor) -> list[Ten
         features = cache.get((key, precision))
         if features is None:
             (features,) = _run(causal_lm, patches_of_image, grid_3[None])
-            cache.put((key, precision), features, features.nbytes)
+            cache.put((key, precision), features, sum(layer.nbytes for layer in features))
         found.append(features)
     return found
 
@@ -84,10 +105,14 @@ def _precision(device: str) -> torch.dtype | None:
     return None
 
 
-def _run(causal_lm: nn.Module, pixel_values: Tensor, grids_I3: Tensor) -> Sequence[Tensor]:
-    return causal_lm.model.get_image_features(
-        pixel_values, grids_I3, return_dict=True
-    ).pooler_output
+def _run(causal_lm: nn.Module, pixel_values: Tensor, grids_I3: Tensor) -> list[Features]:
+    found = causal_lm.model.get_image_features(pixel_values, grids_I3, return_dict=True)
+    layers = [found.pooler_output]
+    if family_of(causal_lm.config.model_type).deepstack:
+        sizes = [len(features) for features in found.pooler_output]
+        for layer in found.deepstack_features:  # of all images in one until transformers 5.23
+            layers.append(layer.split(sizes) if isinstance(layer, Tensor) else layer)
+    return list(zip(*layers, strict=True))
 
 
 def _is_trained(tower: nn.Module) -> bool:

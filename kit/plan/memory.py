@@ -14,14 +14,15 @@ from dataclasses import dataclass
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
-from transformers import AutoConfig, Qwen2VLForConditionalGeneration
+from transformers import AutoModelForImageTextToText
 
 from kit.grpo.config import GrpoConfig
 from kit.model.attention import use_tree_attention
 from kit.model.decoding import CHECK, head_size
+from kit.model.families import family_of
 from kit.model.head import ScoringHead
-from kit.model.load import resolve_base
-from kit.model.logprobs import LogprobModel, qwen2vl_of
+from kit.model.load import base_config
+from kit.model.logprobs import LogprobModel, base_of
 from kit.model.sharing import PackedBatch
 from kit.model.vision import CACHE_BYTES
 from kit.plan.torch_internals import LiveBytes, fused_attention
@@ -57,11 +58,12 @@ class MemoryEstimate:
 
 def build_on_meta(config: TrainingConfig) -> nn.Module:
     """The model of a run, with what is trained marked as such, without its content."""
-    source = resolve_base(config.base_model)
-    shape = AutoConfig.from_pretrained(source, local_files_only=not isinstance(source, str))
-    shape._attn_implementation = "sdpa"
+    shape = base_config(config.base_model)
     with torch.device("meta"):
-        model = use_tree_attention(Qwen2VLForConditionalGeneration(shape))
+        model = AutoModelForImageTextToText.from_config(
+            shape, attn_implementation="sdpa", dtype=torch.float32
+        )
+        use_tree_attention(model)
         head = ScoringHead.of(model.lm_head)
         head.in_float32 = isinstance(config, GrpoConfig) and config.cast_lm_head_to_fp32
         return make_trainable(model, config).train()
@@ -157,7 +159,8 @@ def activation_bytes(
             parameter.grad = torch.empty_like(parameter)  # counted elsewhere
     batch = dataclasses.replace(batch, pixel_values=batch.pixel_values.to("meta"))
     vocabulary = model.get_output_embeddings().weight.shape[0]
-    living = LiveBytes(vocabulary)
+    n_image = int((batch.input_ids == base_of(model).config.image_token_id).sum())
+    living = LiveBytes(vocabulary, n_image)
     for tensor in (*model.parameters(), *model.buffers(), batch.pixel_values):
         living.know(tensor)
         if tensor.grad is not None:
@@ -199,7 +202,7 @@ def merged_bytes(model: nn.Module, *, bf16: bool) -> int:
     CPU in float32 of all that the language model multiplies by."""
     layers = [m.get_base_layer() for m in model.modules() if isinstance(m, LoraLayer)]
     if not bf16 and not torch.cuda.is_available():
-        causal_lm = qwen2vl_of(model)
+        causal_lm = base_of(model)
         inside = (causal_lm.lm_head, *causal_lm.model.language_model.modules())
         layers += [module for module in inside if isinstance(module, nn.Linear)]
     sizes = {id(layer.weight): layer.weight.numel() for layer in layers}
@@ -209,7 +212,9 @@ def merged_bytes(model: nn.Module, *, bf16: bool) -> int:
 def feature_bytes(model: nn.Module, image_tokens: int, n_images: int | None, *, bf16: bool) -> int:
     """Features of so many images (None: of more than there is room for) that are kept where the
     tower is not trained."""
-    if any(p.requires_grad for p in qwen2vl_of(model).model.visual.parameters()):
+    if any(p.requires_grad for p in base_of(model).model.visual.parameters()):
         return 0
     width = model.config.get_text_config().hidden_size * (2 if bf16 else 4)
+    if family_of(model.config.model_type).deepstack:
+        width *= 1 + len(model.config.vision_config.deepstack_visual_indexes)
     return CACHE_BYTES if n_images is None else min(CACHE_BYTES, n_images * image_tokens * width)

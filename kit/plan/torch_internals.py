@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -35,13 +35,23 @@ LEANS_ON = (
 )
 
 
+# operations whose second argument may be masks
+_INDEXING = (
+    torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_,
+    torch.ops.aten._index_put_impl_,
+)  # fmt: skip
+
+
 class LiveBytes(TorchDispatchMode):
     """Counts the bytes of all tensors that are alive, and the most at any moment; of those, the
-    matrices with so many ``columns``. What meets a meta tensor becomes one."""
+    matrices with so many ``columns``. What meets a meta tensor becomes one.
 
-    def __init__(self, columns: int):
+    A boolean index has no content then: each is taken to mark ``n_marked`` places, as those of
+    image tokens do."""
+
+    def __init__(self, columns: int, n_marked: int = 0):
         super().__init__()
-        self.columns = columns
+        self.columns, self.n_marked = columns, n_marked
         self.now = self.now_large = self.peak = self.peak_large = 0
         self._known: set[int] = set()
 
@@ -50,11 +60,23 @@ class LiveBytes(TorchDispatchMode):
         if any(isinstance(value, Tensor) and value.is_meta for value in flat):
             flat = [value.to("meta") if isinstance(value, Tensor) else value for value in flat]
         args, kwargs = tree_unflatten(flat, spec)
+        if function.overloadpacket in _INDEXING:
+            args = (args[0], self._places(args[1]), *args[2:])
         result = function(*args, **kwargs)
         for value in tree_flatten(result)[0]:
             if isinstance(value, Tensor) and value.is_meta:
                 self._note(value)
         return result
+
+    def _places(self, indices: Sequence[Tensor | None]) -> list[Tensor | None]:
+        found: list[Tensor | None] = []
+        for index in indices:
+            if index is not None and index.is_meta and index.dtype == torch.bool:
+                place = torch.empty(self.n_marked, dtype=torch.int64, device="meta")
+                found += [place] * index.ndim
+            else:
+                found.append(index)
+        return found
 
     def know(self, tensor: Tensor) -> None:
         """Do not count what is there already."""

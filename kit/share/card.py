@@ -76,7 +76,7 @@ def _front_matter(subject: Subject, title: str) -> str:
         pipeline_tag="image-text-to-text",
         license=subject.license,
         language=_languages(subject) or None,
-        tags=["medical", "visual-question-answering", "qwen2_vl", "medvqa-kit", *methods],
+        tags=["medical", "visual-question-answering", subject.model_type, "medvqa-kit", *methods],
         datasets=[name for name in known if name] or None,
         model_name=title,
         eval_results=index_results(subject) or None,
@@ -95,10 +95,10 @@ def _keys_in_words(mode: str) -> str:
 
 def _snippet(mode: str) -> str:
     return f'''from PIL import Image, ImageOps
-from transformers import AutoImageProcessor, AutoTokenizer, Qwen2VLForConditionalGeneration
+from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
 folder = "THIS_FOLDER"  # where this file lies, or the repository's name on the hub
-model = Qwen2VLForConditionalGeneration.from_pretrained(folder)
+model = AutoModelForImageTextToText.from_pretrained(folder)
 tokenizer = AutoTokenizer.from_pretrained(folder)
 image_processor = AutoImageProcessor.from_pretrained(folder)
 

@@ -15,7 +15,7 @@ from kit.data.report import report_path
 from kit.errors import UserError
 from kit.files import iter_json_lines, read_json
 from kit.model.adapters import named_base, require_adapter
-from kit.model.load import read_model_json, resolve_base
+from kit.model.load import base_config, read_model_json, resolve_base
 from kit.model.tiny import TINY
 from kit.prompting.messages import MODES
 from kit.yaml_files import read_yaml
@@ -23,6 +23,8 @@ from kit.yaml_files import read_yaml
 BASE_LICENSES = {
     "Qwen/Qwen2-VL-2B": "apache-2.0", "Qwen/Qwen2-VL-2B-Instruct": "apache-2.0",
     "Qwen/Qwen2-VL-7B": "apache-2.0", "Qwen/Qwen2-VL-7B-Instruct": "apache-2.0",
+    "Qwen/Qwen2.5-VL-7B-Instruct": "apache-2.0", "Qwen/Qwen3-VL-2B-Instruct": "apache-2.0",
+    "Qwen/Qwen3-VL-4B-Instruct": "apache-2.0", "Qwen/Qwen3-VL-8B-Instruct": "apache-2.0",
     TINY: "apache-2.0",
 }  # fmt: skip
 TINY_WORDS = "Qwen2-VL of 1.7 million parameters, the one that medvqa-kit carries"
@@ -123,12 +125,14 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is exported. ``base`` is what loads it, ``base_words`` its name for others and
-    ``base_hub`` that on the hub, if any; ``runs`` are in the order of training."""
+    """What is exported. ``base`` is what loads it, ``base_words`` its name for others,
+    ``base_hub`` that on the hub, if any, ``model_type`` its family; ``runs`` are in the order of
+    training."""
 
     base: str
     base_words: str
     base_hub: str | None
+    model_type: str
     license: str
     adapter_config: dict
     runs: Sequence[Run]
@@ -173,6 +177,7 @@ def read_subject(
         base=base,
         base_words=hub or (TINY_WORDS if base == TINY else folder),
         base_hub=hub,
+        model_type=base_config(base).model_type,
         license=license or BASE_LICENSES.get(hub or base, "other"),
         adapter_config=read_model_json(adapter / "adapter_config.json", "an adapter_config.json"),
         runs=read_runs(adapter),

@@ -72,7 +72,7 @@ def save_final(
         processor.save(folder)
         # GRPO goes on with the adapter of SFT, whatever its own configuration says of new ones
         lora = model.peft_config[POLICY] if adapter else None
-        card = model_card(config, progress, records, lora)
+        card = model_card(config, progress, records, lora, model.config.model_type)
         (folder / "README.md").write_text(card, encoding="utf-8")
 
     if accelerator.is_main_process:
@@ -85,6 +85,7 @@ def model_card(
     progress: Progress,
     records: Sequence[SftRecord | GrpoRecord],
     lora: LoraConfig | None,
+    model_type: str,
 ) -> str:
     """A hub model card: what was trained on what, how to load it, what it is not for."""
     adapter = lora is not None
@@ -93,7 +94,7 @@ def model_card(
         **({} if is_local else {"base_model": config.base_model}),  # the hub refuses a path
         "library_name": "peft" if adapter else "transformers",
         "pipeline_tag": "image-text-to-text",
-        "tags": ["medical", "visual-question-answering", "qwen2_vl"] + ["lora"] * adapter,
+        "tags": ["medical", "visual-question-answering", model_type] + ["lora"] * adapter,
     }
     counts = Counter(record.dataset or "unnamed" for record in records)
     data = ", ".join(f"{name} ({n} questions)" for name, n in sorted(counts.items()))
@@ -104,10 +105,10 @@ def model_card(
     if progress.best_loss is not None:
         best = f"\nLowest eval_loss {progress.best_loss:.4f} at step {progress.best_step}."
     load = (
-        f'base = Qwen2VLForConditionalGeneration.from_pretrained("{config.base_model}")\n'
+        f'base = AutoModelForImageTextToText.from_pretrained("{config.base_model}")\n'
         'model = PeftModel.from_pretrained(base, "THIS_FOLDER")'
         if adapter
-        else 'model = Qwen2VLForConditionalGeneration.from_pretrained("THIS_FOLDER")'
+        else 'model = AutoModelForImageTextToText.from_pretrained("THIS_FOLDER")'
     )
     return f"""---
 {yaml.safe_dump(front, sort_keys=False)}---

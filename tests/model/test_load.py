@@ -22,7 +22,8 @@ from kit.model.adapters import (
     lora_targets,
     named_base,
 )
-from kit.model.load import load_base, load_processor
+from kit.model.families import FAMILIES
+from kit.model.load import hidden_size, load_base, load_processor
 from kit.model.logprobs import token_logprobs
 from kit.model.sampler import Prompt, Sampling, generate
 from kit.model.tiny import base_folder, tiny_config
@@ -46,7 +47,8 @@ def logits_of(model):
 
 
 @pytest.mark.parametrize("frozen", [True, False])
-def test_lora_reaches_all_linear_layers_it_should(fresh_model, frozen):
+def test_lora_reaches_all_linear_layers_it_should(family, frozen):
+    fresh_model = load_base(family)
     linear = {
         name
         for name, module in fresh_model.named_modules()
@@ -110,11 +112,32 @@ def test_folder_of_another_kind_is_refused(tmp_path, adapter):
     with pytest.raises(UserError, match="adapter, not a base model"):
         load_base(str(adapter))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
-    with pytest.raises(UserError, match="not a Qwen2-VL model but 'llama'"):
+    with pytest.raises(UserError, match="model_type is 'llama'") as caught:
         load_base(str(tmp_path))
+    assert all(family.name in caught.value.fix for family in FAMILIES.values())
     (tmp_path / "config.json").write_text("{broken")
     with pytest.raises(UserError, match="cannot read"):
         load_base(str(tmp_path))
+
+
+@pytest.mark.parametrize("model_type", ["qwen3_vl_moe", "of_next_year", None])
+@pytest.mark.parametrize("load", [load_base, load_processor, hidden_size])
+def test_another_family_on_the_hub_is_refused_by_name(load, model_type, tmp_path, monkeypatch):
+    """By its configuration alone, also one that transformers does not know."""
+    name = "Qwen/Qwen3-VL-30B-A3B-Instruct"
+    cached = tmp_path / f"models--{name.replace('/', '--')}"
+    for file, text in {
+        "refs/main": "0" * 40,
+        f"snapshots/{'0' * 40}/config.json": json.dumps({"model_type": model_type}),
+    }.items():
+        (cached / file).parent.mkdir(parents=True)
+        (cached / file).write_text(text)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=f"model_type is {model_type!r}") as caught:
+        load(name)
+    assert caught.value.where == name
+    assert "Qwen3-VL (qwen3_vl)" in caught.value.fix
 
 
 def test_pickled_weights_are_refused(tmp_path):
@@ -144,7 +167,7 @@ def test_truncated_weights_are_a_clear_error(tmp_path, adapter):
 def shaped(folder: Path, names: Callable[[str], str] = str, **settings) -> torch.Tensor:
     """Save an adapter made with PEFT's ``settings``, its weights under other ``names``; returns
     the logits that it was trained to give."""
-    settings = {"target_modules": lora_targets(freeze_vision_tower=True)} | settings
+    settings = {"target_modules": lora_targets()} | settings
     model = get_peft_model(load_base("tiny"), LoraConfig(r=4, lora_alpha=16, **settings)).eval()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and "lora_A" not in name:
@@ -169,7 +192,10 @@ LOADED = {
     "ranks by layer": {"rank_pattern": {"q_proj": 8}, "alpha_pattern": {"v_proj": 64}},
     "some layers": {"target_modules": ["q_proj"], "layers_to_transform": [0]},
     "of older names": {"names": before_4_52},
-    "of older names, with vision": {"names": before_4_52, "target_modules": lora_targets(False)},
+    "of older names, with vision": {
+        "names": before_4_52,
+        "target_modules": lora_targets(FAMILIES["qwen2_vl"]),
+    },
 }
 
 
@@ -309,13 +335,15 @@ def test_an_adapter_s_image_size_goes_over_the_base_s_and_a_given_one_over_both(
         size_of()
 
 
-def test_qlora_keeps_its_gradients_over_a_generation(prepared, processor):
+def test_qlora_keeps_its_gradients_over_a_generation(prepared, family):
     """Train, generate, train: on CPUs with AVX512-BF16 bitsandbytes would repack the weights at
     the generation and the second training step would silently lose its gradients."""
     records = read_sft_records(prepared["train"])[0][:4]
     torch.manual_seed(0)
-    model = load_base("tiny", quantization="nf4")
-    assert any("Linear4bit" in type(m).__name__ for m in model.modules())
+    processor, model = load_processor(family), load_base(family, quantization="nf4")
+    packed = {n for n, m in model.named_modules() if "Linear4bit" in type(m).__name__}
+    linear = {n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    assert packed == {n for n in linear if "language_model.layers" in n}
     model = add_lora(model, r=4, alpha=8, dropout=0.0, freeze_vision_tower=False).train()
     frozen = {n: p.detach().clone() for n, p in model.named_parameters() if not p.requires_grad}
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from kit.model import head
-from kit.model.logprobs import qwen2vl_of, token_logprobs
+from kit.model.logprobs import base_of, token_logprobs
 from kit.model.sharing import Branch, Tree, pack
 
 MODE = "caption_reason_answer"
@@ -21,7 +21,7 @@ def test_logprobs_entropy_and_greedy_choice_are_those_of_the_distribution(base_m
 
     ids = torch.cat([trunk.input_ids, torch.tensor([*question, *answer])])[None]
     with torch.no_grad():
-        logits = qwen2vl_of(base_model)(
+        logits = base_of(base_model)(
             input_ids=ids, pixel_values=trunk.pixel_values, image_grid_thw=trunk.image_grid_thw,
             mm_token_type_ids=(ids == processor.image_token_id).int(),
         ).logits[0, -len(answer) - 1 : -1]  # fmt: skip

@@ -5,12 +5,13 @@ from collections import Counter
 
 import pytest
 import torch
+from families import NAMELESS
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kit.model.adapters import add_lora
 from kit.model.decoding import Sampling
-from kit.model.load import load_base
+from kit.model.load import load_base, load_processor
 from kit.model.logprobs import token_logprobs
 from kit.model.merged import sampling_weights
 from kit.model.processor import PreparedImage
@@ -23,6 +24,10 @@ SEEDS = [(3, number) for number in range(6)]  # of the continuations of the prom
 
 @pytest.fixture
 def prompts(processor):
+    return prompts_of(processor)
+
+
+def prompts_of(processor):
     """The second one shows two images, one of which is the first one's."""
     questions = ["Where is the nodule?", "Is it there?", "What?"]
     asked = [tuple(processor.encode_question(q, MODE)) for q in questions]
@@ -47,12 +52,22 @@ def run(model, processor, prompts, sampling, **more):
     )
 
 
-def test_greedy_equals_transformers_generate(base_model, processor, prompts):
-    own = run(base_model, processor, prompts, Sampling(max_new_tokens=48))
+def test_greedy_equals_transformers_generate(base_model, processor):
+    require_the_texts_of_generate(base_model, processor)
+
+
+def test_greedy_equals_transformers_generate_in_each_family(exact):
+    require_the_texts_of_generate(exact.model.eval(), exact.processor)
+
+
+def require_the_texts_of_generate(model, processor):
+    prompts = prompts_of(processor)
+    own = run(model, processor, prompts, Sampling(max_new_tokens=48))
+    assert len({c.token_ids for group in own for c in group}) > 3
     for prompt, completions in zip(prompts, own, strict=True):
         for continuation, completion in zip(prompt.continuations, completions, strict=True):
             ids = torch.cat([prompt.trunk.input_ids, torch.tensor(continuation)])[None]
-            reference = base_model.generate(
+            reference = model.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
                 pixel_values=prompt.trunk.pixel_values,
@@ -65,8 +80,10 @@ def test_greedy_equals_transformers_generate(base_model, processor, prompts):
             assert completion.token_ids == tuple(reference[0, ids.shape[1] :].tolist())
 
 
-def test_sampled_logprobs_are_the_trainers(base_model, processor, prompts):
+def test_sampled_logprobs_are_the_trainers(family):
     """What the sampler says of its tokens is what token_logprobs says of them."""
+    base_model, processor = load_base(family).eval(), load_processor(family)
+    prompts = prompts_of(processor)
     sampling = Sampling(max_new_tokens=20, temperature=0.7)
     own = run(base_model, processor, prompts, sampling, noise=seeded_noise(SEEDS, 20))
     trees = [
@@ -160,6 +177,14 @@ def test_of_the_special_tokens_the_end_of_the_turn_alone_may_be_chosen(processor
     special = set(processor.tokenizer.convert_tokens_to_ids(names))
     assert special <= set(processor.unsampled_ids)
     assert processor.tokenizer.convert_tokens_to_ids("<|im_end|>") not in processor.unsampled_ids
+
+
+def test_a_row_of_the_head_without_a_token_is_never_chosen(family):
+    """Those that a hub's model has beyond its tokenizer's last word."""
+    model, processor = load_base(family), load_processor(family)
+    words = len(processor.tokenizer)
+    assert model.lm_head.weight.shape[0] == words + NAMELESS
+    assert set(range(words, words + NAMELESS)) < set(processor.unsampled_ids)
 
 
 def test_the_likeliest_of_one_is_the_greedy_choice(base_model, processor, prompts):
@@ -270,10 +295,12 @@ def test_the_host_reads_once_in_eight_tokens(base_model, processor, prompts, mon
 
 
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
-def test_sampling_weights_sample_the_same(processor, prompts, quantization):
+def test_sampling_weights_sample_the_same(family, quantization):
     """And leaves the layers as they were; switched off, it is the base."""
+    processor = load_processor(family)
+    prompts = prompts_of(processor)
     model = add_lora(
-        load_base("tiny", quantization=quantization), r=4, alpha=8, dropout=0.0,
+        load_base(family, quantization=quantization), r=4, alpha=8, dropout=0.0,
         freeze_vision_tower=False,
     ).eval()  # fmt: skip
     base = run(model, processor, prompts, Sampling(max_new_tokens=16))

@@ -142,7 +142,7 @@ def test_an_update_does_not_depend_on_how_it_is_accumulated(size, fresh_model, p
 def test_the_card_names_no_base_that_the_hub_would_refuse(base, tmp_path):
     name = str(shutil.copytree(base_folder(), tmp_path / "base")) if base == "a folder" else base
     config = SftConfig(base_model=name, data="x", output_dir=str(tmp_path))
-    card = model_card(config, Progress(), [], None)
+    card = model_card(config, Progress(), [], None, "qwen2_vl")
     front = yaml.safe_load(card.split("---\n")[1])
     assert front.get("base_model") == (None if base == "a folder" else base)
     assert f"Base model: {name}" in card

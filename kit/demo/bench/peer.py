@@ -18,7 +18,7 @@ from kit.model.adapters import lora_targets
 Turn = Callable[[dict[str, float]], None]
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # TRL asks the hub for tags
-TARGETS = lora_targets(freeze_vision_tower=True)
+TARGETS = lora_targets()
 
 
 def lora() -> LoraConfig:
