@@ -2,11 +2,11 @@
 
     python tests/gpu_matrix.py
 
-Writes a Qwen2-VL of the 2B model's shape with random weights and the embedded tokenizer, and runs
-SFT and GRPO on phantoms as LoRA and QLoRA, in one process, under ZeRO-2 and under ZeRO-3, on one
-GPU in bfloat16. Then, under ``full_determinism``, each is cut off in the middle and resumed, and
-must end in the same bits as without. ``--shape tiny --resume_steps 4`` tries the script out where
-there is no GPU. Prints a line a run; exit code 1 if one failed or differs.
+Writes a model of ``--shape`` with random weights and the embedded tokenizer, and runs SFT and GRPO
+on phantoms as LoRA and QLoRA, in one process, under ZeRO-2 and under ZeRO-3, on one GPU in
+bfloat16. Then, under ``full_determinism``, each is cut off in the middle and resumed, and must end
+in the same bits as without. ``--shape tiny --resume_steps 4`` tries the script out where there is
+no GPU. Prints a line a run; exit code 1 if one failed or differs.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from pathlib import Path
 import torch
 from faults.kill import make_data
 from helpers import flags_of, launcher, rows, run
-from shapes import qwen2_vl_2b
-from transformers import Qwen2VLForConditionalGeneration
+from shapes import CONFIGS, TOKENS, shape
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from kit.grpo.config import GrpoConfig
 from kit.model.load import load_processor
@@ -48,24 +48,28 @@ OWN = {
 }  # fmt: skip
 
 
-def write_base(folder: Path, shape: str) -> None:
+def write_base(folder: Path, model: str) -> None:
     """Random weights with the embedded model's tokenizer and image processor."""
     shutil.copytree(base_folder(), folder)
-    if shape == "tiny":
+    if model == "tiny":
         return
-    config = qwen2_vl_2b()
-    config.dtype = torch.bfloat16
+    config, embedded = shape(model), AutoConfig.from_pretrained(folder)
+    for key in TOKENS:
+        setattr(config, key, getattr(embedded, key))
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        setattr(config.text_config, key, getattr(embedded.text_config, key))
+    preprocessor = folder / "preprocessor_config.json"
+    cut = {"patch_size": config.vision_config.patch_size}
+    preprocessor.write_text(json.dumps(json.loads(preprocessor.read_text()) | cut))
     torch.manual_seed(0)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        torch.set_default_dtype(torch.bfloat16)
-        model = Qwen2VLForConditionalGeneration(config)
-        torch.set_default_dtype(torch.float32)
-    model.save_pretrained(folder)
+        weights = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
+    weights.save_pretrained(folder)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", choices=["2b", "tiny"], default="2b")
+    parser.add_argument("--shape", choices=[*CONFIGS, "tiny"], default="Qwen2-VL-2B")
     parser.add_argument("--stages", nargs="+", default=["sft", "grpo"])
     parser.add_argument("--launches", nargs="+", default=list(LAUNCHES), choices=LAUNCHES)
     parser.add_argument("--only_resume", action="store_true", help="no memory and seconds")

@@ -1,65 +1,71 @@
-"""A folder laid out as the hub's Qwen2-VL-2B-Instruct: the names that its weights had before
-transformers 4.52, two shards with an index, a flat configuration, its list of end tokens, the chat
-template in a file of its own, 151,936 words.
+"""Folders laid out as the hub's Qwen2-VL-2B-, Qwen2.5-VL-3B- and Qwen3-VL-2B-Instruct: the names of
+their weights (before transformers 4.52 for the first two), shards with an index or one file, a flat
+or a nested configuration, a list of end tokens, the chat template in a file of its own, 151,936
+words. Other sizes of ``shapes.CONFIGS`` follow the first of their family.
 
 The weights are random but for the last layer's MLP, which knows one answer by heart, a word after
 the other, and then is torn between two ends, one of which is not valid: so the folder's model
 claims boxes, completions of a prompt differ in reward, and every stage has something to work on.
+
+The files beside the weights are as in public copies: of Qwen3-VL the list of files (one of weights
+at 2B), preprocessors, chat template and generation settings (QwenLM/Qwen3-VL, issue 1825).
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import re
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from shapes import CONFIGS, N_WORDS
 from torch import Tensor
 from transformers import AddedToken, AutoConfig, AutoTokenizer, Qwen2Tokenizer
-from transformers import Qwen2VLForConditionalGeneration as Qwen2VL
+from transformers import AutoModelForImageTextToText as AnyModel
 
 from kit.model.load import load_processor
 from kit.model.tiny import CHAT_TEMPLATE, SPECIAL_TOKENS
 
-N_WORDS = 151643  # and then the special tokens
-CONFIG = {
-    "architectures": ["Qwen2VLForConditionalGeneration"], "attention_dropout": 0.0,
-    "bos_token_id": N_WORDS, "eos_token_id": N_WORDS + 2, "vision_start_token_id": N_WORDS + 9,
-    "vision_end_token_id": N_WORDS + 10, "vision_token_id": N_WORDS + 11,
-    "image_token_id": N_WORDS + 12, "video_token_id": N_WORDS + 13, "hidden_act": "silu",
-    "hidden_size": 1536, "initializer_range": 0.02, "intermediate_size": 8960,
-    "max_position_embeddings": 32768, "max_window_layers": 28, "model_type": "qwen2_vl",
-    "num_attention_heads": 12, "num_hidden_layers": 28, "num_key_value_heads": 2,
-    "rms_norm_eps": 1e-06, "rope_theta": 1000000.0, "sliding_window": 32768,
-    "tie_word_embeddings": True, "torch_dtype": "bfloat16", "transformers_version": "4.41.2",
-    "use_cache": True, "use_sliding_window": False, "vocab_size": 151936,
-    "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
-    "vision_config": {
-        "depth": 32, "embed_dim": 1280, "mlp_ratio": 4, "num_heads": 16, "in_chans": 3,
-        "hidden_size": 1536, "patch_size": 14, "spatial_merge_size": 2, "spatial_patch_size": 14,
-        "temporal_patch_size": 2,
-    },
-}  # fmt: skip
-SMALL = {  # for a try in seconds
-    "hidden_size": 256, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
-    "max_position_embeddings": 4096,
-    "vision_config": CONFIG["vision_config"] | {
-        "depth": 2, "embed_dim": 64, "hidden_size": 256, "num_heads": 2,
-    },
-}  # fmt: skip
 GENERATION = {
     "bos_token_id": N_WORDS, "do_sample": True, "eos_token_id": [N_WORDS + 2, N_WORDS],
-    "pad_token_id": N_WORDS, "repetition_penalty": 1.0, "temperature": 0.01, "top_k": 1,
-    "top_p": 0.001, "transformers_version": "4.37.0",
+    "pad_token_id": N_WORDS,
 }  # fmt: skip
+GENERATIONS = {
+    "qwen2_vl": {"repetition_penalty": 1.0, "temperature": 0.01, "top_k": 1, "top_p": 0.001},
+    "qwen2_5_vl": {"repetition_penalty": 1.05, "temperature": 1e-06},
+    "qwen3_vl": {"repetition_penalty": 1.0, "temperature": 0.7, "top_k": 20, "top_p": 0.8},
+}
 PREPROCESSOR = {
     "min_pixels": 3136, "max_pixels": 12845056, "patch_size": 14, "temporal_patch_size": 2,
     "merge_size": 2, "image_mean": [0.48145466, 0.4578275, 0.40821073],
     "image_std": [0.26862954, 0.26130258, 0.27577711],
     "image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen2VLProcessor",
 }  # fmt: skip
+PREPROCESSOR_3 = {
+    "size": {"shortest_edge": 65536, "longest_edge": 16777216}, "patch_size": 16,
+    "temporal_patch_size": 2, "merge_size": 2, "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
+    "image_processor_type": "Qwen2VLImageProcessorFast", "processor_class": "Qwen3VLProcessor",
+}  # fmt: skip
+VIDEO_3 = {key: value for key, value in PREPROCESSOR_3.items() if not key.startswith("image_p")} | {
+    "size": {"shortest_edge": 4096, "longest_edge": 25165824},
+    "video_processor_type": "Qwen3VLVideoProcessor",
+}
+PREPROCESSORS = {
+    "qwen2_vl": {"preprocessor_config.json": PREPROCESSOR},
+    "qwen2_5_vl": {
+        "preprocessor_config.json": PREPROCESSOR | {"processor_class": "Qwen2_5_VLProcessor"}
+    },
+    "qwen3_vl": {
+        "preprocessor_config.json": PREPROCESSOR_3,
+        "video_preprocessor_config.json": VIDEO_3,
+    },
+}
+# Qwen3-VL's makes no system turn up
+CHAT_TEMPLATE_3 = re.sub("{% if loop.first.*?{% endif %}", "", CHAT_TEMPLATE, flags=re.DOTALL)
 OLD_NAMES = {"model.visual.": "visual.", "model.language_model.": "model."}
+SHARD_BYTES = {"qwen2_vl": 4 * 10**9, "qwen2_5_vl": 4 * 10**9, "qwen3_vl": 5 * 10**9}
 STD = 0.001  # so small that words pass the layers nearly unchanged
 LOGIT = 30.0  # of a word that is certain; all others together reach 12
 
@@ -72,29 +78,53 @@ ENDS = (' "yes" }', ' "no"')
 
 
 def write_hub_folder(
-    folder: Path, *, tokenizer: Path | None = None, shard_bytes: int = 4 * 10**9, **changes
+    folder: Path,
+    model: str = "Qwen2-VL-2B",
+    *,
+    small: bool = False,
+    tokenizer: Path | None = None,
+    shard_bytes: int | None = None,
+    weights: bool = True,
 ) -> Path:
     """Write the folder.
 
     Args:
+        model: one of ``shapes.CONFIGS``.
+        small: of two layers, for a try in seconds.
         tokenizer: the folder of Qwen2's own; left out: the embedded one with words added to it.
-        changes: of ``CONFIG``.
+        shard_bytes: the most of a file; left out: as on the hub.
+        weights: without them the folder serves what asks for shapes only.
     """
     folder.mkdir(parents=True)
     words = AutoTokenizer.from_pretrained(tokenizer) if tokenizer else padded_tokenizer()
     chain = answer_chain(words)
     words.chat_template = None
     words.save_pretrained(folder)
+    config = small_config(CONFIGS[model]) if small else CONFIGS[model]
+    kind = config["model_type"]
+    template = CHAT_TEMPLATE_3 if kind == "qwen3_vl" else CHAT_TEMPLATE
     for name, content in {
-        "chat_template.json": {"chat_template": CHAT_TEMPLATE},
-        "config.json": CONFIG | changes,
-        "generation_config.json": GENERATION,
-        "preprocessor_config.json": PREPROCESSOR,
+        "chat_template.json": {"chat_template": template},
+        "config.json": config,
+        "generation_config.json": GENERATION | GENERATIONS[kind],
+        **PREPROCESSORS[kind],
     }.items():
         (folder / name).write_text(json.dumps(content, indent=2))
+    if weights:
+        write_weights(folder, chain, shard_bytes or SHARD_BYTES[kind])
+    else:
+        save_file({}, folder / "model.safetensors")
+    return folder
+
+
+def write_weights(folder: Path, chain: list, shard_bytes: int) -> None:
+    """In files of so many bytes, and their index; in one file where that is enough."""
+    config = AutoConfig.from_pretrained(folder)
+    old = config.model_type != "qwen3_vl"
     with torch.device("meta"):
-        shapes = Qwen2VL(AutoConfig.from_pretrained(folder)).state_dict()
-    shapes.pop("lm_head.weight")  # the embedding
+        shapes = AnyModel.from_config(config).state_dict()
+    if config.tie_word_embeddings:
+        shapes.pop("lm_head.weight")
     shards: list[list[str]] = [[]]
     for name, weight in shapes.items():
         size = sum(2 * shapes[other].numel() for other in shards[-1])
@@ -102,17 +132,38 @@ def write_hub_folder(
             shards.append([])
         shards[-1].append(name)
     torch.manual_seed(0)
+    last = f"model.language_model.layers.{config.get_text_config().num_hidden_layers - 1}.mlp."
     where, embedding = {}, random_words(shapes["model.language_model.embed_tokens.weight"])
     for number, names in enumerate(shards, start=1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        weights = {old_name(name): random_weight(name, shapes[name], embedding) for name in names}
-        remember(weights, chain, embedding, last_layer=(CONFIG | changes)["num_hidden_layers"] - 1)
+        if len(shards) == 1:
+            file = "model.safetensors"
+        weights = {name: random_weight(name, shapes[name], embedding) for name in names}
+        remember(weights, chain, embedding, prefix=last)
+        weights = {old_name(name) if old else name: weight for name, weight in weights.items()}
         where |= dict.fromkeys(weights, file)
         save_file(weights, folder / file, metadata={"format": "pt"})
-    total = sum(2 * weight.numel() for weight in shapes.values())
-    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
-    return folder
+    if len(shards) > 1:
+        total = sum(2 * weight.numel() for weight in shapes.values())
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+
+
+def small_config(config: dict) -> dict:
+    """The same with two layers of language model and tower, and narrow."""
+    text = {
+        "hidden_size": 256, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 4096,
+    }  # fmt: skip
+    widths = {"embed_dim": 64, "hidden_size": 256}
+    if config["model_type"] != "qwen2_vl":
+        widths = {"hidden_size": 64, "intermediate_size": 96, "out_hidden_size": 256}
+    layers = {"fullatt_block_indexes": [1], "deepstack_visual_indexes": [0, 1]}
+    vision = config["vision_config"] | {"depth": 2, "num_heads": 2} | widths
+    vision |= {key: value for key, value in layers.items() if key in vision}
+    if "text_config" in config:
+        return config | {"text_config": config["text_config"] | text, "vision_config": vision}
+    return config | text | {"vision_config": vision}
 
 
 def padded_tokenizer() -> Qwen2Tokenizer:
@@ -158,7 +209,7 @@ def random_words(shape: Tensor) -> Tensor:
 
 
 def random_weight(name: str, shape: Tensor, embedding: Tensor) -> Tensor:
-    if "embed_tokens" in name:
+    if "embed_tokens" in name or "lm_head" in name:
         return embedding
     weight = torch.zeros(shape.shape, dtype=torch.bfloat16)
     if "norm" in name or "ln_q" in name:
@@ -166,13 +217,13 @@ def random_weight(name: str, shape: Tensor, embedding: Tensor) -> Tensor:
     return weight.normal_(std=STD)
 
 
-def remember(weights: dict[str, Tensor], chain: list, embedding: Tensor, *, last_layer: int):
+def remember(weights: dict[str, Tensor], chain: list, embedding: Tensor, *, prefix: str) -> None:
     """One neuron a word, in the last layer: it fires at the word and writes what follows."""
     width = embedding.shape[1]
     word_norm = LOGIT / width**0.5
     fires_at = (0.5 * width**0.5) ** 2  # as normalised states are of length sqrt(width)
     for kind in ("gate", "up", "down"):
-        weight = weights.get(f"model.layers.{last_layer}.mlp.{kind}_proj.weight")
+        weight = weights.get(f"{prefix}{kind}_proj.weight")
         for neuron, (word, following) in enumerate(chain if weight is not None else []):
             if kind == "down":
                 words = embedding[list(following)].float()

@@ -2,10 +2,10 @@
 
     python tests/real_size.py --folder /tmp/qwen2vl --work /tmp/real_size
 
-Writes a folder laid out as the hub's Qwen2-VL-2B-Instruct (``hub_folder``; 4.4 GB, kept for the
-next time) and a few phantoms, and gives the commands of the kit to them one after the other, a
-process each. Prints a table; fails where a stage does or takes more than ``--limit_gb``, or where
-the preflight is a tenth from what a training stage takes.
+Writes a folder laid out as the hub's Qwen2-VL-2B-Instruct, or that of another ``--model``
+(``hub_folder``; 4.4 GB, kept for the next time), and a few phantoms, and gives the commands of the
+kit to them one after the other, a process each. Prints a table; fails where a stage does or takes
+more than ``--limit_gb``, or where the preflight is a tenth from what a training stage takes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from helpers import ROOT, flags_of, metrics_of, rows
-from hub_folder import SMALL, write_hub_folder
+from hub_folder import write_hub_folder
+from shapes import CONFIGS
 
 from kit.data.phantom.dataset import write_slake_phantoms
 from kit.data.prepare import PrepareConfig, prepare
@@ -46,7 +47,7 @@ def stages(base: Path, work: Path) -> dict[str, dict[str, object]]:
     return {
         "train_sft": TRAINING | {
             "base_model": base, "data": data, "output_dir": sft, "lora_r": 8, "lora_alpha": 16,
-            "direct_answers": True, "max_pixels": 224 * 224,
+            "direct_answers": True, "min_pixels": 56 * 56, "max_pixels": 224 * 224,
         },
         "cf_proxy": ASKING | {"adapter": sft, "data": data, "output": proxy},
         "train_grpo": TRAINING | {
@@ -114,14 +115,16 @@ def check(work: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True, help="of the model; made if missing")
+    parser.add_argument("--model", choices=CONFIGS, default="Qwen2-VL-2B", help="what is made")
     parser.add_argument("--work", type=Path, required=True, help="a new folder for everything else")
     parser.add_argument("--tokenizer", type=Path, help="folder of Qwen2's own; else a stand-in")
     parser.add_argument("--small", action="store_true", help="a few layers, to try the script out")
     parser.add_argument("--limit_gb", type=float, default=20.0)
     settings = parser.parse_args()
     if not settings.folder.exists():
-        changes = SMALL if settings.small else {}
-        write_hub_folder(settings.folder, tokenizer=settings.tokenizer, **changes)
+        write_hub_folder(
+            settings.folder, settings.model, small=settings.small, tokenizer=settings.tokenizer
+        )
     work = settings.work
     write_slake_phantoms(work / "SLAKE", images={"train": 4, "validate": 1, "test": 1}, seed=1)
     data = str(work / "train.json")

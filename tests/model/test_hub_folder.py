@@ -2,26 +2,48 @@
 
 import json
 
+import pytest
 import torch
-from hub_folder import ANSWER, ENDS, SMALL, write_hub_folder
+from hub_folder import ANSWER, ENDS, write_hub_folder
 from PIL import Image
+from shapes import CONFIGS, PARAMETERS, shape
+from transformers import AutoModelForImageTextToText
 
 from kit.model.load import load_base, load_processor
 from kit.model.sampler import Sampling, generate, question_prompt
 from kit.prompting.answers import parse_answer
 
 
-def test_a_folder_of_the_hub_loads_and_says_what_it_knows(tmp_path):
-    folder = write_hub_folder(tmp_path / "hub", shard_bytes=10**7, **SMALL)
+@pytest.mark.parametrize("model", PARAMETERS)
+def test_shapes_have_as_many_parameters_as_the_hub_counts(model):
+    with torch.device("meta"):
+        built = AutoModelForImageTextToText.from_config(shape(model))
+    assert sum(weight.numel() for weight in built.parameters()) == PARAMETERS[model]
+
+
+@pytest.mark.parametrize(
+    ("model", "first_names", "n_tokens"),
+    [
+        ("Qwen2-VL-2B", ("model.embed", "model.layers", "model.norm", "visual."), 64),
+        ("Qwen2.5-VL-3B", ("model.embed", "model.layers", "model.norm", "visual."), 64),
+        ("Qwen2.5-VL-7B", ("model.embed", "model.layers", "model.norm", "visual.", "lm_head"), 64),
+        ("Qwen3-VL-2B", ("model.language_model.", "model.visual."), 49),
+    ],
+)
+def test_a_folder_of_the_hub_loads_and_says_what_it_knows(model, first_names, n_tokens, tmp_path):
+    folder = write_hub_folder(tmp_path / "hub", model, small=True, shard_bytes=10**7)
+    config = CONFIGS[model]
     index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
     assert len(set(index.values())) > 1
-    assert {name.split(".")[0] for name in index} == {"model", "visual"}, "names of old"
+    assert all(name.startswith(first_names) for name in index), "names as on the hub"
+    rows = config.get("text_config", config)["vocab_size"]
     model = load_base(str(folder))
-    assert model.lm_head.weight is model.model.language_model.embed_tokens.weight
-    assert len(model.lm_head.weight) == 151936
-    processor = load_processor(str(folder), max_pixels=224 * 224)
+    tied = model.lm_head.weight is model.model.language_model.embed_tokens.weight
+    assert tied == config["tie_word_embeddings"]
+    assert len(model.lm_head.weight) == rows
+    processor = load_processor(str(folder), min_pixels=56 * 56, max_pixels=224 * 224)
     image = processor.prepare_image(Image.new("RGB", (512, 512)))
-    assert image.n_tokens == 64
+    assert image.n_tokens == n_tokens
     prompt = question_prompt(processor, image, ["Where?"], "caption_reason_answer")
     (((completion,),)) = generate(
         model, [prompt], Sampling(20),

@@ -8,9 +8,9 @@ import os
 import numpy as np
 import pytest
 import torch
-from shapes import qwen2_vl_2b
+from shapes import shape
 from torch import nn
-from transformers import Qwen2VLForConditionalGeneration
+from transformers import AutoModelForImageTextToText
 
 from kit.grpo.config import GrpoConfig
 from kit.model import vision
@@ -28,11 +28,11 @@ SHARE = 1 if os.environ.get("LAYERS") == "all" else 4
 
 def policy() -> nn.Module:
     config = GrpoConfig(base_model="-", data="-", output_dir="-", gradient_checkpointing=True)
-    shape = qwen2_vl_2b(SHARE)
-    shape._attn_implementation = "sdpa"
     with torch.device("meta"):
-        model = use_tree_attention(Qwen2VLForConditionalGeneration(shape))
-        return make_trainable(model, config).train()
+        model = AutoModelForImageTextToText.from_config(
+            shape("Qwen2-VL-2B", SHARE), attn_implementation="sdpa"
+        )
+        return make_trainable(use_tree_attention(model), config).train()
 
 
 def prompts(side: int, config) -> list[Tree]:
