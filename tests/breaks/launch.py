@@ -68,6 +68,20 @@ BREAKS = (
         ("tests/plan/test_preflight.py::test_a_rollout_is_of_all_prompts_of_a_step",),
     ),
     Break(
+        "the attention of a packed language model is planned in 16 bits",
+        MEMORY,
+        'and "proj" in name',
+        'and "mlp" in name',
+        ("tests/plan/test_preflight.py::test_a_table_of_what_fits",),
+    ),
+    Break(
+        "an example image is a quarter of what max_pixels allows",
+        "kit/plan/preflight.py",
+        'size["longest_edge"] ** 0.5)',
+        'size["longest_edge"] ** 0.5) // 2',
+        ("tests/plan/test_preflight.py::test_a_folder_of_each_family_is_planned",),
+    ),
+    Break(
         "ZeRO leaves the optimizer whole",
         MEMORY,
         "states = 12 * trained // spread",

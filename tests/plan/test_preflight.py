@@ -1,11 +1,14 @@
 """The report before a run: what it says, refuses and recommends."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
+import what_fits
 import yaml
 from accelerate.commands.config import config_args
+from hub_folder import write_hub_folder
 
 from kit.data.grpo_records import read_grpo_records
 from kit.errors import ConfigError
@@ -48,6 +51,29 @@ def test_a_report(stage, launch, capsys):
     assert f"{launch} with quantization none fits" in said
     assert "64 of them of an image" in said, "224 by 224 pixels are 8 by 8 tokens"
     assert ("128 completions" in said) == (stage == "grpo" and launch == "cpu")
+
+
+@pytest.mark.parametrize(
+    ("model", "n_tokens"), [("Qwen2-VL-7B", 484), ("Qwen2.5-VL-7B", 484), ("Qwen3-VL-8B", 361)]
+)
+def test_a_folder_of_each_family_is_planned(model, n_tokens, tmp_path, capsys):
+    """Patches of 16 pixels make fewer tokens of an image than those of 14."""
+    folder = write_hub_folder(tmp_path / "base", model, small=True, weights=False)
+    code = check(config="launch/configs/sft.yaml", base_model=str(folder))
+    assert code == 0
+    assert f"{n_tokens} of them of an image" in capsys.readouterr().out
+
+
+def test_a_table_of_what_fits(monkeypatch, capsys):
+    """QLoRA saves three quarters of what the language model's layers take in bfloat16."""
+    monkeypatch.setattr(sys, "argv", ["what_fits", "--models", "Qwen3-VL-2B", "--stages", "sft"])
+    what_fits.main()
+    *_, row = capsys.readouterr().out.splitlines()
+    model, lora, qlora = row.strip("| ").split(" | ")
+    assert (model, lora[-4:], qlora[-4:]) == ("Qwen3-VL-2B", ": 16", ": 16")
+    saved = float(lora[:-4]) - float(qlora[:-4])
+    layers = 28 * (2048 * 128 * (16 + 8 + 8 + 16) + 3 * 2048 * 6144)
+    assert saved == pytest.approx(layers * (2 - 0.516) / 2**30, abs=0.1)
 
 
 def test_grpo_is_planned_at_the_image_size_of_its_adapter(trained_small, capsys):
