@@ -96,7 +96,8 @@ def told(stage: str, flags: dict[str, object]) -> float:
     config = config_class(**plain | {"report_to": ["none"]})
     adapter = getattr(config, "sft_ckpt", None)
     config = replace(config, base_model=config.base_model or named_base(adapter))
-    processor = load_processor(config.base_model, adapter, max_pixels=config.max_pixels)
+    bounds = {"min_pixels": config.min_pixels, "max_pixels": config.max_pixels}
+    processor = load_processor(config.base_model, adapter, **bounds)
     trees = example_trees(config, processor, config.data)
     n_images = count_images(config, config.data)
     table = table_of_estimates(config, processor, trees, Plan(), False, n_images=n_images)
@@ -119,6 +120,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="a new folder for everything else")
     parser.add_argument("--tokenizer", type=Path, help="folder of Qwen2's own; else a stand-in")
     parser.add_argument("--small", action="store_true", help="a few layers, to try the script out")
+    parser.add_argument("--only_sft", action="store_true", help="the first stage alone")
     parser.add_argument("--limit_gb", type=float, default=20.0)
     settings = parser.parse_args()
     if not settings.folder.exists():
@@ -146,12 +148,13 @@ def main() -> None:
                 wrong.append(f"the preflight is wrong about {stage}")
         table.append(row)
         print(row, flush=True)
-        if found.code:
+        if found.code or settings.only_sft:
             break
     print("\n".join(["", *table]))
     if wrong:
         sys.exit("; ".join(wrong))
-    check(work)
+    if not settings.only_sft:
+        check(work)
 
 
 if __name__ == "__main__":
