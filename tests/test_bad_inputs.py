@@ -545,7 +545,9 @@ BAD = {
     "no such model folder": flag("--base_model ./no/model", "no such model folder", "./no/model"),
     "model a file": flag("--base_model data.json", "data.json", "config.json"),
     "model not a model": flag("--base_model images", "images", "config.json"),
-    "model of another kind": base(change_json("config.json", model_type="llama"), "model_type is 'llama'"),
+    "model of another kind": base(
+        change_json("config.json", model_type="llama"), "model_type is 'llama'"
+    ),
     "model's config broken": base(file_at("config.json", "{"), "cannot read", "config.json"),
     "model's config a list": base(file_at("config.json", "[]"), "config.json", "object"),
     "model without weights": base(without("model.safetensors"), "no *.safetensors"),

@@ -256,8 +256,8 @@ BREAKS = (
     Break(
         "the counterfactual is asked of the gold answer",
         REWARDS,
-        "Case(record.image, record.question, parsed.answer, claim, ())",
-        "Case(record.image, record.question, record.gold, claim, ())",
+        "Case(record.shown, record.question, parsed.answer, claim, ())",
+        "Case(record.shown, record.question, record.gold, claim, ())",
         ("tests/grpo/test_rewards.py::test_the_probe_is_asked_of_what_the_completion_itself_says",),
     ),
     Break(

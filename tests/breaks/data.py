@@ -185,8 +185,8 @@ BREAKS = (
     Break(
         "all boxes of the image are taught",
         TARGETS,
-        "boxes(raw.evidence, raw.image_size)",
-        "boxes(raw.regions, raw.image_size)",
+        "boxes(raw.evidence, raw.sizes)",
+        "boxes(raw.regions, raw.sizes)",
         ("tests/data/test_targets.py::test_record_as_a_whole",),
     ),
     Break(

@@ -97,8 +97,8 @@ BREAKS = (
     Break(
         "controls of a claim may touch the gold boxes",
         FLIPS,
-        "(record.image, r, gold)) for",
-        "(record.image, r, ())) for",
+        "(record.shown, r, gold)) for",
+        "(record.shown, r, ())) for",
         ("tests/evaluate/test_flips.py::test_regions_of_an_answer",),
     ),
     Break(
@@ -111,8 +111,8 @@ BREAKS = (
     Break(
         "images are exchanged for those of another kind",
         "kit/evaluate/ablations.py",
-        "lambda r: (r.dataset, r.modality, r.location),",
-        "lambda r: (r.dataset,),",
+        "lambda r: (len(paths_of(r.shown)), r.dataset, r.modality, r.location),",
+        "lambda r: (len(paths_of(r.shown)), r.dataset),",
         (
             "tests/evaluate/test_ablations.py::test_images_are_exchanged_for_their_like_where_there_is_one",
         ),
