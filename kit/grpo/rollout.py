@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from kit.counterfactual.images import ImageCache
+from kit.data.boxes import ON_GRID
 from kit.data.grpo_records import GrpoRecord
+from kit.data.types import paths_of
 from kit.model.merged import sampling_weights
 from kit.model.processor import PreparedImage, Processor
 from kit.model.sampler import Completion, Prompt, Sampling, generate, seeded_noise
@@ -85,10 +87,17 @@ def roll_out(
             task,
             trunk,
             tuple(completions),
-            tuple(parse_answer(processor.decode(list(c.token_ids))) for c in completions),
+            _parsed(processor, completions, len(paths_of(task.record.shown))),
         )
         for task, trunk, completions in zip(tasks, trunks, completed, strict=True)
     ]
+
+
+def _parsed(
+    processor: Processor, completions: Sequence[Completion], n_images: int
+) -> tuple[ParsedAnswer, ...]:
+    texts = (processor.decode(list(completion.token_ids)) for completion in completions)
+    return tuple(parse_answer(text, frames=(ON_GRID,) * n_images) for text in texts)
 
 
 def _whole_prompt(processor: Processor, image: PreparedImage, record: GrpoRecord) -> Trunk:

@@ -15,6 +15,26 @@ CONVENTIONS = "kit/evaluate/box_conventions.py"
 
 BREAKS = (
     Break(
+        "a box of a second image is one of the first",
+        "kit/data/canvas.py",
+        "image = int(number[0]) if number else 1",
+        "image = 1",
+        (
+            "tests/test_several_images.py::test_the_right_box_on_the_wrong_image_is_worth_nothing",
+            "tests/test_several_images.py::test_a_model_that_watches_one_image_flips_with_that_one",
+        ),
+    ),
+    Break(
+        "what is taken away is taken from the first of several images",
+        "kit/data/canvas.py",
+        "found[image].append((x1 - start, y1, x2 - start, y2))",
+        "found[0].append((x1 - start, y1, x2 - start, y2))",
+        (
+            "tests/test_several_images.py::test_what_is_taken_away_is_taken_from_its_own_image",
+            "tests/test_several_images.py::test_a_model_that_watches_one_image_flips_with_that_one",
+        ),
+    ),
+    Break(
         "pixels of the resized image are taken for those of the image",
         ANSWERING,
         "(self.image_cache.size(path), self.resized(path))",
