@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from kit.data.choices import without_choices
 from kit.data.questions import RawQuestion
-from kit.data.records import SftRecord
+from kit.data.types import SftRecord
 from kit.data.words import american, directions_in
 
 REPEAT = "repeats_test_question"
@@ -178,25 +179,41 @@ def question_only_floor(train: Sequence[SftRecord], test: Sequence[SftRecord]) -
 
     The most frequent training answer to that very question text (normalised), else to its
     content type, else over all. Answers are counted without regard to case; a tie goes to the
-    answer that comes first in the alphabet.
+    answer that comes first in the alphabet. Of several choices it is the one that was most
+    frequent in that way; where none of them was ever an answer, that at the most frequent place.
 
     Raises:
         ValueError: no training record.
     """
     if not train:
         raise ValueError("no training record to take answers from")
-    by_question: dict[str, list[str]] = defaultdict(list)
-    by_type: dict[str, list[str]] = defaultdict(list)
+    answers: dict[tuple[str, str], list[str]] = defaultdict(list)
+    places: Counter[int] = Counter()
     for record in train:
-        by_question[normalize_question(record.question)].append(record.answer)
-        by_type[record.content_type].append(record.answer)
-    overall = _most_frequent(record.answer for record in train)
-    questions = {text: _most_frequent(answers) for text, answers in by_question.items()}
-    types = {name: _most_frequent(answers) for name, answers in by_type.items()}
-    return [
-        questions.get(normalize_question(r.question), types.get(r.content_type, overall))
-        for r in test
-    ]
+        for key in _guessed_by(record):
+            answers[key].append(record.answer)
+        if record.choices:
+            places[record.choices.index(record.answer)] += 1
+    tallies = {key: _tally(told) for key, told in answers.items()}
+    most = {key: _most_frequent(tally) for key, tally in tallies.items()}
+    commonest = min(places, key=lambda place: (-places[place], place), default=0)
+
+    def guess(record: SftRecord) -> str:
+        for key in filter(tallies.__contains__, _guessed_by(record)):
+            among = [c.casefold() for c in record.choices if c.casefold() in tallies[key]]
+            if not record.choices:
+                return most[key]
+            if among:
+                return _most_frequent({choice: tallies[key][choice] for choice in among})
+        return record.choices[min(commonest, len(record.choices) - 1)]
+
+    return [guess(record) for record in test]
+
+
+def _guessed_by(record: SftRecord) -> list[tuple[str, str]]:
+    """What a guesser goes by, the closest first."""
+    question = normalize_question(without_choices(record.question, record.choices))
+    return [("question", question), ("type", record.content_type), ("all", "")]
 
 
 def _first_match(row: RawQuestion, others: list[RawQuestion], kind: str) -> RawQuestion | None:
@@ -233,9 +250,14 @@ def _fraction(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
 
 
-def _most_frequent(answers: Iterable[str]) -> str:
+def _tally(answers: Iterable[str]) -> dict[str, Counter[str]]:
+    """How often each answer was given, in any case, by its spellings."""
     spellings: dict[str, Counter[str]] = defaultdict(Counter)
     for answer in answers:
         spellings[answer.casefold()][answer] += 1
+    return spellings
+
+
+def _most_frequent(spellings: Mapping[str, Counter[str]]) -> str:
     key = min(spellings, key=lambda k: (-spellings[k].total(), k))
     return min(spellings[key], key=lambda spelling: (-spellings[key][spelling], spelling))

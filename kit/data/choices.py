@@ -67,17 +67,19 @@ def parse_choices(value: Any, where: str, field: str = "choices") -> dict[str, s
     return dict(zip(value, texts, strict=True))
 
 
-def choices_of_record(record: dict[str, Any], where: str) -> tuple[str, ...]:
-    """The choices of a prepared record, of which its answer is one; none where it has none.
+def of_record(text: dict[str, str], value: Any, where: str, answer: str = "answer") -> dict:
+    """The text fields of a prepared record that has ``choices``, with these: its question shows
+    them, and its ``answer`` is the text of one.
 
     Raises:
         RecordError: as :func:`parse_choices` and :func:`named_choice`.
     """
-    if not (value := record.get("choices")):
-        return ()
+    if not value:
+        return text
     choices = parse_choices(value, where)
-    named_choice(record.get("answer", record.get("gold", "")), choices, where)
-    return tuple(choices.values())
+    texts = tuple(choices.values())
+    named = {"question": with_choices(text["question"], texts), "choices": texts}
+    return text | named | {answer: named_choice(text[answer], choices, where)}
 
 
 def with_choices(question: str, choices: Sequence[str]) -> str:

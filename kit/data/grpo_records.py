@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit.data.choices import choices_of_record, with_choices
+from kit.data import choices
 from kit.data.columns import ALIASES, Layout
 from kit.data.fields import (
     bad_field,
@@ -129,8 +129,7 @@ def parse_grpo_record(value: Any, *, where: str, folder: Path) -> GrpoRecord:
         resolve_image(text["image_path"], folder=folder, where=where, field="image_path")
     )
     more = parse_more_images(value.get("more_images", []), folder, where)
-    choices = choices_of_record(value, where)
-    text["question"] = with_choices(text["question"], choices)
+    text = choices.of_record(text, value.get("choices"), where, answer="gold")
     valid = value.get("valid_json", False)
     if not isinstance(valid, bool):
         raise bad_field(where, "valid_json", "must be true or false", "wrong_type")
@@ -140,7 +139,6 @@ def parse_grpo_record(value: Any, *, where: str, folder: Path) -> GrpoRecord:
         answer_correct=_number(value, "answer_correct", 0.0, 1.0, where) or 0.0,
         delta_cf_roi=_number(value, "delta_cf_roi", -1.0, 1.0, where),
         delta_cf_rand=_number(value, "delta_cf_rand", -1.0, 1.0, where),
-        choices=choices,
         cf_boxes=_boxes(value.get("cf_boxes", []), None if more else image_size, where),
         regions=parse_regions(value.get("regions", []), image_size, where, 1 + len(more)),
         image_size=image_size,

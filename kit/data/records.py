@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from kit.data.choices import choices_of_record, with_choices
+from kit.data import choices
 from kit.data.columns import Layout
 from kit.data.fields import (
     bad_field,
@@ -190,11 +190,8 @@ def parse_sft_record(value: Any, *, where: str, folder: Path) -> SftRecord:
     regions = parse_regions(value.get("regions", []), image_size, where, 1 + len(more))
     check_target(text["output"], where, 1 + len(more))
     text["image"] = str(resolve_image(text["image"], folder=folder, where=where))
-    choices = choices_of_record(value, where)
-    text["question"] = with_choices(text["question"], choices)
-    return SftRecord(
-        **text, choices=choices, regions=regions, image_size=image_size, more_images=more
-    )
+    text = choices.of_record(text, value.get("choices"), where)
+    return SftRecord(**text, regions=regions, image_size=image_size, more_images=more)
 
 
 def parse_texts(value: Any, record: type, where: str) -> dict[str, str]:

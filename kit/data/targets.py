@@ -25,6 +25,7 @@ INSTRUCTION = (
     'evidence as [x1, y1, x2, y2] on a 0 to 1000 grid, [] if none) and "answer" (short).'
 )
 
+_OF_RADIOLOGY = ("SLAKE", "VQA_RAD")
 MOST_LABELS = 6
 MOST_PLACES = 3
 
@@ -67,7 +68,11 @@ def to_sft_record(raw: RawQuestion, data_folder: str | Path) -> SftRecord:
     The image's path is relative to ``data_folder`` where it lies under it, else absolute.
     """
     target = {
-        "caption": caption(raw.modality, raw.location, [r.label for r in raw.regions]),
+        "caption": caption(
+            raw.modality or ("" if raw.dataset in _OF_RADIOLOGY else "A medical image"),
+            raw.location,
+            [r.label for r in raw.regions],
+        ),
         "reasoning": reasoning(raw),
         "boxes": boxes(raw.evidence, raw.sizes),
         "answer": raw.answer,
