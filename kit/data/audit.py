@@ -170,7 +170,7 @@ def held_out(thumbnails: Mapping[Path, np.ndarray], share: float) -> set[Path]:
     found = volumes(thumbnails)
     for path, volume in found.items():
         first[volume] = min(path.name, first.get(volume, path.name))
-    chosen = {volume for volume, name in first.items() if _fraction(name) < share}
+    chosen = {volume for volume, name in first.items() if fraction(name) < share}
     return {path for path, volume in found.items() if volume in chosen}
 
 
@@ -245,7 +245,7 @@ def _content_words(text: str) -> set[str]:
     return {w[:-1] if len(w) > 3 and w.endswith("s") else w for w in words - _STOP_WORDS}
 
 
-def _fraction(name: str) -> float:
+def fraction(name: str) -> float:
     """A number in 0..1 that only the name decides."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
 

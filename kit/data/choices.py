@@ -11,7 +11,7 @@ import string
 from collections.abc import Sequence
 from typing import Any
 
-from kit.data.fields import bad_field
+from kit.data.fields import bad_field, check_text
 from kit.files import strict_json
 
 LETTERS = string.ascii_uppercase
@@ -61,6 +61,8 @@ def parse_choices(value: Any, where: str, field: str = "choices") -> dict[str, s
         raise bad_field(
             where, field, f"must be 2 to {len(LETTERS)}, not {len(texts)}", "bad_choices"
         )
+    for text in texts:
+        check_text(text, where, "choices")
     folded = [text.casefold() for text in texts]
     if twice := [text for text in texts if folded.count(text.casefold()) > 1]:
         raise bad_field(where, field, f"holds {twice[0]!r} twice", "bad_choices")

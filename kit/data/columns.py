@@ -6,8 +6,8 @@ import itertools
 import re
 import string
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Literal, TypeVar
 
 from kit.command import option
 from kit.errors import ConfigError, DataError
@@ -38,6 +38,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "image_size": (),
 }  # fmt: skip
 BoxFormat = Literal["xyxy", "xywh"]
+Options = TypeVar("Options", bound="TableOptions")
 
 _IMAGE = re.compile(r"(?:image|img)(?:_path|_file)?_?([1-9]?)")
 _CHOICE = re.compile(r"(?:(?:option|choice|opt)[ _-]*)?([a-z])", re.IGNORECASE)
@@ -101,6 +102,11 @@ class TableOptions:
         """
         columns = parse_columns(self.columns)
         return Layout(columns, self.box_convention, self.box_format, self.data_split)
+
+    def over(self, other: Options) -> Options:
+        """Another configuration with what this one is told of data, which goes over its own."""
+        told = {one.name: getattr(self, one.name) for one in fields(TableOptions)}
+        return replace(other, **{name: value for name, value in told.items() if value})
 
 
 @dataclass(frozen=True)

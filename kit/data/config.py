@@ -9,22 +9,41 @@ from typing import Literal
 
 from kit.command import option
 from kit.data import slake, vqa_rad
+from kit.data.columns import BoxFormat, Layout, parse_columns
 from kit.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """Prepare SLAKE and VQA-RAD for training and evaluation."""
+    """Prepare SLAKE, VQA-RAD or your own data for training and evaluation."""
 
     output: str = option(help="data file to write, one JSON record a line")
-    dataset: Literal["SLAKE", "VQA_RAD", "both"] = option("both", help="which dataset to read")
+    dataset: Literal["SLAKE", "VQA_RAD", "both", "own"] = option(
+        "both", help="which dataset to read; own: that of own_data"
+    )
     split: Literal["train", "validate", "test"] = option("train", help="which split to prepare")
     slake_root: str = option("data/SLAKE", help="folder with SLAKE's train.json and imgs/")
     vqa_rad_root: str = option("data/VQA_RAD", help="folder with VQA-RAD's JSON and images")
+    own_data: str = option(
+        "", help="your own: a CSV, JSON, JSON lines or Parquet file, a folder, or hf:owner/name"
+    )
+    test_data: str | None = option(
+        None, help="its test split, where that is another file: what training rows may give away"
+    )
+    columns: list[str] = option(
+        help="field=column of your own, where it names image, question, answer, ... otherwise",
+        default_factory=list,
+    )
+    box_convention: Literal["pixels", "grid_1000", "unit"] | None = option(
+        None, help="what the boxes of your own count, where their numbers do not tell"
+    )
+    box_format: BoxFormat | None = option(
+        None, help="whether they are corners or corner and size, where they do not tell"
+    )
     lang: Literal["en", "zh", "both"] = option("en", help="language of SLAKE's questions")
     download: bool = option(False, help="fetch the datasets from their public hub mirrors first")
     image_disjoint: bool = option(
-        False, help="drop VQA-RAD training rows whose image is in the test split"
+        False, help="drop training rows of VQA-RAD or your own whose image is in the test split"
     )
     leaks: Literal["drop", "keep", "refuse"] = option(
         "drop", help="what to do with training rows that give away test rows"
@@ -33,7 +52,10 @@ class PrepareConfig:
         "keep", help="what to do with training images that look like one of the test split"
     )
     validate_share: float | None = option(
-        None, help="share of VQA-RAD's training images that are its validate split, e.g. 0.1"
+        None, help="share of VQA-RAD's or your own training images that are the validate split"
+    )
+    test_share: float | None = option(
+        None, help="share of your own images that are the test split, e.g. 0.2"
     )
     strict: bool = option(False, help="stop at the first broken row")
     skip_bad: bool = option(False, help="drop broken rows and count them in the report")
@@ -52,11 +74,38 @@ class PrepareConfig:
                 "--near_duplicates drop", f"--split {self.split}", "it is for train only"
             )
         self._check_share()
-        if self.dataset != "SLAKE" and self.lang == "zh":
+        self._check_own()
+        if self.dataset in ("VQA_RAD", "both") and self.lang == "zh":
             raise _contradiction("--lang zh", f"--dataset {self.dataset}", "VQA-RAD is in English")
         self._check_output()
 
+    def _check_own(self) -> None:
+        own = self.dataset == "own"
+        if own and not self.own_data:
+            fix = "give --own_data my.csv"
+            raise ConfigError("no data given", where="--dataset own", fix=fix)
+        if own and self.download:
+            raise _contradiction("--download", "--dataset own", "hf:owner/name needs none")
+        for name in ("own_data", "test_data", "test_share", "columns", "box_convention"):
+            if getattr(self, name) and not own:
+                raise _contradiction(f"--{name}", f"--dataset {self.dataset}", "give --dataset own")
+        if self.test_data and self.test_share is not None:
+            raise _contradiction("--test_share", "--test_data", "give one of them")
+        if (self.test_share or 0) + (self.validate_share or 0) >= 1:
+            what = "--test_share and --validate_share leave nothing to train on"
+            raise ConfigError(what, where="command line", fix="give 0.2 and 0.1")
+        _ = self.layout  # which checks the columns
+
+    @property
+    def layout(self) -> Layout:
+        """How own data are read."""
+        columns = parse_columns(self.columns)
+        return Layout(columns, self.box_convention, self.box_format, split="all")
+
     def _check_share(self) -> None:
+        if self.test_share is not None and not 0 < self.test_share < 1:
+            what = f"must be a share above 0 and below 1, not {self.test_share}"
+            raise ConfigError(what, where="--test_share", fix="give 0.2")
         share = self.validate_share
         if share is None:
             if self.dataset == "VQA_RAD" and self.split == "validate":
@@ -69,7 +118,7 @@ class PrepareConfig:
         if self.dataset == "SLAKE":
             fix = "SLAKE has a validate split of its own"
             raise _contradiction("--validate_share", "--dataset SLAKE", fix)
-        if self.split == "test":
+        if self.split == "test" and self.dataset != "own":
             fix = "it is for train and validate"
             raise _contradiction("--validate_share", "--split test", fix)
 
@@ -80,6 +129,7 @@ class PrepareConfig:
         sources = [Path(self.slake_root, f"{name}.json") for name in ("train", "test")]
         sources += [Path(self.slake_root, f"{name}.json") for name in ("validate", "validation")]
         sources += [Path(self.vqa_rad_root, vqa_rad.PUBLIC_FILE)]
+        sources += [Path(path) for path in (self.own_data, self.test_data) if path]
         if os.path.abspath(output) in map(os.path.abspath, sources):
             what = "would overwrite the dataset itself"
             raise ConfigError(what, where=f"--output {output}", fix="choose another name")

@@ -15,7 +15,7 @@ from kit.files import strict_json
 
 # What a Qwen2-VL tokenizer reads as a control token wherever it stands in a text.
 CONTROL_TOKEN = re.compile(r"<\|\w+\|>")
-_READ_BY_THE_MODEL = ("question", "output", "answer", "gold")
+_READ_BY_THE_MODEL = ("question", "choices", "output", "answer", "gold")
 
 _HUGE = 1e300  # more than any coordinate, less than what overflows
 

@@ -21,6 +21,8 @@ from kit.data.config import PrepareConfig
 from kit.data.download import download
 from kit.data.fields import bad_field
 from kit.data.images import open_image
+from kit.data.own import DATASET as OWN
+from kit.data.prepare_own import OwnSplits
 from kit.data.questions import RawQuestion, Row
 from kit.data.report import by_dataset, print_summary, write_prepared
 from kit.data.targets import to_sft_record
@@ -41,7 +43,8 @@ def prepare(config: PrepareConfig) -> dict:
             written or changed then.
     """
     pictures = _Pictures()
-    rows, fixed = _read(config)
+    own = OwnSplits(config, pictures.thumbnails) if config.dataset == OWN else None
+    rows, fixed = _read(config, own)
     kept, problems = _sort_out(rows, pictures, config)
     known = Counter(p.reason for p in problems if p.reason in KNOWN_TRAPS)
     broken = [p for p in problems if p.reason not in KNOWN_TRAPS]
@@ -50,14 +53,14 @@ def prepare(config: PrepareConfig) -> dict:
     dropped = known + Counter(p.reason for p in broken)
     audits: dict = {}
     left_out = 0  # training rows that are no rows of the validate split
-    if config.validate_share is not None:
+    if config.validate_share is not None and own is None:
         parted, audits = _parted(kept, pictures, config)
         left_out = len(kept) - len(parted)
         kept = parted
         if config.split == "train":
             dropped[HELD_OUT], left_out = left_out, 0
     if training := [row for row in kept if row.split == "train"]:
-        clean, reasons, found = _audited(training, pictures, config)
+        clean, reasons, found = _audited(training, pictures, config, own)
         kept = [row for row in kept if row.split != "train"] + clean
         dropped += reasons
         audits |= found
@@ -78,7 +81,7 @@ def prepare(config: PrepareConfig) -> dict:
         "fixed": dict(sorted(fixed.items())),
         **audits,
         "by_dataset": by_dataset(records),
-        "notes": _notes(config),
+        "notes": _notes(config) + (own.notes if own else []),
         "broken": [{"where": str(p.where), "reason": p.reason, "what": p.what} for p in broken],
     }
     write_prepared(Path(config.output), records, report)
@@ -107,7 +110,9 @@ class _Pictures:
         return {path: v for path, v in seen.items() if not isinstance(v, ImageError)}
 
 
-def _read(config: PrepareConfig) -> tuple[list[Row], Counter[str]]:
+def _read(config: PrepareConfig, own: OwnSplits | None) -> tuple[list[Row], Counter[str]]:
+    if own:
+        return own.of(config.split), Counter(own.fixed)
     rows: list[Row] = []
     fixed: Counter[str] = Counter()
     for dataset in config.datasets:
@@ -174,10 +179,15 @@ def _unique(rows: list[RawQuestion]) -> list[RawQuestion]:
 
 
 def _audited(
-    rows: list[RawQuestion], pictures: _Pictures, config: PrepareConfig
+    rows: list[RawQuestion], pictures: _Pictures, config: PrepareConfig, own: OwnSplits | None
 ) -> tuple[list[RawQuestion], Counter[str], dict]:
     """Training rows without duplicates and leaks, what was dropped, and the report's part."""
-    test, notes = _test_rows(config, dict.fromkeys(row.dataset for row in rows))
+    if own:
+        test = own.tests_as_in(rows)
+        notes = [] if test else ["leaks: no test split (see --test_data and --test_share)"]
+        own.notes += notes
+    else:
+        test, notes = _test_rows(config, dict.fromkeys(row.dataset for row in rows))
     unique = _unique(rows)
     leaks = audit.find_leaks(unique, test)
     if leaks and config.leaks == "refuse":
@@ -185,7 +195,11 @@ def _audited(
     leaking = {leak.row.where for leak in leaks} if config.leaks == "drop" else set()
     clean = [row for row in unique if row.where not in leaking]
     test_images = {path for row in test for path in row.images}
-    shared = [r for r in clean if r.dataset == vqa_rad.DATASET and r.image in test_images]
+    shared = [
+        row
+        for row in clean
+        if (own or row.dataset == vqa_rad.DATASET) and test_images.intersection(row.images)
+    ]
     removed = {row.where for row in shared} if config.image_disjoint else set()
     kept = [row for row in clean if row.where not in removed]
     near = _near_duplicates(kept, test, pictures)
@@ -203,8 +217,8 @@ def _audited(
             "found": {kind: counts[kind] for kind in audit.LEAK_KINDS},
             "unchecked": notes,
         },
-        "vqa_rad_images_shared_with_test": {
-            "images": len({row.image for row in shared}),
+        "images_shared_with_test" if own else "vqa_rad_images_shared_with_test": {
+            "images": len({path for row in shared for path in row.images} & test_images),
             "rows": len(shared),
             "removed": bool(removed),
         },

@@ -63,6 +63,9 @@ def print_summary(report: dict) -> None:
     if near := report.get("near_duplicates_of_test_images"):
         rows = report["near_duplicates"]["rows"]
         print(f"  kept {rows} rows of {near} images that nearly equal a test image")
+    if (shared := report.get("images_shared_with_test")) and shared["rows"]:
+        fate = "dropped" if shared["removed"] else "kept (see --image_disjoint)"
+        print(f"  {shared['rows']} rows of {shared['images']} images of the test split: {fate}")
     if held := report.get("vqa_rad_held_out_for_validation"):
         print(f"  VQA-RAD's validate split: {held['rows']} rows of {held['images']} images")
     for note in report["notes"]:

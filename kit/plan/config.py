@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kit.command import option, require
+from kit.data.columns import TableOptions
 from kit.errors import ConfigError
 
 
 @dataclass
-class PreflightConfig:
+class PreflightConfig(TableOptions):
     """Prints what a stage's configuration takes on a GPU, under each ZeRO stage and precision."""
 
     stage: Literal["sft", "grpo"] = option("sft", help="whose configuration it is")

@@ -104,7 +104,7 @@ def read_stage(config: PreflightConfig) -> TrainingConfig:
         base = base or TrainingConfig.base_model
     if base:
         flags += ["--base_model", base]
-    return parse({"sft": SftConfig, "grpo": GrpoConfig}[config.stage], flags)
+    return config.over(parse({"sft": SftConfig, "grpo": GrpoConfig}[config.stage], flags))
 
 
 def read_launch(stage: TrainingConfig, path: str | None, num_processes: int | None) -> Launch:
@@ -152,13 +152,13 @@ def describe_devices() -> list[str]:
 def example_trees(stage: TrainingConfig, processor: Processor, data: str | None) -> list[Tree]:
     """A micro-batch of the longest records of the data, or of an example of images as large as
     ``max_pixels`` allows. Completions of GRPO are as long as may be."""
-    mode = "caption_reason_answer"
-    size = stage.per_device_train_batch_size
+    mode, size = "caption_reason_answer", stage.per_device_train_batch_size
     if isinstance(stage, GrpoConfig):
+        records = records_of(stage, data) if data else None
         completion = Branch.of([], [0] * stage.max_completion_length)
         trunks = [
             replace(trunk, input_ids=torch.cat([trunk.input_ids, torch.tensor(question)]))
-            for trunk, question in _prompts(processor, data, size, mode)
+            for trunk, question in _prompts(processor, records, size, mode)
         ]
         return [Tree(trunk, (completion,) * stage.num_generations) for trunk in trunks]
     trees = []
@@ -171,7 +171,7 @@ def example_trees(stage: TrainingConfig, processor: Processor, data: str | None)
             counts = [size // groups + (place < size % groups) for place in range(groups)]
             trees += [Tree(trunk, (branch,) * count) for count in counts]
             continue
-        records = _longest(read_sft_records(data)[0], processor, each, size)
+        records = _longest(records_of(stage, data), processor, each, size)
         for record in records:
             trunk = _trunk(processor, record.shown, each)
             answer = processor.encode_answer(target_text(record, each))
@@ -180,16 +180,21 @@ def example_trees(stage: TrainingConfig, processor: Processor, data: str | None)
     return trees
 
 
-def _prompts(processor: Processor, data: str | None, size: int, mode: str):
-    if data is None:
+def records_of(stage: TrainingConfig, data: str) -> list:
+    """What the stage would train on."""
+    read = read_grpo_records if isinstance(stage, GrpoConfig) else read_sft_records
+    return read(data, layout=stage.layout, prefer=("train",))[0]
+
+
+def _prompts(processor: Processor, records: Sequence | None, size: int, mode: str):
+    if records is None:
         side = int(processor.image_processor.size["longest_edge"] ** 0.5)
-        image = processor.prepare_image(Image.new("RGB", (side, side)))
-        trunk = processor.encode_trunk(image, mode)
+        image = Image.new("RGB", (side, side))
+        trunk = processor.encode_trunk(processor.prepare_image(image), mode)
         return [(trunk, [0] * QUESTION)] * size
-    records = _longest(read_grpo_records(data)[0], processor, mode, size)
     return [
         (_trunk(processor, r.shown, mode), processor.encode_question(r.question, mode))
-        for r in records
+        for r in _longest(records, processor, mode, size)
     ]
 
 
@@ -229,11 +234,9 @@ def _image_tokens(tree: Tree) -> int:
 def count_images(stage: TrainingConfig, data: str | None) -> int | None:
     """How many images a run sees, or None: more than their features are kept of, as where each
     step makes new ones."""
-    is_grpo = isinstance(stage, GrpoConfig)
-    if data is None or (is_grpo and stage.counterfactual == "online"):
+    if data is None or (isinstance(stage, GrpoConfig) and stage.counterfactual == "online"):
         return None
-    read = read_grpo_records if is_grpo else read_sft_records
-    return len({path for record in read(data)[0] for path in paths_of(record.shown)})
+    return len({path for record in records_of(stage, data) for path in paths_of(record.shown)})
 
 
 def table_of_estimates(

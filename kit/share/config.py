@@ -11,6 +11,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from kit.command import option
+from kit.data.columns import TableOptions
 from kit.errors import ConfigError
 from kit.report.config import ReportConfig
 
@@ -18,7 +19,7 @@ SIZE = re.compile(r"[1-9]\d*(KB|MB|GB)")
 
 
 @dataclass
-class ExportConfig:
+class ExportConfig(TableOptions):
     """Merge an adapter into its base: one model that transformers loads, with a model card."""
 
     adapter: str = option("", help="folder of a trained adapter", aliases=["--sft_ckpt"])

@@ -74,6 +74,7 @@ def describe(config: ExportConfig) -> tuple[Subject, str]:
         license=config.license,
         evaluations=config.folders,
         data=config.data,
+        layout=config.layout,
     )
     title = (config.push_to_hub or str(Path(config.output).resolve())).split("/")[-1]
     return subject, model_card(subject, title, config.dtype)

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from kit.data import slake, vqa_rad
 from kit.data.grpo_records import GrpoRecord, read_grpo_records
+from kit.data.columns import Layout
 from kit.data.phantom.layout import are_phantoms
+from kit.data.records import PLAIN
 from kit.data.report import report_path
 from kit.errors import UserError
 from kit.files import iter_json_lines, read_json
@@ -158,6 +160,7 @@ def read_subject(
     license: str,
     evaluations: Mapping[str, Path],
     data: Sequence[str],
+    layout: Layout = PLAIN,
 ) -> Subject:
     """Everything that the card is made of, without loading a model.
 
@@ -182,7 +185,7 @@ def read_subject(
         adapter_config=read_model_json(adapter / "adapter_config.json", "an adapter_config.json"),
         runs=read_runs(adapter),
         evaluations=[read_evaluation(*entry) for entry in evaluations.items()],
-        data=[read_training_data(path) for path in data],
+        data=[read_training_data(path, layout) for path in data],
     )
 
 
@@ -225,12 +228,12 @@ def read_evaluation(name: str, folder: Path) -> Evaluation:
     return Evaluation(name, metrics, datasets, are_phantoms(asked))
 
 
-def read_training_data(path: str) -> TrainingData:
+def read_training_data(path: str, layout: Layout) -> TrainingData:
     """
     Raises:
         DataError: no such file, or broken lines in it.
     """
-    records, _ = read_grpo_records(path)
+    records, _ = read_grpo_records(path, layout=layout, prefer=("train",))
     called_slake = [(r.qid, r.image) for r in records if r.dataset == slake.DATASET]
     drawn = are_phantoms(called_slake)
     parts: dict[tuple[str, str], list[GrpoRecord]] = {}

@@ -252,8 +252,8 @@ BREAKS = (
     Break(
         "the floor knows the exact wording only",
         AUDIT,
-        "questions.get(normalize_question(r.question), types",
-        "questions.get(r.question, types",
+        "normalize_question(without_choices(record.question, record.choices))",
+        "without_choices(record.question, record.choices)",
         (
             "tests/data/test_audit.py::test_floor_prefers_the_very_question_then_the_type_then_everything",
         ),

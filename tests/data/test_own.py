@@ -18,6 +18,7 @@ from kit.errors import DataError
 from kit.evaluate.cf_proxy import cf_proxy
 from kit.evaluate.config import CfProxyConfig, EvaluateConfig
 from kit.evaluate.evaluation import evaluate
+from kit.files import json_line
 from kit.grpo import grpo
 from kit.grpo.config import GrpoConfig
 from kit.train import sft
@@ -53,7 +54,7 @@ def as_csv(rows, delimiter=",", encoding="utf-8") -> bytes:
 
 
 def as_lines(rows) -> bytes:
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+    return "".join(map(json_line, rows)).encode()
 
 
 def with_(**columns) -> list[dict]:

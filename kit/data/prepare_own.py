@@ -1,0 +1,137 @@
+"""The splits of anybody's data: those that it names, those of a second file, or shares of its
+images."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from kit.data import audit
+from kit.data.config import PrepareConfig
+from kit.data.own import OwnReader
+from kit.data.questions import SPLITS, Fixed, RawQuestion
+from kit.data.questions import Row as Question
+from kit.data.tables import read_table
+from kit.errors import DataError, RecordError
+from kit.files import sha256_of
+
+Thumbnails = Callable[[Iterable[RawQuestion]], Mapping[Path, np.ndarray]]
+
+
+class OwnSplits:
+    """The rows of each split of ``own_data`` and ``test_data``, what was fixed in them, and notes.
+
+    Args:
+        thumbnails: gives those of the images of rows, of which slices of one volume are known.
+
+    Raises:
+        DataError: a file cannot be read, or what it says of splits contradicts the configuration.
+    """
+
+    def __init__(self, config: PrepareConfig, thumbnails: Thumbnails):
+        self.config, self.thumbnails = config, thumbnails
+        self.fixed: Fixed = Counter()
+        self.notes: list[str] = []
+        rows = self._read(config.own_data)
+        self.broken = [row for row in rows if isinstance(row, RecordError)]
+        self.rows = self._parted([row for row in rows if isinstance(row, RawQuestion)])
+        if config.test_data:
+            others = self._read(config.test_data)
+            tests = [r for r in others if isinstance(r, RawQuestion) and r.split in ("", "test")]
+            self.rows["test"] = [replace(row, split="test") for row in tests]
+            if config.split == "test":
+                self.broken = [row for row in others if isinstance(row, RecordError)]
+
+    def of(self, split: str) -> list[Question]:
+        """The rows of one split, and the broken ones.
+
+        Raises:
+            DataError: there is none.
+        """
+        if not self.rows[split] and not self.broken:
+            there = ", ".join(f"{name} ({len(rows)})" for name, rows in self.rows.items() if rows)
+            fix = "look at its column of splits"
+            if split != "train":
+                fix = f"give --{split}_share 0.1, the same to each --split"
+                fix += ", or --test_data" * (split == "test")
+            what = f"holds no row of the {split} split; there are {there}"
+            raise DataError(what, where=self.config.own_data, fix=fix)
+        return [*self.rows[split], *self.broken]
+
+    def tests_as_in(self, rows: Sequence[RawQuestion]) -> list[RawQuestion]:
+        """The test rows; an image that has the content of one of ``rows`` has its path too."""
+        first: dict[str, Path] = {}
+        for path in dict.fromkeys(path for row in rows for path in row.images):
+            first.setdefault(sha256_of(path), path)
+        own = {p: first.get(sha256_of(p), p) for row in self.rows["test"] for p in row.images}
+        return [
+            replace(row, image=own[row.image], more_images=tuple(own[p] for p in row.more_images))
+            for row in self.rows["test"]
+        ]
+
+    def _read(self, path: str) -> list[Question]:
+        table = read_table(path)
+        rows = [row for row in table.rows if isinstance(row.value, dict)]
+        if not rows:
+            raise DataError("holds no question", where=path, fix="see data/README.md for the forms")
+        reader = OwnReader(rows, self.config.layout, table.images, table.path)
+        broken = [_problem(row) for row in table.rows if not isinstance(row.value, dict)]
+        found = [*reader.questions(rows), *broken]
+        self.fixed.update(reader.fixed)
+        told = [*table.notes, reader.columns.in_words()]
+        self.notes += [f"{path}: {words}" for words in told if words]
+        return found
+
+    def _parted(self, rows: list[RawQuestion]) -> dict[str, list[RawQuestion]]:
+        """The rows by split: as they are named, and of those that are train or nothing the shares
+        of images that are wanted for others."""
+        config = self.config
+        named = Counter(row.split for row in rows)
+        if "" in named and len(named) > 1:
+            first = next(row for row in rows if not row.split)
+            what = f"{named['']} of {len(rows)} rows name no split, others do"
+            raise DataError(what, where=first.where, fix="name one in each row, or in none")
+        shares = {"test": config.test_share, "validate": config.validate_share}
+        for split, share in shares.items():
+            if share is not None and named[split]:
+                what = f"names rows of the split {split} itself"
+                raise DataError(what, where=config.own_data, fix=f"leave out --{split}_share")
+        pool = [row for row in rows if row.split in ("", "train")]
+        parts = {split: [row for row in rows if row.split == split] for split in SPLITS[1:]}
+        above = 0.0
+        chosen: dict[Path, str] = {}
+        groups = self._groups(pool) if any(shares.values()) else {}
+        for split, share in shares.items():
+            for path, fraction in groups.items():
+                if above <= fraction < above + (share or 0):
+                    chosen[path] = split
+            above += share or 0
+        for row in pool:
+            split = chosen.get(row.image, "train")
+            parts.setdefault(split, []).append(replace(row, split=split))
+        return {split: parts.get(split, []) for split in SPLITS}
+
+    def _groups(self, rows: list[RawQuestion]) -> dict[Path, float]:
+        """For each image a number in 0..1 that the content of its volume decides: the same for all
+        slices of one, and for all images that questions show together."""
+        volumes = audit.volumes(self.thumbnails(rows))
+        group = dict(volumes)
+        for row in rows:
+            names = {group[path] for path in row.images if path in group}
+            if len(names) > 1:
+                group |= {path: min(names) for path, name in group.items() if name in names}
+        sums: dict[str, str] = {}
+        for path, name in group.items():
+            sums[name] = min(sha256_of(path), sums.get(name, "~"))
+        return {path: audit.fraction(sums[name]) for path, name in group.items()}
+
+
+def _problem(row) -> RecordError:
+    if isinstance(row.value, RecordError):
+        return row.value
+    what = f"a row must be an object, not {type(row.value).__name__}"
+    return RecordError(what, reason="wrong_type", where=row.where)
