@@ -171,8 +171,7 @@ def example_trees(stage: TrainingConfig, processor: Processor, data: str | None)
             counts = [size // groups + (place < size % groups) for place in range(groups)]
             trees += [Tree(trunk, (branch,) * count) for count in counts]
             continue
-        records = _longest(records_of(stage, data), processor, each, size)
-        for record in records:
+        for record in _longest(records_of(stage, data), processor, each, size):
             trunk = _trunk(processor, record.shown, each)
             answer = processor.encode_answer(target_text(record, each))
             branch = Branch.of(processor.encode_question(record.question, each), answer)

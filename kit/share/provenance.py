@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kit.data import slake, vqa_rad
-from kit.data.grpo_records import GrpoRecord, read_grpo_records
 from kit.data.columns import Layout
+from kit.data.grpo_records import GrpoRecord, read_grpo_records
 from kit.data.phantom.layout import are_phantoms
 from kit.data.records import PLAIN
 from kit.data.report import report_path
