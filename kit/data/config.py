@@ -21,7 +21,9 @@ class PrepareConfig:
     dataset: Literal["SLAKE", "VQA_RAD", "both", "own"] = option(
         "both", help="which dataset to read; own: that of own_data"
     )
-    split: Literal["train", "validate", "test"] = option("train", help="which split to prepare")
+    split: Literal["train", "validate", "test", "all"] = option(
+        "train", help="which split to prepare; all: one file of your own data for every stage"
+    )
     slake_root: str = option("data/SLAKE", help="folder with SLAKE's train.json and imgs/")
     vqa_rad_root: str = option("data/VQA_RAD", help="folder with VQA-RAD's JSON and images")
     own_data: str = option(
@@ -65,11 +67,11 @@ class PrepareConfig:
             raise _contradiction("--strict", "--skip_bad", "choose one")
         if self.image_disjoint and self.dataset == "SLAKE":
             raise _contradiction("--image_disjoint", "--dataset SLAKE", "it is for VQA-RAD")
-        if self.image_disjoint and self.split != "train":
+        if self.image_disjoint and self.split not in ("train", "all"):
             raise _contradiction(
                 "--image_disjoint", f"--split {self.split}", "it is for train only"
             )
-        if self.near_duplicates == "drop" and self.split != "train":
+        if self.near_duplicates == "drop" and self.split not in ("train", "all"):
             raise _contradiction(
                 "--near_duplicates drop", f"--split {self.split}", "it is for train only"
             )
@@ -84,6 +86,8 @@ class PrepareConfig:
         if own and not self.own_data:
             fix = "give --own_data my.csv"
             raise ConfigError("no data given", where="--dataset own", fix=fix)
+        if self.split == "all" and not own:
+            raise _contradiction("--split all", f"--dataset {self.dataset}", "give one split")
         if own and self.download:
             raise _contradiction("--download", "--dataset own", "hf:owner/name needs none")
         for name in ("own_data", "test_data", "test_share", "columns", "box_convention"):

@@ -11,14 +11,14 @@ import contextlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from kit.data.box_columns import BoxRule, WrittenBox, parse_boxes, rule_of, size_of
 from kit.data.boxes import CONVENTIONS
 from kit.data.choices import named_choice, parse_choices, plain
-from kit.data.columns import Columns, Layout, find_columns
+from kit.data.columns import BoxFormat, Columns, Layout, find_columns
 from kit.data.fields import (
     bad_field,
     check_text,
@@ -110,11 +110,10 @@ class OwnReader:
             if convention not in CONVENTIONS or convention == "resized_pixels":
                 what = f"must be pixels, grid_1000 or unit, not {convention!r}"
                 raise bad_field(draft.where, "box_convention", what, "wrong_value")
-            order = self._value(draft.row, "box_format") or self.layout.box_format
             rule = rule_of(
                 [(box, size_of(box, draft.sizes, draft.where)) for box in draft.boxes],
                 convention,
-                order,
+                self.layout.box_format,
                 draft.where,
             )
         return rule.regions(draft.boxes, draft.sizes, draft.where)
@@ -168,6 +167,11 @@ class OwnReader:
             check_text(fields[name], where, name)
         self.fixed.update(counted)
         written = parse_boxes(boxes, where, self.columns.of["boxes"]) if boxes is not None else []
+        if order := self._optional(row, "box_format"):
+            if order not in get_args(BoxFormat):
+                what = f"must be xyxy or xywh, not {order!r}"
+                raise bad_field(where, self.columns.of["box_format"], what, "wrong_value")
+            written = [replace(box, order=box.order or order) for box in written]
         sizes = (size, *more_sizes)
         for box in written:
             size_of(box, sizes, where)

@@ -69,7 +69,7 @@ def prepare(config: PrepareConfig) -> dict:
             f"no row is left: {dict(dropped)}", where=config.output, fix="see the report"
         )
     folder = Path(config.output).parent
-    records = [to_sft_record(replace(row, split=config.split), folder) for row in kept]
+    records = [to_sft_record(_of_split(row, config), folder) for row in kept]
     report = {
         "output": config.output,
         "dataset": config.dataset,
@@ -81,12 +81,18 @@ def prepare(config: PrepareConfig) -> dict:
         "fixed": dict(sorted(fixed.items())),
         **audits,
         "by_dataset": by_dataset(records),
+        "by_split": dict(Counter(record.split for record in records)),
         "notes": _notes(config) + (own.notes if own else []),
         "broken": [{"where": str(p.where), "reason": p.reason, "what": p.what} for p in broken],
     }
     write_prepared(Path(config.output), records, report)
     print_summary(report)
     return report
+
+
+def _of_split(row: RawQuestion, config: PrepareConfig) -> RawQuestion:
+    """Of VQA-RAD's training rows some are of the validate split."""
+    return row if config.split == "all" else replace(row, split=config.split)
 
 
 class _Pictures:

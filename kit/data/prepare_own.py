@@ -47,11 +47,13 @@ class OwnSplits:
                 self.broken = [row for row in others if isinstance(row, RecordError)]
 
     def of(self, split: str) -> list[Question]:
-        """The rows of one split, and the broken ones.
+        """The rows of one split or of ``all``, and the broken ones.
 
         Raises:
             DataError: there is none.
         """
+        if split == "all":
+            return [*(row for rows in self.rows.values() for row in rows), *self.broken]
         if not self.rows[split] and not self.broken:
             there = ", ".join(f"{name} ({len(rows)})" for name, rows in self.rows.items() if rows)
             fix = "look at its column of splits"

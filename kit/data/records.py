@@ -105,7 +105,7 @@ def read_records(
             lines.append((row.where, problem))
             if on_bad == "strict":
                 break
-    if own and len(own) == len(table.rows):
+    if prefer or layout.split:
         lines = of_split(lines, layout.split, prefer, path)
     if decode_images:
         lines = _with_image_problems(lines)

@@ -55,7 +55,9 @@ def _of_seed(record: SftRecord) -> dict[str, str]:
 
 def print_summary(report: dict) -> None:
     """A few lines for the terminal."""
-    print(f"{report['output']}: {report['rows_out']} of {report['rows_in']} rows")
+    splits = ", ".join(f"{count} {split}" for split, count in report["by_split"].items())
+    shown = f" ({splits})" * (len(report["by_split"]) > 1)
+    print(f"{report['output']}: {report['rows_out']} of {report['rows_in']} rows{shown}")
     for reason, count in report["dropped"].items():
         print(f"  dropped {count}: {reason}")
     if "leaks" in report and report["leaks"]["policy"] == "keep":
