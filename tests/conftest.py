@@ -130,6 +130,30 @@ def family(request, base_of_family) -> str:
     return base_of_family(request.param)
 
 
+@pytest.fixture(scope="session")
+def taught_family(once, base_of_family, prepared) -> Callable[[str], str]:
+    """The folder of one that has learnt to answer four questions, by its ``model_type``: what it
+    samples claims boxes, and completions of a prompt differ in reward."""
+
+    def folder_of(model_type: str) -> str:
+        def make(folder: Path) -> None:
+            data = prepared["few"].with_name(f"{model_type}.json")  # beside its images
+            shown = [row for row in rows(data.parent, "test.json") if row["regions"]]
+            write_jsonl(data, shown[:4])
+            sft.train(
+                SftConfig(
+                    base_model=base_of_family(model_type), data=str(data), output_dir=str(folder),
+                    finetuning="full", freeze_vision_tower=True, max_steps=60, learning_rate=5e-3,
+                    per_device_train_batch_size=4, prompting_mode="caption_reason_answer",
+                    save_steps=0, report_to=["none"],
+                )
+            )  # fmt: skip
+
+        return str(once(f"taught_{model_type}", make))
+
+    return folder_of
+
+
 @pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
 def exact(request, family, monkeypatch) -> SimpleNamespace:
     """A model of each family, its processor, and how near two ways to compute the same are on

@@ -145,8 +145,7 @@ def test_resume_is_the_same_run(stage, name, trained, prepared, tmp_path):
 
 
 COMPLETIONS = "completions.jsonl"
-WAYS = {
-    "qlora": {"quantization": "nf4"},
+WAYS = {  # and QLoRA: tests/run/test_families.py
     "full": {"finetuning": "full"},
     "everything spread": {},
     "bf16": {"bf16": True},
