@@ -18,11 +18,11 @@ from helpers import rows
 from huggingface_hub import EvalResult, ModelCard
 from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError
 from huggingface_hub.repocard_data import model_index_to_eval_results
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
 from ranks import launcher, run
 from safetensors.torch import load_file, save_file
-from transformers import GenerationConfig, PreTrainedModel, Qwen2VLForConditionalGeneration
+from transformers import AutoModelForImageTextToText, GenerationConfig, PreTrainedModel
 
 from kit.command import parse, to_yaml
 from kit.data.phantom.layout import are_phantoms
@@ -34,6 +34,7 @@ from kit.evaluate.evaluation import evaluate
 from kit.files import write_json, write_jsonl
 from kit.grpo.config import GrpoConfig
 from kit.model.adapters import add_lora, load_adapter
+from kit.model.families import FAMILIES
 from kit.model.load import load_base, load_processor
 from kit.model.processor import Processor
 from kit.model.sampler import Sampling, generate, question_prompt
@@ -66,18 +67,22 @@ def evaluated(folder: Path, metrics: dict) -> str:
     return f"{folder.name}={folder}"
 
 
-@pytest.fixture(scope="module")
-def adapter(processor, prepared, tmp_path_factory) -> str:
-    """The folder of a run, whose adapter was drawn instead of trained: that takes no time, and
-    changes every layer."""
-    folder = tmp_path_factory.mktemp("run") / "sft"
+def draw_adapter(base: str, processor, folder: Path) -> None:
     torch.manual_seed(0)
-    model = add_lora(load_base("tiny"), r=4, alpha=8, dropout=0.0, freeze_vision_tower=False)
+    model = add_lora(load_base(base), r=4, alpha=8, dropout=0.0, freeze_vision_tower=False)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.03)
     model.save_pretrained(folder, save_embedding_layers=False)
     processor.save(folder)
+
+
+@pytest.fixture(scope="module")
+def adapter(processor, prepared, tmp_path_factory) -> str:
+    """The folder of a run, whose adapter was drawn instead of trained: that takes no time, and
+    changes every layer."""
+    folder = tmp_path_factory.mktemp("run") / "sft"
+    draw_adapter("tiny", processor, folder)
     config = SftConfig(
         base_model="tiny", data=str(prepared["train"]), output_dir=str(folder), seed=7,
         learning_rate=3e-4, gradient_accumulation_steps=2,
@@ -196,8 +201,32 @@ def greedy(model, processor, prompts) -> list[list[str]]:
 
 # ---------------------------------------------------------------------------------- the model
 def test_the_merged_model_is_the_adapted_one(exported, adapter, prepared, base_model):
-    adapted = load_adapter(load_base("tiny"), adapter).eval()
-    merged = Qwen2VLForConditionalGeneration.from_pretrained(exported).eval()
+    require_adapted(exported, adapter, prepared, base_model)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_each_family_loads_in_plain_transformers_and_peft(
+    model_type, taught_family, prepared, tmp_path, monkeypatch
+):
+    """As the adapter on its base, and as a merged model whose card says how it is asked."""
+    family, adapter, merged = taught_family(model_type), tmp_path / "run", tmp_path / "m"
+    processor = load_processor(family)
+    draw_adapter(family, processor, adapter)
+    assert export(ExportConfig(adapter=str(adapter), output=str(merged), dtype="fp32")) == 0
+    base = AutoModelForImageTextToText.from_pretrained(family)
+    require_adapted(merged, adapter, prepared, base.eval())
+    plain = PeftModel.from_pretrained(base, adapter)
+    prompt = asked(processor, prepared)[0]
+    own = logits_of(load_adapter(load_base(family), adapter), prompt)
+    torch.testing.assert_close(logits_of(plain, prompt), own, atol=1e-5, rtol=0)
+    require_answer(merged, prepared, tmp_path, monkeypatch)
+    assert f"- {base.config.model_type}\n" in (merged / "README.md").read_text()
+
+
+def require_adapted(exported, adapter, prepared, base_model) -> None:
+    adapted = load_adapter(load_base(base_model.name_or_path), adapter).eval()
+    merged = AutoModelForImageTextToText.from_pretrained(exported).eval()
     processor = load_processor(str(exported))
     prompts = asked(processor, prepared)
     for prompt in prompts:
@@ -216,7 +245,7 @@ def test_weights_that_the_base_uses_twice_are_changed_where_they_are_adapted(lay
             torch.nn.init.normal_(parameter, std=0.1)
     adapted.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
     module.merge("tiny", tmp_path / "adapter", torch.float32).save_pretrained(tmp_path / "merged")
-    merged = Qwen2VLForConditionalGeneration.from_pretrained(tmp_path / "merged")
+    merged = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged")
     ids = torch.arange(20)[None]
     wanted, own = (
         model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
@@ -242,7 +271,7 @@ def test_what_is_in_the_folder(exported):
 def test_the_kit_takes_it_as_a_base(exported, prepared):
     config = EvaluateConfig(data="d", output="o", base_model=str(exported), bf16=False)
     model, processor = load_model(config, Accelerator())
-    merged = Qwen2VLForConditionalGeneration.from_pretrained(exported).eval()
+    merged = AutoModelForImageTextToText.from_pretrained(exported).eval()
     prompts = asked(processor, prepared)
     assert torch.equal(logits_of(model, prompts[0]), logits_of(merged, prompts[0]))
 
@@ -263,7 +292,7 @@ def test_it_is_stored_in_bf16_by_default_and_in_shards(adapter, exported, tmp_pa
     settings = json.loads((tmp_path / "m" / "config.json").read_text())
     parts = [settings, settings["text_config"], settings["vision_config"]]
     assert {part["dtype"] for part in parts} == {"bfloat16"}
-    model = Qwen2VLForConditionalGeneration.from_pretrained(tmp_path / "m")
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "m")
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
 
 
@@ -308,6 +337,10 @@ def test_weights_that_are_not_finite_are_refused(adapter, tmp_path):
 # ----------------------------------------------------------------------------------- the card
 def test_the_snippet_of_the_card_answers(exported, prepared, tmp_path, monkeypatch):
     """It needs nothing but transformers, and says what the kit's own generation says."""
+    require_answer(exported, prepared, tmp_path, monkeypatch)
+
+
+def require_answer(exported, prepared, tmp_path, monkeypatch) -> None:
     code = re.search(r"```python\n(.*?)```", (exported / "README.md").read_text(), re.DOTALL)[1]
     assert re.findall(r"^(?:from|import) (\w+)", code, re.MULTILINE) == ["PIL", "transformers"]
     records, _ = read_sft_records(prepared["test"])
@@ -319,7 +352,7 @@ def test_the_snippet_of_the_card_answers(exported, prepared, tmp_path, monkeypat
     image = processor.prepare_image(Image.open(tmp_path / "image.jpg").convert("RGB"))
     question = re.search(r'question = "(.*)"', code)[1]
     prompts = [question_prompt(processor, image, [question], MODE)]
-    model = Qwen2VLForConditionalGeneration.from_pretrained(exported).eval()
+    model = AutoModelForImageTextToText.from_pretrained(exported).eval()
     [[wanted]] = greedy(model, processor, prompts)
     assert wanted
     assert said.getvalue().strip() == wanted.strip()
@@ -708,7 +741,7 @@ def test_a_trained_adapter_from_the_command_line(trained, prepared, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     adapted = load_adapter(load_base("tiny"), trained["sft"]).eval()
-    merged = Qwen2VLForConditionalGeneration.from_pretrained(tmp_path / "m").eval()
+    merged = AutoModelForImageTextToText.from_pretrained(tmp_path / "m").eval()
     processor = load_processor("tiny")
     prompts = asked(processor, prepared)
     for prompt in prompts:
