@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -168,18 +169,20 @@ def kill(process: Ranks, rng: random.Random) -> str:
     return f"rank {rank}"
 
 
-def make_cases(work: Path, sft_data: Path, adapter: Path, grpo_data: Path) -> list[Case]:
-    own = {
-        "sft": {
-            "base_model": "tiny", "data": sft_data, "lora_r": 4, "freeze_vision_tower": False,
-        },
-        "grpo": {
-            "sft_ckpt": adapter, "data": grpo_data, "num_generations": 4, "beta": 0.1,
-            "max_completion_length": 24, "inpainting": "mean", "log_completions": False,
-        },
-    }  # fmt: skip
+def make_cases(
+    work: Path, sft_data: Path, adapter: Path, grpo_data: Path, bases: Sequence[str]
+) -> list[Case]:
+    """``bases``: the base model of each launch; GRPO on the embedded one begins at an adapter."""
     cases = []
-    for launch, config in LAUNCHES.items():
+    for (launch, config), base in zip(LAUNCHES.items(), bases, strict=True):
+        new = {"base_model": base, "lora_r": 4, "freeze_vision_tower": False}
+        own = {
+            "sft": new | {"data": sft_data},
+            "grpo": ({"sft_ckpt": adapter} if base == "tiny" else new) | {
+                "data": grpo_data, "num_generations": 4, "beta": 0.1, "max_completion_length": 24,
+                "inpainting": "mean", "log_completions": False,
+            },
+        }  # fmt: skip
         for stage, settings in own.items():
             command = [
                 *launcher(config), f"launch/train_{stage}.py", *flags_of(SETTINGS | settings),
@@ -239,11 +242,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bases", nargs=3, default=["tiny"] * 3, help="a base for each launch")
     parser.add_argument("--work", default=None, help="folder; kept if given")
     settings = parser.parse_args()
     work = Path(settings.work or tempfile.mkdtemp())
     work.mkdir(parents=True, exist_ok=True)
-    cases = run_cases(make_cases(work, *make_data(work)), settings.kills, settings.seed)
+    cases = run_cases(
+        make_cases(work, *make_data(work), settings.bases), settings.kills, settings.seed
+    )
     for case in cases:
         bad = "; ".join(case.differences) or "0 differences"
         print(f"{case.stage:5} {case.launch:12} {case.kills:4} kills  {bad}")

@@ -9,6 +9,7 @@ from kit.model.adapters import add_lora
 from kit.model.load import load_base, load_processor
 from kit.model.logprobs import token_logprobs
 from kit.model.sharing import Branch, Tree, pack
+from kit.plan.memory import feature_bytes
 
 MODE = "caption_reason_answer"
 
@@ -105,11 +106,15 @@ def test_an_adapter_in_the_tower_switched_off_is_another_tower(fresh_model, proc
         assert not torch.equal(token_logprobs(model, batch).logprobs, adapted)
 
 
-def test_what_is_kept_is_bounded(fresh_model, processor, runs):
-    """To two images; the one that was not seen for longest goes."""
-    model = fresh_model.requires_grad_(False)
-    token_logprobs(model, batch_of(processor, noise()))
+def test_what_is_kept_is_bounded(family, runs):
+    """To two images, each as large as the preflight says; the one that was not seen for longest
+    goes."""
+    model, processor = load_base(family).requires_grad_(False), load_processor(family)
+    batch = batch_of(processor, noise())
+    token_logprobs(model, batch)
     (cache,) = [vision._CACHES[model.model.visual]]
+    n_tokens = int((batch.input_ids == processor.image_token_id).sum())
+    assert cache.n_bytes == feature_bytes(model, n_tokens, 1, bf16=False)
     cache.limit = 2 * cache.n_bytes
     for seed, n_runs in ((1, 2), (0, 2), (2, 3), (0, 3), (1, 4)):
         token_logprobs(model, batch_of(processor, noise(seed=seed)))

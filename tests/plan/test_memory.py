@@ -17,6 +17,8 @@ from kit.data.records import read_sft_records
 from kit.grpo.config import GrpoConfig
 from kit.grpo.rollout import Task, roll_out
 from kit.model.decoding import Chooser
+from kit.model.families import FAMILIES
+from kit.model.load import load_processor
 from kit.model.logprobs import LogprobModel
 from kit.model.sampler import Sampling
 from kit.plan.launches import Plan
@@ -33,6 +35,9 @@ CASES = {
     "qlora": {"quantization": "nf4"},
     "full": {"finetuning": "full"},
     "checkpointing": {"gradient_checkpointing": True, "per_device_train_batch_size": 16},
+    "windows, tower too": {"base_model": "qwen2_5_vl", "freeze_vision_tower": False},
+    "deepstack": {"base_model": "qwen3_vl"},
+    "deepstack, full": {"base_model": "qwen3_vl", "finetuning": "full"},
 }
 
 
@@ -62,8 +67,11 @@ def allocated(model: torch.nn.Module, batch, entropy: bool) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
 @pytest.mark.parametrize("entropy", [False, True], ids=["sft", "grpo"])
-def test_within_a_tenth_of_what_is_allocated(changes, entropy, prepared, processor):
-    config = SftConfig(base_model="tiny", data="-", output_dir="-", **changes)
+def test_within_a_tenth_of_what_is_allocated(changes, entropy, prepared, base_of_family):
+    base = changes.get("base_model", "tiny")
+    base = base_of_family(base) if base in FAMILIES else base
+    config = SftConfig(**{"data": "-", "output_dir": "-"} | changes | {"base_model": base})
+    processor = load_processor(base)
     records = read_sft_records(prepared["train"])[0][: config.per_device_train_batch_size]
     batch = pack_records(
         records, processor, modes=("caption_reason_answer",), merge_size=2, max_length=4096

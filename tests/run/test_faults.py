@@ -283,9 +283,11 @@ def test_no_code_in_an_adapter_is_run(trained, name, start, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_again_and_again_it_is_the_same_run(prepared, trained, tmp_path):
-    """Ten times; ``python tests/faults/kill.py --kills 100`` for more."""
-    cases = kill.make_cases(tmp_path, prepared["train"], trained["sft"], trained["data"])
+def test_killed_again_and_again_it_is_the_same_run(prepared, trained, taught_family, tmp_path):
+    """Ten times, each family; ``python tests/faults/kill.py --kills 100`` for more."""
+    bases = (taught_family("qwen3_vl"), taught_family("qwen2_5_vl"), "tiny")
+    data = (prepared["train"], trained["sft"], trained["data"])
+    cases = kill.make_cases(tmp_path, *data, bases)
     kill.run_cases(cases, 10, seed=3)
     assert sum(case.kills for case in cases) == 10
     assert not [difference for case in cases for difference in case.differences]

@@ -120,18 +120,21 @@ def flat(weights: dict[str, torch.Tensor]) -> torch.Tensor:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("stage", "name"),
+    ("stage", "name", "family"),
     [
-        ("sft", "zero1"), ("sft", "zero2_offload"), ("sft", "zero3_offload"),
-        ("grpo", "zero2"), ("grpo", "zero3"),
+        ("sft", "zero1", None), ("sft", "zero2_offload", "qwen2_5_vl"),
+        ("sft", "zero3_offload", "qwen3_vl"), ("grpo", "zero2", "qwen3_vl"),
+        ("grpo", "zero3", "qwen2_5_vl"),
     ],
 )  # fmt: skip
-def test_resume_is_the_same_run(stage, name, trained, prepared, tmp_path):
+def test_resume_is_the_same_run(stage, name, family, trained, prepared, taught_family, tmp_path):
     """To the last bit: weights, moments, schedule and random generators; with algorithms that would
     be deterministic on a GPU too."""
     config = on_cpu(tmp_path, name) if "offload" in name else f"cpu_{name}"
     changes = {"per_device_train_batch_size": 2, "max_steps": 4, "learning_rate": 1e-3}
     changes |= {"save_steps": 2, "save_total_limit": 3, "full_determinism": True}
+    if family:
+        changes |= {"base_model": taught_family(family), "sft_ckpt": None}
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     done = run([*launcher(config), *command(stage, trained, prepared, whole, **changes)])
     assert done.returncode == 0, done.stderr
@@ -155,7 +158,7 @@ WAYS = {  # and QLoRA: tests/run/test_families.py
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("stage", ["sft", "grpo"])
-def test_every_way_of_training_under_zero(stage, way, trained, prepared, tmp_path):
+def test_every_way_of_training_under_zero(stage, way, trained, prepared, taught_family, tmp_path):
     """Against one process, after three steps. In bfloat16 DeepSpeed passes the adapter itself in
     8 bits, where one process keeps it in float32; Adam turns the rounding of small gradients into
     whole steps. The yardstick is how far bfloat16 itself leads one process away from float32. In
@@ -174,7 +177,7 @@ def test_every_way_of_training_under_zero(stage, way, trained, prepared, tmp_pat
         changes["cast_lm_head_to_fp32"] = True
     if way == "full":
         file = "model.safetensors"
-        changes |= {"base_model": "tiny", "sft_ckpt": None}
+        changes |= {"base_model": taught_family("qwen3_vl"), "sft_ckpt": None}
     found = {}
     for name, (config, size) in launches.items():
         folder = tmp_path / name.replace(", ", "_")
