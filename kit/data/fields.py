@@ -13,7 +13,7 @@ from kit.data.types import Region
 from kit.errors import RecordError
 from kit.files import strict_json
 
-# What a Qwen2-VL tokenizer reads as a control token wherever it stands in a text.
+# What a Qwen-VL tokenizer reads as a control token wherever it stands in a text.
 CONTROL_TOKEN = re.compile(r"<\|\w+\|>")
 _READ_BY_THE_MODEL = ("question", "choices", "output", "answer", "gold")
 
