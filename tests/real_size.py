@@ -120,6 +120,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="a new folder for everything else")
     parser.add_argument("--tokenizer", type=Path, help="folder of Qwen2's own; else a stand-in")
     parser.add_argument("--small", action="store_true", help="a few layers, to try the script out")
+    parser.add_argument("--gradient_checkpointing", action="store_true", help="for less memory")
     parser.add_argument("--only_sft", action="store_true", help="the first stage alone")
     parser.add_argument("--limit_gb", type=float, default=20.0)
     settings = parser.parse_args()
@@ -135,6 +136,8 @@ def main() -> None:
     )
     table, wrong = [], []
     for stage, flags in stages(settings.folder, work).items():
+        if stage.startswith("train"):
+            flags["gradient_checkpointing"] = settings.gradient_checkpointing
         found = run(stage, flags)
         row = f"{stage:12} {found.seconds:6.0f} s  peak {found.peak_gb:5.1f} GB"
         if found.code:
