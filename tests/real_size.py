@@ -100,7 +100,9 @@ def told(stage: str, flags: dict[str, object]) -> float:
     processor = load_processor(config.base_model, adapter, **bounds)
     trees = example_trees(config, processor, config.data)
     n_images = count_images(config, config.data)
-    table = table_of_estimates(config, processor, trees, Plan(), False, n_images=n_images)
+    table = table_of_estimates(
+        config, processor, trees, Plan(), bool(config.bf16), n_images=n_images
+    )
     return table[plan_name(Plan()), config.quantization].total / 1e9
 
 
@@ -120,7 +122,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="a new folder for everything else")
     parser.add_argument("--tokenizer", type=Path, help="folder of Qwen2's own; else a stand-in")
     parser.add_argument("--small", action="store_true", help="a few layers, to try the script out")
-    parser.add_argument("--gradient_checkpointing", action="store_true", help="for less memory")
+    for name in ("gradient_checkpointing", "bf16"):
+        parser.add_argument(f"--{name}", action="store_true", help="in training, for less memory")
     parser.add_argument("--only_sft", action="store_true", help="the first stage alone")
     parser.add_argument("--limit_gb", type=float, default=20.0)
     settings = parser.parse_args()
@@ -138,6 +141,7 @@ def main() -> None:
     for stage, flags in stages(settings.folder, work).items():
         if stage.startswith("train"):
             flags["gradient_checkpointing"] = settings.gradient_checkpointing
+            flags["bf16"] = settings.bf16
         found = run(stage, flags)
         row = f"{stage:12} {found.seconds:6.0f} s  peak {found.peak_gb:5.1f} GB"
         if found.code:
