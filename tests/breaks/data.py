@@ -4,6 +4,7 @@ from breaks.kind import Break
 
 ANSWERS = "kit/prompting/answers.py"
 NORMAL = "kit/prompting/normal.py"
+PUBLISHED_SETS = "kit/data/published_sets.py"
 WRITTEN = "kit/prompting/written_json.py"
 BOXES = "kit/data/boxes.py"
 EVIDENCE = "kit/data/evidence.py"
@@ -12,6 +13,20 @@ AUDIT = "kit/data/audit.py"
 PREPARE = "kit/data/prepare.py"
 
 BREAKS = (
+    Break(
+        "a pickle runs what it likes",
+        PUBLISHED_SETS,
+        "_PlainPickle(stream).load()",
+        "pickle.load(stream)",
+        ("tests/data/test_published_sets.py::test_a_pickle_that_would_run_something_is_refused",),
+    ),
+    Break(
+        "a box of the whole image is evidence",
+        PUBLISHED_SETS,
+        "_WHOLE = 0.97",
+        "_WHOLE = 1.97",
+        ("tests/data/test_published_sets.py::test_boxes_are_those_of_the_published_files",),
+    ),
     Break(
         "a mark before the first line breaks it",
         "kit/text.py",

@@ -140,7 +140,8 @@ LAYOUTS = {
         {
             "data/test-00000-of-00007.parquet": [
                 {"image": STORED, "caption": "c", "question": "Which bone?",
-                 "answer": " B:Mandible", **{key.lower(): value for key, value in CHOICES.items()}, "answer label": "B"}
+                 "answer": " B:Mandible", "answer label": "B",
+                 **{key.lower(): value for key, value in CHOICES.items()}}
             ]
         },
         [("PMC-VQA", "test", "Which bone?", "Mandible", FOUR, "", "")],
