@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import metrics_of
+from helpers import rows as rows_of
 from PIL import Image
 
 from kit.counterfactual.images import ImageCache
@@ -191,7 +192,7 @@ def test_every_stage(prepared, tmp_path):
     asked = {"adapter": str(tmp_path / "sft"), "max_new_tokens": 120, "random_draws": 1}
     grpo_data = tmp_path / "grpo.jsonl"
     assert cf_proxy(CfProxyConfig(**common, **told, **asked, output=str(grpo_data))) == 0
-    measured = [json.loads(line) for line in grpo_data.read_text().splitlines()]
+    measured = rows_of(tmp_path, grpo_data.name)
     assert all(len(row["more_images"]) == 1 for row in measured)
     assert any(row["delta_cf_roi"] is not None for row in measured)
     grpo.train(

@@ -17,9 +17,10 @@ from kit.counterfactual.images import ImageCache
 from kit.data.boxes import ON_GRID, Convention, Frame
 from kit.data.records import SftRecord
 from kit.data.types import Shown, paths_of
-from kit.evaluate.config import InferenceConfig, ModelConfig
+from kit.evaluate.config import AnswerBoxes, ModelConfig
 from kit.model.adapters import load_adapter, named_base
 from kit.model.decoding import bytes_a_row
+from kit.model.families import boxes_of
 from kit.model.lengths import require_room
 from kit.model.load import load_base, load_processor
 from kit.model.merged import is_float32, sampling_weights
@@ -166,7 +167,7 @@ def loaded_predictor(
     *,
     inpainting: str = "telea",
     images_dir: Path | None = None,
-    convention: Convention = "grid_1000",
+    answer_boxes: AnswerBoxes = "grid_1000",
 ) -> Iterator[Predictor]:
     """The model that is configured, ready to be asked of ``records``, its adapter merged for that
     long where that is exact.
@@ -174,7 +175,7 @@ def loaded_predictor(
     Args:
         inpainting: how parts are taken out of images.
         images_dir: where images without a part are kept, or None.
-        convention: what the numbers of the model's boxes count; said if that is not the grid.
+        answer_boxes: what the boxes in its answers count; said if that is not the grid.
 
     Raises:
         DataError: a prompt for which the model has no positions.
@@ -183,15 +184,19 @@ def loaded_predictor(
     longest = require_room(records, processor, modes, model, config.max_new_tokens)
     at_once = config.per_device_eval_batch_size or rows_that_fit(model, longest)
     image_cache = ImageCache(processor, inpainting, images_dir)
+    convention = convention_of(answer_boxes, model, config.adapter)
     if convention != "grid_1000":
         accelerator.print(f"boxes in answers count {convention}; converted to the 0..1000 grid")
     with sampling_weights(model, merge=is_float32(model)):
         yield Predictor(model, image_cache, config.max_new_tokens, at_once, convention)
 
 
-def convention_of(config: InferenceConfig) -> Convention:
-    """What the numbers of a configured model's boxes count."""
-    return "grid_1000" if config.answer_boxes == "auto" else config.answer_boxes
+def convention_of(told: AnswerBoxes, model: nn.Module, adapter: str | None) -> Convention:
+    """What the boxes in a model's answers count: what is told, or where that is ``auto`` the grid
+    of a model that the kit trained, and its family's own convention of any other."""
+    if told != "auto":
+        return told
+    return "grid_1000" if adapter else boxes_of(model.config)
 
 
 def plan(

@@ -187,7 +187,7 @@ def advise(found: dict[str, Finding]) -> tuple[str | None, str]:
     asked, plain = found[MODES[-1]].convention, found[PLAIN].convention
     flag = "--answer_boxes {} (evaluate and cf_proxy)"
     if asked == "grid_1000":
-        return asked, "it writes boxes on the 0..1000 grid, the kit's own: nothing is to be done"
+        return asked, "it writes boxes on the 0..1000 grid, the kit's own: --answer_boxes grid_1000"
     if asked:
         return asked, f"it writes boxes that count {asked}: evaluate with {flag.format(asked)}"
     told = f"cannot be told in the kit's own prompt: {found[MODES[-1]].reason}"

@@ -12,7 +12,7 @@ from kit.data.fields import relative_image
 from kit.data.grpo_records import CARRIED, GrpoRecord
 from kit.data.records import SftRecord, read_sft_records, to_json
 from kit.data.types import Shown
-from kit.evaluate.answering import Predictor, Request, answer, convention_of, loaded_predictor, plan
+from kit.evaluate.answering import Predictor, Request, answer, loaded_predictor, plan
 from kit.evaluate.config import CfProxyConfig
 from kit.evaluate.parts import Parts
 from kit.files import require_folder, write_jsonl
@@ -55,7 +55,7 @@ def cf_proxy(config: CfProxyConfig) -> int:
             [MODE],
             inpainting=config.inpainting,
             images_dir=kept,
-            convention=convention_of(config),
+            answer_boxes=config.answer_boxes,
         )
         with StopRequest(parts.folder) as stop, loaded as predictor:
             code = parts.fill(accelerator, ask, stop, "cf_proxy")

@@ -62,9 +62,10 @@ class InferenceConfig(TableOptions, ModelConfig):
     max_records: int | None = option(None, help="only the first so many records")
     answer_boxes: AnswerBoxes = option(
         "auto",
-        help="what the boxes in its answers count: thousandths of the image's sides (grid_1000, as "
-        "the kit teaches), pixels of the image, pixels of it as it was resized (Qwen2.5-VL of its "
-        "own accord) or shares of its sides; auto: grid_1000. launch/check_boxes.py finds out",
+        help="what the boxes in its answers count: thousandths of the image's sides (grid_1000), "
+        "pixels of the image, pixels of it as it was resized, or shares of its sides; auto: "
+        "grid_1000 where the kit trained it, else as its family is known to (Qwen2.5-VL: "
+        "resized_pixels). launch/check_boxes.py finds out",
     )
     inpainting: Literal["telea", "ns", "blur", "mean"] = option(
         "telea", help="how a region is taken out of an image"

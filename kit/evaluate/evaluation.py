@@ -18,7 +18,6 @@ from kit.evaluate.answering import (
     Predictor,
     Request,
     answer,
-    convention_of,
     loaded_predictor,
     plan,
 )
@@ -85,7 +84,7 @@ def evaluate(config: EvaluateConfig) -> int:
             records,
             modes,
             inpainting=config.inpainting,
-            convention=convention_of(config),
+            answer_boxes=config.answer_boxes,
         )
         with StopRequest(output) as stop, loaded as predictor:
             code = parts.fill(accelerator, ask, stop, "evaluate")

@@ -62,3 +62,14 @@ def family_of(model_type: object, where: object = None) -> Family:
         what = f"not a model of a family that the kit knows: model_type is {model_type!r}"
         raise UserError(what, where=where, fix=f"use one of {known}")
     return FAMILIES[model_type]
+
+
+def teaches_grid(config: object) -> None:
+    """Note in a model's configuration that it was trained by the kit, so that its boxes are on the
+    0..1000 grid whatever its family's are; what is saved of it says so too."""
+    config.answer_boxes = "grid_1000"
+
+
+def boxes_of(config: object) -> Convention:
+    """What the boxes of a model count of their own accord, by its configuration."""
+    return getattr(config, "answer_boxes", None) or family_of(config.model_type).boxes

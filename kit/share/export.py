@@ -19,6 +19,7 @@ from torch import nn
 from kit.errors import UserError
 from kit.files import require_folder
 from kit.model.adapters import load_adapter
+from kit.model.families import teaches_grid
 from kit.model.load import load_base, load_processor
 from kit.run.checkpoint import publish
 from kit.share.card import model_card
@@ -95,6 +96,7 @@ def merge(base: str, adapter: str | Path, dtype: torch.dtype) -> nn.Module:
         fix = "take an earlier checkpoint of the run"
         raise UserError(f"cannot merge: {error}", where=adapter, fix=fix) from error
     model = model.to(dtype).eval()
+    teaches_grid(model.config)
     for config in (model.config.text_config, model.config.vision_config):
         config.dtype = dtype  # saving sets that of the whole alone
     return model

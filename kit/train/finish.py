@@ -15,6 +15,7 @@ from kit.data.grpo_records import GrpoRecord
 from kit.data.records import SftRecord
 from kit.errors import RecordError
 from kit.model.adapters import POLICY
+from kit.model.families import teaches_grid
 from kit.model.load import resolve_base
 from kit.model.processor import Processor
 from kit.model.tiny import TINY
@@ -68,6 +69,7 @@ def save_final(
                 state_dict=weights,
             )
         else:
+            teaches_grid(model.config)
             model.save_pretrained(folder, state_dict=weights)
         processor.save(folder)
         # GRPO goes on with the adapter of SFT, whatever its own configuration says of new ones

@@ -218,7 +218,7 @@ def test_the_command_says_what_to_evaluate_with(seeing, tmp_path, capsys):
 def test_a_model_that_knows_the_grid_needs_nothing(seeing):
     found = seeing("grid_1000")
     assert found["convention"] == "grid_1000"
-    assert "nothing is to be done" in found["advice"]
+    assert "--answer_boxes grid_1000" in found["advice"]
 
 
 def test_what_is_told_by_a_plain_question_alone_is_said_so(seeing):

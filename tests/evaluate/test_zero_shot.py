@@ -8,12 +8,16 @@ from helpers import rows
 
 from kit.data.boxes import CONVENTIONS
 from kit.data.grpo_records import read_grpo_records
-from kit.evaluate.answering import Predictor
+from kit.evaluate.answering import Predictor, convention_of
 from kit.evaluate.cf_proxy import cf_proxy
 from kit.evaluate.config import CfProxyConfig, EvaluateConfig
 from kit.evaluate.evaluation import evaluate
 from kit.files import write_jsonl
+from kit.model.families import teaches_grid
+from kit.model.load import load_base, load_processor
 from kit.model.sampler import Completion
+from kit.share.config import ExportConfig
+from kit.share.export import export
 
 SMALL = {"max_pixels": 12_544, "max_new_tokens": 8}  # so that images are resized
 
@@ -108,3 +112,22 @@ def test_claims_that_the_proxy_takes_away_are_where_the_model_means_them(speakin
         assert record.valid_json
         (box,) = record.cf_boxes
         assert np.abs(np.array(box) - data[record.image]).max() < 5
+
+
+def test_models_count_as_their_family_does_until_the_kit_trained_them(
+    base_of_family, trained, tmp_path
+):
+    own = {"qwen2_vl": "grid_1000", "qwen2_5_vl": "resized_pixels", "qwen3_vl": "grid_1000"}
+    for model_type, expected in own.items():
+        model = load_base(base_of_family(model_type))
+        assert convention_of("auto", model, None) == expected
+        assert convention_of("auto", model, "an adapter") == "grid_1000"
+        assert convention_of("pixels", model, None) == "pixels"
+    assert export(ExportConfig(adapter=str(trained["sft"]), output=str(tmp_path / "m"))) == 0
+    settings = json.loads((tmp_path / "m" / "config.json").read_text())
+    assert settings["answer_boxes"] == "grid_1000"
+    qwen2_5 = load_base(base_of_family("qwen2_5_vl"))
+    teaches_grid(qwen2_5.config)
+    qwen2_5.save_pretrained(tmp_path / "trained")
+    load_processor(base_of_family("qwen2_5_vl")).save(tmp_path / "trained")
+    assert convention_of("auto", load_base(str(tmp_path / "trained")), None) == "grid_1000"

@@ -143,7 +143,7 @@ def test_full_fine_tuning_moves_everything_but_a_frozen_tower(prepared, tmp_path
     for name, weight in before.items():
         moved = not torch.equal(weight.float(), after[name].float())
         assert moved == ("visual" not in name), name
-    assert load_base(str(tmp_path)) is not None
+    assert load_base(str(tmp_path)).config.answer_boxes == "grid_1000"
 
 
 @pytest.mark.slow
