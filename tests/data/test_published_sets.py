@@ -18,7 +18,7 @@ from kit.errors import DataError, RecordError
 
 def png(size=(64, 48), form="PNG") -> bytes:
     stream = io.BytesIO()
-    Image.effect_noise(size, 60).convert("RGB").save(stream, format=form)
+    Image.linear_gradient("L").resize(size).save(stream, format=form)
     return stream.getvalue()
 
 
