@@ -1,4 +1,4 @@
-"""Prepare SLAKE and VQA-RAD: published layouts in, SFT records and a report out.
+"""Prepare published sets or your own data: their layouts in, SFT records and a report out.
 
 python launch/prepare_data.py --output data/train.json --dataset both --split train
 """

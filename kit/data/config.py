@@ -15,12 +15,16 @@ from kit.errors import ConfigError
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """Prepare SLAKE, VQA-RAD or your own data for training and evaluation."""
+    """Prepare SLAKE, VQA-RAD, another published set or your own data for training and
+    evaluation."""
 
     output: str = option(help="data file to write, one JSON record a line")
-    dataset: Literal["SLAKE", "VQA_RAD", "both", "own"] = option(
-        "both", help="which dataset to read; own: that of own_data"
-    )
+    dataset: Literal[
+        "SLAKE", "VQA_RAD", "both", "own",
+        "PathVQA", "PMC-VQA", "OmniMedVQA", "VinDr-CXR-VQA", "MedVIGIL",
+    ] = option(
+        "both", help="which dataset to read; from own on, that of own_data (data/README.md)"
+    )  # fmt: skip
     split: Literal["train", "validate", "test", "all"] = option(
         "train", help="which split to prepare; all: one file of your own data for every stage"
     )
@@ -81,18 +85,26 @@ class PrepareConfig:
             raise _contradiction("--lang zh", f"--dataset {self.dataset}", "VQA-RAD is in English")
         self._check_output()
 
+    @property
+    def is_own(self) -> bool:
+        """Whether it is read from ``own_data``: anybody's, or another published set."""
+        return self.dataset not in ("SLAKE", "VQA_RAD", "both")
+
     def _check_own(self) -> None:
-        own = self.dataset == "own"
-        if own and not self.own_data:
-            fix = "give --own_data my.csv"
-            raise ConfigError("no data given", where="--dataset own", fix=fix)
-        if self.split == "all" and not own:
-            raise _contradiction("--split all", f"--dataset {self.dataset}", "give one split")
-        if own and self.download:
-            raise _contradiction("--download", "--dataset own", "hf:owner/name needs none")
-        for name in ("own_data", "test_data", "test_share", "columns", "box_convention"):
-            if getattr(self, name) and not own:
-                raise _contradiction(f"--{name}", f"--dataset {self.dataset}", "give --dataset own")
+        given = f"--dataset {self.dataset}"
+        if self.is_own and not self.own_data:
+            file = "my.csv" if self.dataset == "own" else f"data/{self.dataset}"
+            raise ConfigError("no data given", where=given, fix=f"give --own_data {file}")
+        if self.split == "all" and not self.is_own:
+            raise _contradiction("--split all", given, "give one split")
+        if self.is_own and self.download:
+            raise _contradiction("--download", given, "hf:owner/name needs none")
+        for name in ("own_data", "test_data", "test_share"):
+            if getattr(self, name) and not self.is_own:
+                raise _contradiction(f"--{name}", given, "give --dataset own")
+        for name in ("columns", "box_convention", "box_format"):
+            if getattr(self, name) and self.dataset != "own":
+                raise _contradiction(f"--{name}", given, "give --dataset own")
         if self.test_data and self.test_share is not None:
             raise _contradiction("--test_share", "--test_data", "give one of them")
         if (self.test_share or 0) + (self.validate_share or 0) >= 1:
@@ -122,7 +134,7 @@ class PrepareConfig:
         if self.dataset == "SLAKE":
             fix = "SLAKE has a validate split of its own"
             raise _contradiction("--validate_share", "--dataset SLAKE", fix)
-        if self.split == "test" and self.dataset != "own":
+        if self.split == "test" and not self.is_own:
             fix = "it is for train and validate"
             raise _contradiction("--validate_share", "--split test", fix)
 

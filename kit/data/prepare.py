@@ -21,7 +21,6 @@ from kit.data.config import PrepareConfig
 from kit.data.download import download
 from kit.data.fields import bad_field
 from kit.data.images import open_image
-from kit.data.own import DATASET as OWN
 from kit.data.prepare_own import OwnSplits
 from kit.data.questions import RawQuestion, Row
 from kit.data.report import by_dataset, print_summary, write_prepared
@@ -43,7 +42,7 @@ def prepare(config: PrepareConfig) -> dict:
             written or changed then.
     """
     pictures = _Pictures()
-    own = OwnSplits(config, pictures.thumbnails) if config.dataset == OWN else None
+    own = OwnSplits(config, pictures.thumbnails) if config.is_own else None
     rows, fixed = _read(config, own)
     kept, problems = _sort_out(rows, pictures, config)
     known = Counter(p.reason for p in problems if p.reason in KNOWN_TRAPS)

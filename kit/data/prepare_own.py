@@ -13,6 +13,7 @@ import numpy as np
 from kit.data import audit
 from kit.data.config import PrepareConfig
 from kit.data.own import OwnReader
+from kit.data.published_sets import LAYOUTS, read_published
 from kit.data.questions import SPLITS, Fixed, RawQuestion
 from kit.data.questions import Row as Question
 from kit.data.tables import read_table
@@ -76,11 +77,14 @@ class OwnSplits:
         ]
 
     def _read(self, path: str) -> list[Question]:
-        table = read_table(path)
+        if self.config.dataset in LAYOUTS:
+            table, layout = read_published(self.config.dataset, path)
+        else:
+            table, layout = read_table(path), self.config.layout
         rows = [row for row in table.rows if isinstance(row.value, dict)]
         if not rows:
             raise DataError("holds no question", where=path, fix="see data/README.md for the forms")
-        reader = OwnReader(rows, self.config.layout, table.images, table.path)
+        reader = OwnReader(rows, layout, table.images, table.path)
         broken = [_problem(row) for row in table.rows if not isinstance(row.value, dict)]
         found = [*reader.questions(rows), *broken]
         self.fixed.update(reader.fixed)

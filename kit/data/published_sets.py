@@ -26,9 +26,6 @@ _LETTERED = re.compile(r"\s*([A-Z])\s*:\s*", re.DOTALL)
 _LOCATION = re.compile(r"\s*<loc_(\d+)_(\d+)_(\d+)_(\d+)>")
 
 
-# ---------------------------------------------------------------------- what is odd about them
-
-
 def _without_empty(row: Values, _: Path) -> Iterable[Values]:
     """Choices that are not there may be empty text."""
     yield {name: v for name, v in row.items() if not (isinstance(v, str) and not v.strip())}
@@ -207,15 +204,17 @@ def read_published(name: str, source: str | Path) -> tuple[Table, Layout]:
         forms = [form for form in LAYOUTS[name] if _fits(form, table)]
         return _read(name, table, forms[0] if forms else LAYOUTS[name][-1], Path())
     given = Path(source)
-    inner = sorted(p for p in given.iterdir() if p.is_dir()) if given.is_dir() else []
+    if not given.is_dir():
+        raise DataError("no such folder", where=given, fix="data/README.md says how to obtain it")
+    inner = sorted(path for path in given.iterdir() if path.is_dir())
     for form in LAYOUTS[name]:
         for folder in (given, *inner):
             table = _table_of(form, folder)
             if table and _fits(form, table):
                 return _read(name, table, form, folder)
-    shown = "; ".join(f"{form.form}: {', '.join(form.tables)}" for form in LAYOUTS[name])
-    what, fix = f"no {name} in this folder", f"data/README.md says how to obtain it ({shown})"
-    raise DataError(what, where=given, fix=fix)
+    files = ", or ".join(", ".join(form.tables) for form in LAYOUTS[name])
+    fix = f"it takes {files}, with the images; data/README.md says how to obtain them"
+    raise DataError(f"no {name} in this folder", where=given, fix=fix)
 
 
 def _table_of(form: Published, folder: Path) -> Table | None:

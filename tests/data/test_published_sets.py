@@ -11,8 +11,11 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
+from kit.data.config import PrepareConfig
 from kit.data.own import OwnReader
+from kit.data.prepare import prepare
 from kit.data.published_sets import read_published
+from kit.data.records import read_sft_records
 from kit.errors import DataError, RecordError
 
 
@@ -92,13 +95,13 @@ LAYOUTS = {
         "PathVQA",
         {
             f"data/{split}-00000-of-00001-e7c.parquet": [
-                {"image": STORED, "question": "is this a vessel?", "answer": "yes"}
+                {"image": STORED, "question": f"is {split} a vessel?", "answer": "yes"}
             ]
             for split in ("train", "validation", "test")
         },
         [
-            ("PathVQA", split, "is this a vessel?", "yes", (), "", "")
-            for split in ("train", "validate", "test")
+            ("PathVQA", split, f"is {name} a vessel?", "yes", (), "", "")
+            for name, split in (("train", "train"), ("validation", "validate"), ("test", "test"))
         ],
     ),
     "PMC-VQA, version 2": (
@@ -110,14 +113,14 @@ LAYOUTS = {
             ],
             "test_2.csv": [
                 {"index": 0, "Figure_path": "PMC2_Fig1_1.jpg", "Caption": "The maxilla.",
-                 "Question": " Which bone? ", **CHOICES, "Answer": "A", "split": "test"}
+                 "Question": " What is seen? ", **CHOICES, "Answer": "A", "split": "test"}
             ],
             "images_2/figures/PMC1_Fig1_1.jpg": png(form="JPEG"),
             "images_2/figures/PMC2_Fig1_1.jpg": png(form="JPEG"),
         },
         [
             ("PMC-VQA", "train", "Which bone?", "Mandible", FOUR, "", ""),
-            ("PMC-VQA", "test", "Which bone?", "Maxilla", FOUR, "", ""),
+            ("PMC-VQA", "test", "What is seen?", "Maxilla", FOUR, "", ""),
         ],
     ),
     "PMC-VQA, version 1": (
@@ -238,6 +241,24 @@ def test_each_layout_is_read_as_it_is(layout, tmp_path):
     assert not [q for q in found if isinstance(q, RecordError)]
     assert shown(found) == expected
     assert all(q.image.is_file() for q in found)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_each_layout_is_prepared(layout, tmp_path):
+    name, files, expected = LAYOUTS[layout]
+    write(tmp_path / "set", files)
+    for split in dict.fromkeys(question[1] or "train" for question in expected):
+        output = tmp_path / f"{split}.json"
+        config = {"dataset": name, "own_data": str(tmp_path / "set"), "split": split}
+        report = prepare(PrepareConfig(output=str(output), **config))
+        records, problems = read_sft_records(output, decode_images=True)
+        assert not problems
+        wanted = [question for question in expected if question[1] in ("", split)]
+        assert [(name, r.answer, r.choices) for r in records] == [
+            (name, answer, choices) for _, _, _, answer, choices, _, _ in wanted
+        ]
+        assert {r.dataset for r in records} == {name}
+        assert any(": read as" in note for note in report["notes"])
 
 
 def test_boxes_are_those_of_the_published_files(tmp_path):
