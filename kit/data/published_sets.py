@@ -16,13 +16,14 @@ from typing import Any
 
 from kit.data.columns import Layout
 from kit.data.tables import HUB, SPLITS, Row, Table, read_table
-from kit.errors import DataError, RecordError
+from kit.errors import DataError
 
 Values = dict[str, Any]
 Quirk = Callable[[Values, Path], Iterable[Values]]  # of a row's values, and the folder of the set
 
 _WHOLE = 0.97  # of both sides: a box that leaves nothing to look away from
 _LETTERED = re.compile(r"\s*([A-Z])\s*:\s*", re.DOTALL)
+_NUMBER = re.compile(r"\d+(?:\.\d+)?|\.\d+")
 _LOCATION = re.compile(r"\s*<loc_(\d+)_(\d+)_(\d+)_(\d+)>")
 
 
@@ -49,7 +50,8 @@ def _one_modality(row: Values, _: Path) -> Iterable[Values]:
 def _questions_of_images(row: Values, _: Path) -> Iterable[Values]:
     """A row an image, with its questions in a list. Boxes are tokens, which stand in answers too,
     where they count pixels of the original and teach nothing; a negative one has none."""
-    for number, question in enumerate(row.get("vqa") or []):
+    for number, found in enumerate(row.get("vqa") or []):
+        question = found if isinstance(found, dict) else {}
         location = question.get("gt_location")
         if isinstance(location, str):
             location = [[int(v) for v in box] for box in _LOCATION.findall(location)]
@@ -68,7 +70,7 @@ def _questions_of_images(row: Values, _: Path) -> Iterable[Values]:
 def _with_grounding(row: Values, folder: Path) -> Iterable[Values]:
     """Boxes stand in a table of their own; one of the whole image is no evidence."""
     found = _grounding(folder / "grounding.csv").get(row.get("case_id"), {})
-    numbers = [float(v) for v in re.findall(r"[\d.]+", str(found.get("roi_bbox_norm", "")))]
+    numbers = [float(v) for v in _NUMBER.findall(str(found.get("roi_bbox_norm", "")))]
     boxes = [{"label": found.get("roi_pointer") or "evidence", "box": numbers}]
     if len(numbers) != 4 or min(numbers[2] - numbers[0], numbers[3] - numbers[1]) >= _WHOLE:
         boxes = []
@@ -82,10 +84,8 @@ def _grounding(path: Path) -> dict[str, Values]:
     Raises:
         DataError: the table is not there.
     """
-    return {row.value.get("case_id"): row.value for row in read_table(path).rows}
-
-
-# ---------------------------------------------------------------------- the table
+    rows = [row.value for row in read_table(path).rows if isinstance(row.value, dict)]
+    return {row.get("case_id"): row for row in rows}
 
 
 @dataclass(frozen=True)
@@ -189,9 +189,6 @@ LAYOUTS: dict[str, tuple[Published, ...]] = {
 }
 
 
-# ---------------------------------------------------------------------- reading
-
-
 def read_published(name: str, source: str | Path) -> tuple[Table, Layout]:
     """The rows of a data set of ``LAYOUTS`` in a folder, or of one of its mirrors (``hf:...``), and
     how they are read. ``Table.notes`` tells which layout it is.
@@ -227,29 +224,27 @@ def _table_of(form: Published, folder: Path) -> Table | None:
             else:
                 table = read_table(path)
                 rows, whole.notes = table.rows, whole.notes + table.notes
-            place = next((p for p in form.images if (folder / _in(p, path)).is_dir()), ".")
-            base = folder / _in(place, path)
-            if path.suffix == ".parquet":
-                base = path.parent
+            places = [folder / place.format(split=path.parent.name) for place in form.images]
+            base = next((place for place in places if place.is_dir()), folder)
             whole.rows += [replace(row, folder=base, split=split) for row in rows]
     return whole if whole.rows else None
 
 
-def _in(place: str, path: Path) -> str:
-    return place.format(split=path.parent.name)
-
-
 def _fits(form: Published, table: Table) -> bool:
     """Whether a table has the columns that a layout names, as far as quirks do not make them."""
-    names = {name for row in table.rows[:100] if isinstance(row.value, dict) for name in row.value}
-    made = {"boxes", "modality_type", "type"}
-    return {column for column in form.columns.values() if column} - made <= names
+    made = {"", "boxes", "modality_type", "type"}
+    return set(form.columns.values()) - made <= _names(table.rows[:100])
+
+
+def _names(rows: Iterable[Row]) -> set[str]:
+    return {name for row in rows if isinstance(row.value, dict) for name in row.value}
 
 
 def _read(name: str, table: Table, form: Published, folder: Path) -> tuple[Table, Layout]:
+    _grounding.cache_clear()
     rows, missing = [], 0
     for row in table.rows:
-        if isinstance(row.value, RecordError):
+        if not isinstance(row.value, dict):  # broken, as the reader will say
             rows.append(row)
             continue
         values = [row.value]
@@ -264,7 +259,9 @@ def _read(name: str, table: Table, form: Published, folder: Path) -> tuple[Table
     table.notes.append(f"read {form.form}")
     if missing:
         table.notes.append(f"{missing} questions were left out: {form.elsewhere}")
-    return table, Layout(form.columns, form.box_convention, form.box_format)
+    there = {"", *_names(rows)}
+    columns = {field: column for field, column in form.columns.items() if column in there}
+    return table, Layout(columns, form.box_convention, form.box_format)
 
 
 def _placed(value: Values, form: Published, folder: Path) -> Values | None:

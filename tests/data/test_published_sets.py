@@ -33,7 +33,7 @@ def write(folder, files: dict) -> None:
         if path.suffix == ".pkl":
             content = content if isinstance(content, bytes) else pickle.dumps(content)
         elif path.suffix == ".json":
-            content = json.dumps(content).encode()
+            content = content if isinstance(content, bytes) else json.dumps(content).encode()
         elif path.suffix == ".csv":
             stream = io.StringIO(newline="")
             names = list(dict.fromkeys(key for row in content for key in row))
@@ -289,6 +289,22 @@ def test_a_folder_with_another_layout_is_refused(tmp_path):
     with pytest.raises(DataError, match="no OmniMedVQA in this folder") as caught:
         read_published("OmniMedVQA", tmp_path)
     assert "data/README.md" in caught.value.fix
+
+
+def test_damage_is_told_row_by_row(tmp_path):
+    """And never a traceback."""
+    write(
+        tmp_path,
+        {"data_v1.json": [7, {"image_id": "a", "vqa": ["?", {"question": "q", "answer": "a"}]}],
+         "images/a.png": png()},
+    )  # fmt: skip
+    config = {"dataset": "VinDr-CXR-VQA", "own_data": str(tmp_path), "split": "train"}
+    with pytest.raises(DataError) as caught:
+        prepare(PrepareConfig(output=str(tmp_path / "out.json"), **config))
+    assert [p.reason for p in caught.value.problems] == ["missing_question", "wrong_type"]
+    write(tmp_path, {"data_v1.json": b"{"})
+    with pytest.raises(DataError, match="no question"):
+        prepare(PrepareConfig(output=str(tmp_path / "out.json"), **config))
 
 
 class Harmful:
