@@ -198,6 +198,9 @@ def read_published(name: str, source: str | Path) -> tuple[Table, Layout]:
     """
     if str(source).startswith(HUB):
         table = read_table(source)
+        splits = [row.where.split("[")[-2].rstrip("]") for row in table.rows]  # name[split][number]
+        pairs = zip(table.rows, splits, strict=True)
+        table.rows = [replace(row, split=SPLITS.get(split, "")) for row, split in pairs]
         forms = [form for form in LAYOUTS[name] if _fits(form, table)]
         return _read(name, table, forms[0] if forms else LAYOUTS[name][-1], Path())
     given = Path(source)

@@ -261,6 +261,18 @@ def test_each_layout_is_prepared(layout, tmp_path):
         assert any(": read as" in note for note in report["notes"])
 
 
+@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if "mirror" in layout])
+def test_mirrors_are_read_from_the_hub_too(layout, tmp_path, monkeypatch):
+    """From a folder laid out as there: no test has the network."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    name, files, expected = LAYOUTS[layout]
+    write(tmp_path / "hub", files)
+    found = questions(name, f"hf:{tmp_path / 'hub'}")
+    assert sorted(shown(found)) == sorted(expected)
+
+
 def test_boxes_are_those_of_the_published_files(tmp_path):
     for name, expected in (
         ("VinDr-CXR-VQA", [("Cardiomegaly", (691, 1375, 1653, 1831))]),
