@@ -227,3 +227,17 @@ def test_what_is_told_by_a_plain_question_alone_is_said_so(seeing):
     assert found["asked"]["plain"]["convention"] == "pixels"
     assert "no answer has a box" in found["advice"]
     assert "--answer_boxes pixels" in found["advice"]
+
+
+def test_the_command_runs_on_a_trained_adapter(trained, tmp_path, capsys):
+    """Of so few steps that nothing can be told, which it says."""
+    config = BoxCheckConfig(
+        adapter=str(trained["sft"]), output=str(tmp_path), images=10, max_new_tokens=40
+    )
+    assert check_boxes(config) == 0
+    found = json.loads((tmp_path / "boxes.json").read_text())
+    assert found["convention"] is None
+    assert {len(image["answers"]) for image in found["images"]} == {3}
+    assert all(text for image in found["images"] for text in image["answers"].values())
+    assert (tmp_path / "boxes.png").is_file()
+    assert f"max_pixels 50176 of {trained['sft']}" in capsys.readouterr().out
