@@ -502,11 +502,13 @@ def test_the_data_statement(card_of, tmp_path):
 
 
 def test_training_on_test_questions_is_told(card_of, tmp_path):
-    """Also of one among many."""
+    """Also of one file among several; of a file with several splits, training takes one."""
     rows = [{"dataset": "VQA_RAD", "split": split} for split in ("train", "train", "test")]
     warning = "Test questions are among these"
-    assert warning in card_of(data=[records_of(tmp_path / "a.jsonl", rows)])
-    assert warning not in card_of(data=[records_of(tmp_path / "b.jsonl", rows[:2])])
+    train, test = (records_of(tmp_path / f"{i}.jsonl", rows[2 * i : 2 * i + 2]) for i in (0, 1))
+    assert warning in card_of(data=[train, test])
+    assert warning not in card_of(data=[train])
+    assert warning not in card_of(data=[records_of(tmp_path / "mixed.jsonl", rows)])
 
 
 def test_neither_evaluations_nor_data(card_of):
