@@ -280,4 +280,43 @@ BREAKS = (
         "    return rows, Counter()\n\n\ndef _read_split",
         ("tests/data/test_prepare.py::test_known_traps_are_counted_without_stopping",),
     ),
+    Break(
+        "a letter that contradicts its text is an article",
+        "kit/prompting/choices.py",
+        "return place if place is not None and same(lettered[1], choices[place]) else None",
+        "return place",
+        ("tests/prompting/test_choices.py::test_a_letter_within_a_text_is_no_hit",),
+    ),
+    Break(
+        "a guesser names what is not to be chosen",
+        AUDIT,
+        "if not record.choices:\n                return most[key]",
+        "if True:\n                return most[key]",
+        ("tests/prompting/test_choices.py::test_the_floor_guesses_among_the_choices",),
+    ),
+    Break(
+        "slices of one volume are parted by share",
+        "kit/data/prepare_own.py",
+        "audit.fraction(sums[name])",
+        "audit.fraction(sha256_of(path))",
+        (
+            "tests/data/test_prepare_own.py::test_shares_part_images_by_content_and_keep_slices_together",
+        ),
+    ),
+    Break(
+        "a copy of a test image under another name is another image",
+        "kit/data/prepare_own.py",
+        "first.get(sha256_of(p), p)",
+        "p",
+        (
+            "tests/data/test_prepare_own.py::test_a_test_file_of_its_own_is_what_training_rows_may_not_give_away",
+        ),
+    ),
+    Break(
+        "a CSV is parted by commas alone",
+        "kit/data/csv_rows.py",
+        "return max(DELIMITERS, key=columns)",
+        'return ","',
+        ("tests/data/test_own.py::test_files_as_people_have_them_are_read",),
+    ),
 )
