@@ -20,6 +20,7 @@ from transformers import (
     AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedConfig,
+    Qwen2VLImageProcessor,
 )
 from transformers.utils import cached_file
 
@@ -83,7 +84,7 @@ def load_processor(
     rows = base_config(name).get_text_config().vocab_size
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **_source_options(source))
-        image_processor = AutoImageProcessor.from_pretrained(source, **_source_options(source))
+        image_processor = _image_processor(source)
         _fit_for_chat(tokenizer, source)
         _require_weights_for(tokenizer, rows)
     except Exception as error:  # a damaged file may raise anything, tokenizers a plain Exception
@@ -113,10 +114,21 @@ def load_processor(
     return Processor(tokenizer, image_processor, rows)
 
 
+def _image_processor(source: str | Path):
+    """That of a folder or hub name. Early copies of Qwen2.5-VL, and what was trained from them, name
+    a class of their own, which was merged into Qwen2-VL's before its release."""
+    try:
+        return AutoImageProcessor.from_pretrained(source, **_source_options(source))
+    except ValueError as error:
+        if "Unrecognized image processor" not in str(error):
+            raise
+        return Qwen2VLImageProcessor.from_pretrained(source, **_source_options(source))
+
+
 def _trained_size(adapter: Path) -> dict[str, int]:
     """The bounds that an adapter was trained with, under transformers' names."""
     try:
-        return dict(AutoImageProcessor.from_pretrained(adapter, **_source_options(adapter)).size)
+        return dict(_image_processor(adapter).size)
     except Exception as error:  # a damaged file may raise anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         what = f"cannot read the image size that the adapter was trained with: {reason}"

@@ -250,6 +250,14 @@ TEMPLATES = {
 }
 
 
+def test_a_processor_by_its_name_before_the_release(tmp_path, processor):
+    shutil.copytree(base_folder(), tmp_path / "base")
+    file = tmp_path / "base" / "preprocessor_config.json"
+    file.write_text(file.read_text().replace("Qwen2VLImageProcessor", "Qwen2_5_VLImageProcessor"))
+    found = load_processor(str(tmp_path / "base")).image_processor
+    assert found.to_dict() == processor.image_processor.to_dict()
+
+
 def base_with(folder: Path, files: Mapping[str, str]) -> str:
     """The embedded base with other chat templates."""
     shutil.copytree(base_folder(), folder)
