@@ -115,8 +115,8 @@ def load_processor(
 
 
 def _image_processor(source: str | Path):
-    """That of a folder or hub name. Early copies of Qwen2.5-VL, and what was trained from them, name
-    a class of their own, which was merged into Qwen2-VL's before its release."""
+    """That of a folder or hub name. Early copies of Qwen2.5-VL, and what was trained from them,
+    name a class of their own, which became Qwen2-VL's before its release."""
     try:
         return AutoImageProcessor.from_pretrained(source, **_source_options(source))
     except ValueError as error:
