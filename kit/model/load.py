@@ -20,7 +20,6 @@ from transformers import (
     AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedConfig,
-    Qwen2VLImageProcessor,
 )
 from transformers.utils import cached_file
 
@@ -122,6 +121,8 @@ def _image_processor(source: str | Path):
     except ValueError as error:
         if "Unrecognized image processor" not in str(error):
             raise
+        from transformers import Qwen2VLImageProcessor  # which warns where there is no torchvision
+
         return Qwen2VLImageProcessor.from_pretrained(source, **_source_options(source))
 
 

@@ -70,7 +70,10 @@ def deal(
     found = []
     while len(found) <= _PARTED:
         if len(runs) >= n_slots:
-            found.append(_longest_first(runs, n_slots))
+            dealt = _longest_first(runs, n_slots)
+            found.append(
+                [_joined([p for r in slot for p in r.places], rows, sizes) for slot in dealt]
+            )
         shared = [run for run in runs if len(run.places) > 1]
         if not shared:
             break
@@ -102,13 +105,17 @@ def _longest_first(runs: Sequence[Run], n_slots: int) -> list[list[Run]]:
 
 
 def _as_they_stand(rows: Sequence[object], sizes: Sequence[Size], n_slots: int) -> list[list[Run]]:
-    size, slots = len(rows) // n_slots, []
-    for start in range(0, len(rows), size):
-        together: dict[object, list[int]] = {}
-        for place in range(start, start + size):
-            together.setdefault(rows[place], []).append(place)
-        slots.append([Run.of(places, sizes) for places in together.values()])
-    return slots
+    size = len(rows) // n_slots
+    starts = range(0, len(rows), size)
+    return [_joined(range(start, start + size), rows, sizes) for start in starts]
+
+
+def _joined(places: Sequence[int], rows: Sequence[object], sizes: Sequence[Size]) -> list[Run]:
+    """The rows of a micro-batch: what was parted and came together again is one."""
+    together: dict[object, list[int]] = {}
+    for place in places:
+        together.setdefault(rows[place], []).append(place)
+    return [Run.of(own, sizes) for own in together.values()]
 
 
 def _by_process(slots: Sequence[Sequence[Run]], processes: int) -> list[list[list[int]]]:

@@ -198,6 +198,18 @@ def test_micro_batches_are_dealt_by_their_tokens(data):
         assert slots == [list(range(n))], "alone, nothing changes"
 
 
+def test_what_is_parted_and_comes_together_again_is_one_row():
+    """Seven records of one row, of which halves in one micro-batch would seem lighter than they
+    are: packed, they are one row again."""
+    rows, own = [0, 0, 0, 0, 3, 0, 0, 1, 0, 2], [1] * 8 + [2, 5]
+    sizes = [Size(1, length) for length in own]
+    ((first,), (second,)) = deal(rows, sizes, processes=1, accumulation=2)
+    for places in (first, second):
+        lengths = {row: 1 + sum(own[p] for p in places if rows[p] == row) for row in rows}
+        named = {rows[p] for p in places}
+        assert len(named) * max(lengths[row] for row in named) <= 18, "as they stand"
+
+
 @pytest.mark.parametrize("world", [2, 4, 8])
 def test_no_rank_waits_long_for_the_slowest(world):
     """Eleven questions an image, images of five sizes: the slowest rank computes less by a tenth
