@@ -18,26 +18,19 @@ from kit.data.fields import (
     resolve_image,
 )
 from kit.data.records import PLAIN, BadLines, parse_sft_record, parse_texts, read_records
-from kit.data.types import Region, SftRecord, Shown
+from kit.data.types import CARRIED, Known, SftRecord
 from kit.errors import RecordError
-
-# What a record keeps of the one that it was made of.
-CARRIED = (
-    "choices", "dataset", "qid", "split", "answer_type", "content_type", "modality", "location",
-    "regions", "image_size", "more_images",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
-class GrpoRecord:
+class GrpoRecord(Known):
     """One question about one image, with what a model answered and what its answer rests on.
 
     ``image_path``, ``question`` and ``gold`` suffice for training. ``valid_json``,
     ``answer_correct`` (0..1), ``caption`` and ``prediction`` are of the model's own answer.
     ``delta_cf_roi`` is the drop in the model's probability of the gold answer when ``cf_boxes``
     (pixels of the canvas, ``kit.data.canvas``) is inpainted, ``delta_cf_rand`` the mean drop over
-    matched random regions; None where there is no evidence or nothing matches it. The other fields
-    are those of ``SftRecord``.
+    matched random regions; None where there is no evidence or nothing matches it.
     """
 
     image_path: str
@@ -50,26 +43,10 @@ class GrpoRecord:
     delta_cf_rand: float | None = None
     prediction: str = ""
     cf_boxes: tuple[tuple[float, float, float, float], ...] = ()
-    choices: tuple[str, ...] = ()
-    dataset: str = ""
-    qid: str = ""
-    split: str = ""
-    answer_type: str = ""
-    content_type: str = ""
-    modality: str = ""
-    location: str = ""
-    regions: tuple[Region, ...] = ()
-    image_size: tuple[int, int] | None = None
-    more_images: tuple[str, ...] = ()
 
     @property
     def image(self) -> str:
         return self.image_path
-
-    @property
-    def shown(self) -> Shown:
-        """As ``SftRecord.shown``."""
-        return (self.image_path, *self.more_images) if self.more_images else self.image_path
 
     @property
     def answer(self) -> str:

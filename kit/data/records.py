@@ -29,7 +29,7 @@ from kit.data.own import OwnReader, fixed_in_words
 from kit.data.tables import Row, Table, read_table
 from kit.data.targets import to_sft_record
 from kit.data.types import Region as Region  # the name under which others know it
-from kit.data.types import SftRecord, paths_of, to_json
+from kit.data.types import SftRecord, to_json
 from kit.errors import DataError, ImageError, RecordError
 from kit.files import write_jsonl
 
@@ -231,7 +231,7 @@ def _with_image_problems(
 ) -> list[tuple[str, Record | RecordError]]:
     """The lines, with a :class:`RecordError` in place of each record whose image is not fit."""
     good = [line for _, line in lines if not isinstance(line, RecordError)]
-    images = list(dict.fromkeys(path for record in good for path in paths_of(record.shown)))
+    images = list(dict.fromkeys(path for record in good for path in record.images))
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         decoded = dict(zip(images, pool.map(_size_or_problem, images), strict=True))
     return [
@@ -253,7 +253,7 @@ def _size_or_problem(path: str) -> tuple[int, int] | ImageError:
 def _image_problem(
     record: Record, decoded: Mapping[str, tuple[int, int] | ImageError], where: str
 ) -> RecordError | None:
-    for path in paths_of(record.shown):
+    for path in record.images:
         found = decoded[path]
         if isinstance(found, ImageError):
             what = f"{found.what}: {path} ({found.fix})"

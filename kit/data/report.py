@@ -8,7 +8,6 @@ from pathlib import Path
 
 from kit.data.records import SftRecord, to_json
 from kit.data.targets import INSTRUCTION
-from kit.data.types import paths_of
 from kit.files import atomic_write, json_line, json_text
 
 
@@ -28,7 +27,7 @@ def by_dataset(records: list[SftRecord]) -> dict[str, dict]:
         own = [r for r in records if r.dataset == dataset]
         counts[dataset] = {
             "rows": len(own),
-            "images": len({path for r in own for path in paths_of(r.shown)}),
+            "images": len({path for r in own for path in r.images}),
             "rows_with_boxes": sum(bool(r.regions) for r in own),
             "answer_type": dict(sorted(Counter(r.answer_type for r in own).items())),
         }

@@ -17,22 +17,19 @@ class Region:
     image: int = 1
 
 
-@dataclass(frozen=True)
-class SftRecord:
-    """One question about one image, with the answer that the model is taught to give.
+Shown = str | tuple[str, ...]
 
-    ``image`` is a path, relative to the data file or absolute, and ``more_images`` are those that
-    the question shows after it; ``output`` is the JSON string with
-    caption, reasoning, boxes (0..1000 grid) and answer; ``choices`` are what a multiple-choice
-    question lists at its end (``kit.data.choices``), of which the answer is one; ``regions`` is the
-    evidence of this question (may be empty); ``image_size`` is ``(width, height)`` in pixels.
-    Fields that a dataset does not know are empty.
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What is known of a question beside its text and answer, in each stage's record.
+
+    ``choices`` are what a multiple-choice question lists at its end (``kit.data.choices``), of
+    which the answer is one; ``regions`` is the evidence of this question (may be empty);
+    ``image_size`` is the ``(width, height)`` of its image in pixels, and ``more_images`` are the
+    paths of those that it shows after that one. Fields that a dataset does not know are empty.
     """
 
-    output: str
-    image: str
-    question: str
-    answer: str
     choices: tuple[str, ...] = ()
     dataset: str = ""
     qid: str = ""
@@ -46,12 +43,31 @@ class SftRecord:
     more_images: tuple[str, ...] = ()
 
     @property
+    def images(self) -> tuple[str, ...]:
+        """The paths of all images that the question shows."""
+        return (self.image, *self.more_images)
+
+    @property
     def shown(self) -> Shown:
-        """What the question shows: the path of its image, or the paths of its images."""
-        return (self.image, *self.more_images) if self.more_images else self.image
+        """The path of its image, or the paths of its images."""
+        return self.images if self.more_images else self.image
 
 
-Shown = str | tuple[str, ...]
+CARRIED = tuple(field.name for field in dataclasses.fields(Known))
+
+
+@dataclass(frozen=True)
+class SftRecord(Known):
+    """One question about one image, with the answer that the model is taught to give.
+
+    ``image`` is a path, relative to the data file or absolute; ``output`` is the JSON string with
+    caption, reasoning, boxes (0..1000 grid) and answer.
+    """
+
+    output: str
+    image: str
+    question: str
+    answer: str
 
 
 def paths_of(shown: Shown) -> tuple[str, ...]:
@@ -64,8 +80,10 @@ def paths_of(shown: Shown) -> tuple[str, ...]:
 
 
 def to_json(record) -> dict[str, Any]:
-    """A record as plain JSON values; of several images is spoken only where there are some."""
+    """A record as plain JSON values, what is known of any question last; of several images is
+    spoken only where there are some."""
     value = dataclasses.asdict(record)
+    value |= {name: value.pop(name) for name in CARRIED}
     if not record.more_images:
         del value["more_images"]
         for region in value["regions"]:

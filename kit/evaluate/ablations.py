@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from kit.data.records import SftRecord
-from kit.data.types import Shown, paths_of
+from kit.data.types import Shown
 from kit.evaluate.answering import Answer, Predictor
 from kit.model.processor import PreparedImage
 from kit.prompting.answers import same_answer
@@ -61,9 +61,9 @@ def other_images(records: Sequence[SftRecord], seed: int) -> dict[Shown, Shown]:
     An image of another kind would change answers about the kind for free.
     """
     kinds = (
-        lambda r: (len(paths_of(r.shown)), r.dataset, r.modality, r.location),
-        lambda r: (len(paths_of(r.shown)), r.dataset, r.modality),
-        lambda r: (len(paths_of(r.shown)), r.dataset),
+        lambda r: (len(r.images), r.dataset, r.modality, r.location),
+        lambda r: (len(r.images), r.dataset, r.modality),
+        lambda r: (len(r.images), r.dataset),
     )
     found: dict[Shown, Shown] = {}
     for kind in kinds:

@@ -22,7 +22,7 @@ from kit.data.images import open_image
 from kit.data.phantom.drawing import Canvas, blob, bounding_box, ellipse
 from kit.data.records import SftRecord
 from kit.evaluate.answering import Predictor, Request, answer, loaded_predictor
-from kit.evaluate.box_conventions import Finding, Fit, Shown, first_box, judge
+from kit.evaluate.box_conventions import Finding, Fit, Spot, first_box, judge
 from kit.evaluate.config import BoxCheckConfig
 from kit.evaluate.figure import boxed, draw_sheet
 from kit.files import atomic_write, require_folder, write_json
@@ -63,7 +63,7 @@ def check_boxes(config: BoxCheckConfig) -> int:
     loaded = loaded_predictor(config, accelerator, records, [*WAYS])
     with loaded as predictor:
         shown = [
-            Shown(predictor.image_cache.size(path), predictor.resized(path), box)
+            Spot(predictor.image_cache.size(path), predictor.resized(path), box)
             for path, box in spots
         ]
         texts = ask(predictor, records, len(spots))
@@ -223,7 +223,7 @@ def _cell(fit: Fit | None) -> str:
 def draw_readings(
     path: Path,
     spots: Sequence[tuple[str, tuple]],
-    shown: Sequence[Shown],
+    shown: Sequence[Spot],
     boxes: dict[str, list[tuple | None]],
 ) -> None:
     """The first images with the spot's box and, in each convention, the box that the model wrote

@@ -49,7 +49,7 @@ def first_box(text: str) -> PixelBox | None:
 
 
 @dataclass(frozen=True)
-class Shown:
+class Spot:
     """An image with one shape: its ``(width, height)``, that of it as the model sees it, and where
     the shape is, in pixels of the image."""
 
@@ -88,7 +88,7 @@ class Finding:
     reason: str | None
 
 
-def judge(shown: Sequence[Shown], boxes: Sequence[PixelBox | None]) -> Finding:
+def judge(shown: Sequence[Spot], boxes: Sequence[PixelBox | None]) -> Finding:
     """What the boxes that a model wrote for images count; None where it wrote none."""
     pairs = [(image, box) for image, box in zip(shown, boxes, strict=True) if box is not None]
     if not pairs:
@@ -111,7 +111,7 @@ def judge(shown: Sequence[Shown], boxes: Sequence[PixelBox | None]) -> Finding:
 
 
 def _overlaps(
-    shown: Sequence[Shown], pairs: Sequence[tuple[Shown, PixelBox]], convention: str
+    shown: Sequence[Spot], pairs: Sequence[tuple[Spot, PixelBox]], convention: str
 ) -> np.ndarray:
     """``(answers, 2)``: the IoU of each answer with its own image's shape, and on average with
     those of the others, as if they were there."""

@@ -9,9 +9,9 @@ from pathlib import Path
 from kit.counterfactual.probe import MODE, Case, probe
 from kit.counterfactual.regions import Boxes, evidence_region, gold_region
 from kit.data.fields import relative_image
-from kit.data.grpo_records import CARRIED, GrpoRecord
+from kit.data.grpo_records import GrpoRecord
 from kit.data.records import SftRecord, read_sft_records, to_json
-from kit.data.types import Shown
+from kit.data.types import CARRIED, Shown
 from kit.evaluate.answering import Predictor, Request, answer, loaded_predictor, plan
 from kit.evaluate.config import CfProxyConfig
 from kit.evaluate.parts import Parts

@@ -12,7 +12,6 @@ from PIL import Image, ImageDraw, ImageFont
 from kit.data.canvas import Canvas
 from kit.data.images import open_image
 from kit.data.records import SftRecord, read_sft_records
-from kit.data.types import paths_of
 from kit.files import atomic_write, iter_json_lines
 
 GOLD, CLAIMED, INK, PAPER, GREY = "#2e9e5b", "#e4572e", "#1a1a1a", "#ffffff", "#6b6b6b"
@@ -79,7 +78,7 @@ def _choose(rows: Sequence[dict], count: int) -> list[dict]:
 
 
 def _panel(row: dict, record: SftRecord) -> Image.Image:
-    pixels = [np.asarray(open_image(path)) for path in paths_of(record.shown)]
+    pixels = [np.asarray(open_image(path)) for path in record.images]
     canvas = Canvas.of_pixels(pixels)
     boxes = [(box, GOLD) for box in canvas.gold(record.regions)]
     boxes += [(canvas.claimed(box), CLAIMED) for box in row["boxes"]]

@@ -12,7 +12,6 @@ from torch import nn
 from kit.counterfactual.images import ImageCache
 from kit.data.boxes import ON_GRID
 from kit.data.grpo_records import GrpoRecord
-from kit.data.types import paths_of
 from kit.model.merged import sampling_weights
 from kit.model.processor import PreparedImage, Processor
 from kit.model.sampler import Completion, Prompt, Sampling, generate, seeded_noise
@@ -87,7 +86,7 @@ def roll_out(
             task,
             trunk,
             tuple(completions),
-            _parsed(processor, completions, len(paths_of(task.record.shown))),
+            _parsed(processor, completions, len(task.record.images)),
         )
         for task, trunk, completions in zip(tasks, trunks, completed, strict=True)
     ]

@@ -10,7 +10,6 @@ from torch import nn
 from kit.data.grpo_records import GrpoRecord
 from kit.data.images import image_size
 from kit.data.records import SftRecord
-from kit.data.types import paths_of
 from kit.errors import DataError
 from kit.model.processor import PreparedImage, Processor
 
@@ -21,12 +20,12 @@ def trunk_lengths(
     """Tokens of what the questions of each record's image share; of the image only the header is
     read."""
     merge = processor.image_processor.merge_size**2
-    sizes = {path: image_size(path) for record in records for path in paths_of(record.shown)}
+    sizes = {path: image_size(path) for record in records for path in record.images}
     tokens = {
         path: processor.image_processor.get_number_of_image_patches(height, width) // merge
         for path, (width, height) in sizes.items()
     }
-    shown = [paths_of(record.shown) for record in records]
+    shown = [record.images for record in records]
     none = torch.empty(0)
     around = {
         n: len(processor.encode_trunk(PreparedImage(("",) * n, none, none, (0,) * n), mode))

@@ -235,7 +235,7 @@ def count_images(stage: TrainingConfig, data: str | None) -> int | None:
     step makes new ones."""
     if data is None or (isinstance(stage, GrpoConfig) and stage.counterfactual == "online"):
         return None
-    return len({path for record in records_of(stage, data) for path in paths_of(record.shown)})
+    return len({path for record in records_of(stage, data) for path in record.images})
 
 
 def table_of_estimates(

@@ -16,7 +16,6 @@ from kit.data.fields import relative_image
 from kit.data.grpo_records import GrpoRecord
 from kit.data.records import SftRecord
 from kit.data.tables import plain_values, read_table
-from kit.data.types import paths_of
 from kit.errors import RecordError, UserError
 from kit.files import json_line, sha256_of
 
@@ -57,7 +56,7 @@ def unchanged(
     now: dict[str, dict] = {"packages": versions()}
     for name, records in data.items():
         if path := getattr(config, name, ""):
-            distinct = dict.fromkeys(image for r in records for image in paths_of(r.shown))
+            distinct = dict.fromkeys(image for r in records for image in r.images)
             folder = Path(path).parent
             images = {relative_image(Path(image), folder): image for image in distinct}
             files = _sums(images, _files_of(before, name))

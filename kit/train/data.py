@@ -16,7 +16,7 @@ import torch
 
 from kit.data.images import open_image
 from kit.data.records import SftRecord
-from kit.data.types import Shown, paths_of
+from kit.data.types import Shown
 from kit.errors import DataError, UserError
 from kit.model.lengths import trunk_lengths
 from kit.model.processor import PreparedImage, Processor
@@ -207,7 +207,7 @@ def pack_records(
     """
     images = {
         path: processor.prepare_image(open_image(path))
-        for path in dict.fromkeys(path for record in records for path in paths_of(record.shown))
+        for path in dict.fromkeys(path for record in records for path in record.images)
     }
     grown: dict[tuple, list[Branch]] = {}
     trunks = {}
@@ -215,7 +215,7 @@ def pack_records(
         for mode in modes:
             key = (record.shown, mode) if share else (record.shown, mode, place)
             if key not in trunks:
-                shown = PreparedImage.together([images[path] for path in paths_of(record.shown)])
+                shown = PreparedImage.together([images[path] for path in record.images])
                 trunks[key] = processor.encode_trunk(shown, mode)
             branches = [Branch.of(*text) for text in _texts(record, processor, mode, direct)]
             _require_length(len(trunks[key]) + len(branches[0].input_ids), max_length, record)

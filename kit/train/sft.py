@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from kit.data.records import SftRecord, read_sft_records
-from kit.data.types import paths_of
 from kit.model.load import load_processor
 from kit.model.logprobs import LogprobModel
 from kit.model.processor import Processor
@@ -167,7 +166,7 @@ def evaluate_loss(
 ) -> dict[str, float]:
     """Mean loss and greedy accuracy over the supervised tokens of held-out records."""
     model.eval()
-    ordered = sorted(records, key=lambda record: paths_of(record.shown))
+    ordered = sorted(records, key=lambda record: record.images)
     size = config.per_device_train_batch_size
     batches = [ordered[i : i + size] for i in range(0, len(ordered), size)]
     loss, hits, tokens = 0.0, 0, 0

@@ -140,8 +140,8 @@ BREAKS = (
     Break(
         "images are exchanged for those of another kind",
         "kit/evaluate/ablations.py",
-        "lambda r: (len(paths_of(r.shown)), r.dataset, r.modality, r.location),",
-        "lambda r: (len(paths_of(r.shown)), r.dataset),",
+        "lambda r: (len(r.images), r.dataset, r.modality, r.location),",
+        "lambda r: (len(r.images), r.dataset),",
         (
             "tests/evaluate/test_ablations.py::test_images_are_exchanged_for_their_like_where_there_is_one",
         ),

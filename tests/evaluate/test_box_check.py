@@ -14,7 +14,7 @@ from kit.data.boxes import CONVENTIONS
 from kit.evaluate import box_check
 from kit.evaluate.answering import Predictor
 from kit.evaluate.box_check import check_boxes, draw_spot, sizes
-from kit.evaluate.box_conventions import Shown, first_box, judge
+from kit.evaluate.box_conventions import Spot, first_box, judge
 from kit.evaluate.config import BoxCheckConfig
 from kit.model.sampler import Completion
 
@@ -28,7 +28,7 @@ FORMS = (
 )
 
 
-def written(box, convention: str, image: Shown, form: int) -> str:
+def written(box, convention: str, image: Spot, form: int) -> str:
     """A box in pixels as a model that speaks a convention writes it."""
     sides = {
         "grid_1000": (1000, 1000),
@@ -41,7 +41,7 @@ def written(box, convention: str, image: Shown, form: int) -> str:
     return FORMS[form].format(*(n if convention == "unit" else int(n) for n in numbers))
 
 
-def drawn(seed: int, count: int = 24, bounds=BOUNDS["as the kit trains"]) -> list[Shown]:
+def drawn(seed: int, count: int = 24, bounds=BOUNDS["as the kit trains"]) -> list[Spot]:
     """What the command draws, without the pixels."""
     rng = np.random.default_rng(seed)
     found = []
@@ -50,7 +50,7 @@ def drawn(seed: int, count: int = 24, bounds=BOUNDS["as the kit trains"]) -> lis
         half = rng.uniform(0.08, 0.18, 2)
         middle = rng.uniform(half, 1 - half)
         box = np.hstack([middle - half, middle + half]) * ((width, height) * 2)
-        found.append(Shown((width, height), (across, down), tuple(box)))
+        found.append(Spot((width, height), (across, down), tuple(box)))
     return found
 
 
@@ -123,8 +123,8 @@ def test_too_few_boxes_tell_nothing():
 
 
 def test_images_that_are_not_resized_do_not_tell_two_conventions_apart():
-    shown = [Shown(image.resized, image.resized, image.box) for image in drawn(0)]
-    shown = [Shown(i.size, i.size, tuple(np.array(i.box) * 0.3)) for i in shown]
+    shown = [Spot(image.resized, image.resized, image.box) for image in drawn(0)]
+    shown = [Spot(i.size, i.size, tuple(np.array(i.box) * 0.3)) for i in shown]
     found = judge(shown, [image.box for image in shown])
     assert found.convention is None
     assert found.reason == "pixels fits best, but not surely better than resized_pixels"
@@ -171,7 +171,7 @@ class Seeing(Predictor):
             path = paths[prompt.trunk.image_keys[0]]
             bright = np.argwhere(np.asarray(Image.open(path)) > 170)
             (top, left), (bottom, right) = bright.min(axis=0), bright.max(axis=0) + 1
-            image = Shown(self.image_cache.size(str(path)), self.resized(str(path)), ())
+            image = Spot(self.image_cache.size(str(path)), self.resized(str(path)), ())
             asked = self.processor.decode(prompt.trunk.input_ids.tolist())
             text = written((left, top, right, bottom), self.convention, image, number % len(FORMS))
             if self.plain_only and "JSON object" in asked:
