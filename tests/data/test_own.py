@@ -205,6 +205,7 @@ def test_others_are_refused_with_file_line_field_and_what_to_do(name, folder):
         assert word in str(caught.value)
 
 
+@pytest.mark.slow
 def test_such_files_are_trained_on_answered_and_trained_on_further(folder, monkeypatch):
     """SFT on a CSV with boxes, held out a Parquet file; evaluation of choices beside a floor from
     choices in another form; the proxy of a JSON list; and GRPO on a CSV."""

@@ -37,6 +37,7 @@ def run(monkeypatch, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_each_job_is_compared_before_it_is_timed(run):
     found, _ = run("small", "sft small", "evaluation small")
     assert found["made_with"]["versions"].keys() >= {"torch", "transformers", "trl", "peft"}

@@ -229,6 +229,7 @@ def test_what_is_told_by_a_plain_question_alone_is_said_so(seeing):
     assert "--answer_boxes pixels" in found["advice"]
 
 
+@pytest.mark.slow
 def test_the_command_runs_on_a_trained_adapter(trained, tmp_path, capsys):
     """Of so few steps that nothing can be told, which it says."""
     config = BoxCheckConfig(

@@ -64,6 +64,7 @@ def test_a_folder_of_each_family_is_planned(model, n_tokens, tmp_path, capsys):
     assert f"{n_tokens} of them of an image" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_table_of_what_fits(monkeypatch, capsys):
     """QLoRA saves three quarters of what the language model's layers take in bfloat16."""
     monkeypatch.setattr(sys, "argv", ["what_fits", "--models", "Qwen3-VL-2B", "--stages", "sft"])

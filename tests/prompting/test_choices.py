@@ -45,7 +45,7 @@ def test_without_choices_a_letter_is_a_letter():
 
 
 def record(question: str, answer: str, *choices: str) -> SftRecord:
-    return SftRecord("{}", "i.png", with_choices(question, choices), answer, choices)
+    return SftRecord("{}", "i.png", with_choices(question, choices), answer, choices=choices)
 
 
 def test_the_floor_guesses_among_the_choices():
