@@ -3,6 +3,7 @@ its own image and of no other."""
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +14,25 @@ from helpers import rows as rows_of
 from PIL import Image
 
 from kit.counterfactual.images import ImageCache
+from kit.data.audit import find_leaks
 from kit.data.canvas import Canvas
 from kit.data.columns import Layout
+from kit.data.grpo_records import GrpoRecord
+from kit.data.questions import RawQuestion
 from kit.data.records import read_sft_records, write_records
 from kit.errors import DataError
+from kit.evaluate.ablations import blank, other_images
 from kit.evaluate.answering import Answer, Predictor
 from kit.evaluate.cf_proxy import cf_proxy
 from kit.evaluate.config import CfProxyConfig, EvaluateConfig
 from kit.evaluate.evaluation import evaluate
 from kit.evaluate.flips import measure_flips
 from kit.files import write_jsonl
-from kit.grpo import grpo
+from kit.grpo import grpo, rollout
 from kit.grpo.config import GrpoConfig
+from kit.model.decoding import Sampling
 from kit.model.processor import PreparedImage
+from kit.model.sampler import Completion
 from kit.prompting.answers import parse_answer
 from kit.scoring.grounding import grounding_scores
 from kit.train import sft
@@ -108,6 +115,12 @@ def test_what_is_taken_away_is_taken_from_its_own_image(record, processor):
     own = cache.prepared(record.shown[1], ((40, 30, 70, 60),))
     assert without.keys == (first.key, own.key) != both.keys
     assert cache.change(record.shown, region) == cache.change(record.shown[1], ((40, 30, 70, 60),))
+    parts = [((0, 0, 20, 10),), ((0, 0, 60, 40),)]
+    whole = tuple(canvas.place(box, n) for n, (box,) in enumerate(parts, 1))
+    each = [cache.change(path, own) for path, own in zip(record.shown, parts, strict=True)]
+    assert cache.change(record.shown, whole) == pytest.approx(
+        (200 * each[0] + 2400 * each[1]) / 2600, rel=1e-6
+    )
     controls = cache.controls(record.shown, region, draws=3, seed=0)
     assert controls
     for control in controls:
@@ -141,6 +154,27 @@ def test_a_model_that_watches_one_image_flips_with_that_one(
     assert found["flips"]["both"]["roi"] == 1
 
 
+def test_what_stands_in_for_several_images_are_as_many(record, base_model, processor):
+    predictor = Predictor(base_model, ImageCache(processor), max_new_tokens=8, batch_size=4)
+    shown = predictor.image_cache.prepared(record.shown)
+    assert blank(predictor, record.shown).places == shown.places
+    third = replace(record, image=record.image.replace("before", "third"))
+    alone = replace(record, more_images=())
+    assert set(other_images([record, third, alone], seed=0)) == {record.shown, third.shown}
+
+
+def test_a_question_leaks_by_any_of_its_images(folder):
+    """The test split asks the same of the second image alone."""
+    train, test = (
+        RawQuestion(
+            "own", "", split, "Is there a mass?", "No", "CLOSED", folder / shown[0], (9, 9),
+            f"{split}:1", more_images=tuple(folder / name for name in shown[1:]),
+        )
+        for split, shown in (("train", list(SIZES)), ("test", list(SIZES)[1:]))
+    )  # fmt: skip
+    assert len(find_leaks([train], [test])) == len(find_leaks([test], [train])) == 1
+
+
 def test_the_right_box_on_the_wrong_image_is_worth_nothing(record):
     canvas = Canvas(tuple(SIZES.values()))
     gold = canvas.gold(record.regions)
@@ -149,6 +183,21 @@ def test_the_right_box_on_the_wrong_image_is_worth_nothing(record):
     )
     assert right.iou > 0.99
     assert wrong.iou == 0
+
+
+def test_a_completion_names_the_image_of_its_boxes(record, base_model, processor, monkeypatch):
+    said = '{"caption": "", "reasoning": [], "boxes": [[2, 0, 0, 9, 9]], "answer": "No"}'
+    ids = tuple(processor.encode_answer(said))
+    done = [[Completion(ids, (0.0,) * len(ids), False)] * 2]
+    monkeypatch.setattr(rollout, "generate", lambda *_, **__: done)
+    two = GrpoRecord(record.image, "Is it?", "No", more_images=record.more_images)
+    for task, valid in ((two, True), (replace(two, more_images=()), False)):
+        (group,) = rollout.roll_out(
+            base_model, ImageCache(processor), [rollout.Task(0, task)], Sampling(8),
+            num_generations=2, seed=0,
+        )  # fmt: skip
+        assert [parsed.valid_json for parsed in group.parsed] == [valid] * 2
+        assert group.parsed[0].boxes == (((2, 0, 0, 9, 9),) if valid else ())
 
 
 def test_equal_images_are_seen_once_and_a_prompt_numbers_them(record, processor):

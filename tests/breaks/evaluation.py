@@ -15,6 +15,41 @@ CONVENTIONS = "kit/evaluate/box_conventions.py"
 
 BREAKS = (
     Break(
+        "one blank image stands in for several",
+        "kit/evaluate/ablations.py",
+        '[prepare(Image.new("RGB", size, GREY)) for size in sizes]',
+        '[prepare(Image.new("RGB", size, GREY)) for size in sizes[:1]]',
+        ("tests/test_several_images.py::test_what_stands_in_for_several_images_are_as_many",),
+    ),
+    Break(
+        "a question leaks by its first image alone",
+        "kit/data/audit.py",
+        "for path in row.images:\n            by_image",
+        "for path in row.images[:1]:\n            by_image",
+        ("tests/test_several_images.py::test_a_question_leaks_by_any_of_its_images",),
+    ),
+    Break(
+        "changes of several images count alike whatever their size",
+        "kit/counterfactual/images.py",
+        "np.average(changes, weights=pixels)",
+        "np.average(changes)",
+        ("tests/test_several_images.py::test_what_is_taken_away_is_taken_from_its_own_image",),
+    ),
+    Break(
+        "a completion about several images may name none of them",
+        "kit/grpo/rollout.py",
+        "frames=(ON_GRID,) * n_images",
+        "frames=(ON_GRID,)",
+        ("tests/test_several_images.py::test_a_completion_names_the_image_of_its_boxes",),
+    ),
+    Break(
+        "what could be two choices is the first",
+        "kit/prompting/choices.py",
+        "if len(found) == 1:",
+        "if found:",
+        ("tests/prompting/test_choices.py::test_what_could_be_two_choices_names_none",),
+    ),
+    Break(
         "a box of a second image is one of the first",
         "kit/data/canvas.py",
         "image = int(number[0]) if number else 1",

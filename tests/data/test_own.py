@@ -139,6 +139,10 @@ BAD = {
         "q.csv", as_csv([row | {"options": json.dumps(LISTED)} for row in BASE]),
         ["q.csv:2", "'answer'", "'yes' is none of the choices (A: Liver; B: Lung", "q.csv:4"],
     ),
+    "an answer that is a text and a letter": (
+        "q.jsonl", as_lines([r | {"choices": ["B", "Lung"], "answer": "B"} for r in BASE]),
+        ["q.jsonl:1", "'answer'", "is a choice's text and another one's letter"],
+    ),
     "a cell more than columns": (
         "q.csv", b"image,question,answer\nimages/0.png,Is it large, or small?,large\n",
         ["q.csv:2", "4 fields where the header has 3", "quotation marks"],

@@ -53,6 +53,8 @@ def test_shares_part_images_by_content_and_keep_slices_together(mine):
     assert sorted(map(str, whole)) == sorted(str(row) for part in parts.values() for row in part)
     volumes = [{Path(row["image"]).stem[1:] for row in part} for part in parts.values()]
     assert sum(map(len, volumes)) == len(set.union(*volumes)) == 20, "no volume is in two"
+    alone, _ = prepared_own(mine, "test", test_share=0.3)
+    assert list(map(str, alone)) == list(map(str, parts["test"])), "the other takes none of it"
     # renamed, in another order, the same images are of the same splits
     before = {row["image"]: row["split"] for row in whole}
     table = pandas.read_csv(mine / "mine.csv").iloc[::-1]

@@ -196,6 +196,9 @@ def test_boxes_of_another_convention_are_judged_by_it_and_come_on_the_grid():
     assert parse_answer(text, frames=(frame,)).valid_json
     outside = parse_answer(json.dumps(GOOD | {"boxes": [[0, 30, 500, 61]]}), frames=(frame,))
     assert (outside.boxes, outside.valid_json) == ((), False)
+    for inverted in ([500, 30, 400, 60], [0, 60, 500, 30], [0, 30, 500, 30]):
+        found = parse_answer(json.dumps(GOOD | {"boxes": [inverted]}), frames=(frame,))
+        assert (found.boxes, found.valid_json) == ((), False), inverted
     unit = parse_answer('{"boxes": [0.25, 0.5, 1, 1.0]}', ("boxes",), (Frame("unit", (20, 30)),))
     assert (unit.boxes, unit.valid_json) == (((250, 500, 1000, 1000),), False)
 

@@ -39,6 +39,13 @@ def test_a_letter_within_a_text_is_no_hit(said):
     assert answer_score(said, GOLD, "f1", CHOICES) == 0.0
 
 
+def test_what_could_be_two_choices_names_none():
+    alike = ("Left lung", "left-lung.", "Heart")
+    assert not same_answer("left lung!", alike[0], alike)
+    assert score_answer("left  lung", alike[1], answer_type="CLOSED", choices=alike)["exact"] == 0
+    assert same_answer("heart!", "Heart", alike)
+
+
 def test_without_choices_a_letter_is_a_letter():
     assert not same_answer("B", GOLD)
     assert same_answer("B", "b")
