@@ -18,6 +18,7 @@ def predictor_of(base_model, processor, batch_size):
     return Predictor(base_model, ImageCache(processor), max_new_tokens=40, batch_size=batch_size)
 
 
+@pytest.mark.slow
 def test_answers_are_those_of_single_questions(base_model, processor, records):
     """With and without an image, in both modes, in any order and batch."""
     predictors = [predictor_of(base_model, processor, size) for size in (2, 5, 64)]

@@ -42,6 +42,7 @@ def contents(output: Path) -> dict[str, bytes]:
     return {str(p.relative_to(output)): p.read_bytes() for p in output.rglob("*") if p.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_shards_merge_to_the_unsharded_run(stage, prepared, tmp_path, monkeypatch):
     run, _, module, _ = STAGES[stage]

@@ -95,6 +95,7 @@ def test_a_page_of_equal_models_seldom_calls_any_two_different():
     assert alarms <= 7
 
 
+@pytest.mark.slow
 def test_a_gain_of_fifteen_points_is_found():
     """In 96 images, of models that have nothing but an image's ease in common."""
     assert page_of(0, gain=0.15, n_images=96)[1]

@@ -66,6 +66,7 @@ def test_a_bad_update_is_left_out_and_told(prepared, tmp_path, monkeypatch, grad
     assert all(torch.isfinite(w).all() for w in adapter_of(tmp_path).values())
 
 
+@pytest.mark.slow
 def test_it_changes_nothing_but_the_schedule(prepared, tmp_path, monkeypatch):
     """The same weights as a run in which that step has a learning rate of 0."""
     changes = {"lr_scheduler_type": "constant_with_warmup", "max_steps": 1}
