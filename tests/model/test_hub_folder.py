@@ -30,6 +30,7 @@ def test_shapes_have_as_many_parameters_as_the_hub_counts(model):
         ("Qwen3-VL-2B", ("model.language_model.", "model.visual."), 49),
     ],
 )
+@pytest.mark.slow
 def test_a_folder_of_the_hub_loads_and_says_what_it_knows(model, first_names, n_tokens, tmp_path):
     folder = write_hub_folder(tmp_path / "hub", model, small=True, shard_bytes=10**7)
     config = CONFIGS[model]

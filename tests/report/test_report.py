@@ -15,6 +15,9 @@ from kit.report.report import ReportConfig, report
 from kit.report.table import ROWS, metrics_table
 from kit.report.verdict import verdict
 
+# what they share is made by one worker of pytest-xdist, while others go on
+pytestmark = pytest.mark.xdist_group("report")
+
 MODE = "caption_reason_answer"
 
 
