@@ -16,8 +16,8 @@ Data flows down this list of rooms, and a module imports from its own room and t
 - share: export of a model with its card and where it came from
 - demo: the quickstart, the benchmark, and how the embedded model is made
 
-``errors``, ``text``, ``files``, ``yaml_files`` and ``command`` lie under all of them. Importing
-``kit`` or any module of it starts nothing.
+``errors``, ``text``, ``files``, ``yaml_files``, ``shipped`` and ``command`` lie under all of them,
+and ``cli``, the command ``medvqa``, over them. Importing any module of ``kit`` starts nothing.
 """
 
 __version__ = "0.1.0"

@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from kit.errors import ConfigError, UserError
 from kit.files import DISK_FULL, explain_os_error
+from kit.shipped import CONFIGS, find, names
 from kit.yaml_files import mapping_in, read_yaml
 
 Config = TypeVar("Config")
@@ -50,11 +51,13 @@ def parse(
     arguments: Sequence[str] | None = None,
     *,
     also: type | None = None,
+    prog: str | None = None,
 ) -> Config:
     """Read ``--cfg`` (YAML, optional) and the flags that override it into ``config_class``.
 
     The dataclass may define ``__post_init__`` and raise :class:`ConfigError` there. ``also``: the
     class of the flags that were taken before, which a misspelt one may have been meant for.
+    ``prog``: what help calls the command, if not as it was started.
 
     Raises:
         ConfigError: unknown key (with the nearest known one), wrong type, file not readable.
@@ -63,19 +66,19 @@ def parse(
     finder = _Parser([], add_help=False, allow_abbrev=False)
     finder.add_argument("--cfg")
     found, flags = finder.parse_known_args(arguments)
-    from_file = _yaml_flags(config_class, Path(found.cfg)) if found.cfg else []
+    cfg = find(found.cfg, CONFIGS) if found.cfg else None
+    from_file = _yaml_flags(config_class, cfg) if cfg else []
     if from_file:  # once alone, so that its mistakes are laid at its door
-        _parser(config_class, where=found.cfg).parse_args(from_file)
-    parser = _parser(config_class, where="command line")
-    parser.add_argument("--cfg", help="YAML file with any of the keys below; flags override it")
+        _parser(config_class, where=str(cfg)).parse_args(from_file)
+    parser = _with_cfg(_parser(config_class, where="command line", prog=prog))
     parser.also = [f.name for f in dataclasses.fields(also)] if also else []
     namespace = parser.parse_args([*from_file, *flags])
     values = {
         f.name: getattr(namespace, f.name) for f in dataclasses.fields(config_class) if f.init
     }
     config = config_class(**values)
-    if found.cfg:
-        vars(config)["source"] = found.cfg  # not a field: where its mistakes are to be fixed
+    if cfg:
+        vars(config)["source"] = str(cfg)  # not a field: where its mistakes are to be fixed
     return config
 
 
@@ -126,6 +129,11 @@ def flags_help(config_class: type) -> str:
     formatter = argparse.HelpFormatter("")
     formatter.add_arguments(_parser(config_class, where="", add_help=False)._actions)
     return formatter.format_help()
+
+
+def flags_of(config_class: type) -> argparse.ArgumentParser:
+    """The parser of ``config_class`` without help, to be the parent of another."""
+    return _with_cfg(_parser(config_class, where="command line", add_help=False))
 
 
 def require(fine: bool, key: str, rule: str, value: object) -> None:
@@ -233,8 +241,15 @@ def _parser(config_class: type, where: str, **options) -> _Parser:
     return parser
 
 
+def _with_cfg(parser: _Parser) -> _Parser:
+    told = f"YAML file of the keys below, which flags override; or {', '.join(names(CONFIGS))}"
+    parser.add_argument("--cfg", help=told)
+    return parser
+
+
 def _yaml_flags(config_class: type, path: Path) -> list[str]:
-    return _flags_of(config_class, read_yaml(path, flag="--cfg", as_text=True), path)
+    flag = f"--cfg; the kit's own are {', '.join(names(CONFIGS))}"
+    return _flags_of(config_class, read_yaml(path, flag, as_text=True), path)
 
 
 def _flags_of(config_class: type, content: dict, where: object) -> list[str]:

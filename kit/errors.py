@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 
 class UserError(Exception):
     """A mistake in the user's data, configuration or machine; ends a command with exit code 2.
@@ -41,6 +43,16 @@ def _rebuild(kind: type, arguments: tuple, fields: dict) -> UserError:
 
 class ConfigError(UserError):
     """A configuration key or flag that is unknown, of the wrong type, or contradicts another."""
+
+
+def need_extra(module: str, extra: str) -> None:
+    """
+    Raises:
+        UserError: ``module`` is not installed, which comes with an ``extra`` of the kit.
+    """
+    if find_spec(module) is None:
+        fix = f'pip install "medvqa-kit[{extra}]", or in a checkout: pip install -e ".[{extra}]"'
+        raise UserError(f"{module} is not installed", where="this environment", fix=fix)
 
 
 class ImageError(UserError):

@@ -1,17 +1,6 @@
 """A model to share: python launch/export.py --adapter checkpoints/qwen2vl_grpo --output ..."""
 
-from kit import command
-
-
-def main() -> int:
-    from kit.share.config import ExportConfig
-
-    config = command.parse(ExportConfig)
-
-    from kit.share.export import export
-
-    return export(config)
-
+from kit import cli
 
 if __name__ == "__main__":
-    command.run(main)
+    cli.main_of("export")

@@ -3,13 +3,7 @@
 python launch/prepare_data.py --output data/train.json --dataset both --split train
 """
 
-from kit.command import parse, run
-from kit.data.prepare import PrepareConfig, prepare
-
-
-def main() -> None:
-    prepare(parse(PrepareConfig))
-
+from kit import cli
 
 if __name__ == "__main__":
-    run(main)
+    cli.main_of("prepare_data")

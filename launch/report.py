@@ -1,17 +1,6 @@
 """Several evaluations side by side: python launch/report.py --evaluations base=... sft=..."""
 
-from kit import command
-
-
-def main() -> int:
-    from kit.report.config import ReportConfig
-
-    config = command.parse(ReportConfig)
-
-    from kit.report.report import report
-
-    return report(config)
-
+from kit import cli
 
 if __name__ == "__main__":
-    command.run(main)
+    cli.main_of("report")

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import kit
+from kit.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
 TOP_LEVEL = {
     "kit", "launch", "accelerate_configs", "ds_configs", "slurm", "data", "tests", "setup.py",
     "README.md", "LICENSE", "pyproject.toml",
 }  # fmt: skip
-FOUNDATION = ("errors", "text", "files", "yaml_files", "command")
+FOUNDATION = ("errors", "text", "files", "yaml_files", "shipped", "command")
 ROOMS = (
     "data", "prompting", "scoring", "model", "counterfactual", "run", "train", "grpo", "plan",
     "report", "evaluate", "share", "demo",
@@ -70,12 +71,12 @@ def test_top_level_is_as_designed():
 def test_rooms_are_those_of_the_design():
     found = {path.parent.name for path in (ROOT / "kit").glob("*/__init__.py")}
     assert found == set(ROOMS)
-    assert {path.stem for path in (ROOT / "kit").glob("*.py")} == {"__init__", *FOUNDATION}
+    assert {path.stem for path in (ROOT / "kit").glob("*.py")} == {"__init__", "cli", *FOUNDATION}
 
 
 def test_imports_run_downwards():
     """Foundation lies under every room; each room takes from itself and from those before it."""
-    order = (*FOUNDATION, *ROOMS)
+    order = (*FOUNDATION, *ROOMS, "cli")
     upwards = {
         f"{taker} takes from {giver}": sorted(modules)
         for (taker, giver), modules in ARROWS.items()
@@ -163,13 +164,8 @@ def test_json_lines_are_read_and_written_in_one_place():
 
 
 def test_configuration_needs_no_torch():
-    """A typing mistake or ``--help`` costs no import of it, by none of what launch/ parses."""
-    parsed = {
-        name.rpartition(".")[0]
-        for path in (ROOT / "launch").glob("*.py")
-        for name in imports_of(path)
-        if name.endswith("Config")
-    }
+    """A typing mistake or ``--help`` costs no import of it, by no command."""
+    parsed = {one.config.partition(":")[0] for one in COMMANDS.values()}
     assert len(parsed) >= 6
     code = f"import sys, {', '.join(sorted(parsed))}\nprint('torch' in sys.modules)"
     done = subprocess.run(
@@ -178,9 +174,12 @@ def test_configuration_needs_no_torch():
     assert (done.stdout.strip(), done.returncode) == ("False", 0), done.stderr
 
 
-def test_scripts_are_thin():
-    for path in (ROOT / "launch").glob("*.py"):
-        assert path.read_text(encoding="utf-8").count("\n") <= 45, path
+def test_scripts_do_nothing_but_start_the_command_of_their_name():
+    scripts = {path.stem: path.read_text("utf-8") for path in (ROOT / "launch").glob("*.py")}
+    assert scripts.keys() == COMMANDS.keys() - {"phantoms"}
+    for name, text in scripts.items():
+        body = f'from kit import cli\n\nif __name__ == "__main__":\n    cli.main_of("{name}")\n'
+        assert text.partition('"""\n\n')[2] == body, name
 
 
 def test_importing_every_module_starts_nothing(tmp_path):

@@ -1,8 +1,6 @@
 """What the README says to type can be typed: every command, flag and file of it."""
 
-import ast
 import dataclasses
-import importlib
 import re
 import shlex
 import sys
@@ -12,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kit.cli import COMMANDS
 from kit.command import parse
 from kit.data.phantom.__main__ import PhantomConfig
 from kit.errors import UserError
@@ -33,19 +32,7 @@ def commands() -> list[list[str]]:
     return [words for part in parts if (words := shlex.split(part))]
 
 
-def config_classes() -> dict[str, type]:
-    """What each script of launch/ parses, by the script's name."""
-    found = {}
-    for path in (ROOT / "launch").glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            names = [a.name for a in node.names] if isinstance(node, ast.ImportFrom) else []
-            for name in names:
-                if name.endswith("Config"):
-                    found[path.name] = getattr(importlib.import_module(node.module), name)
-    return found
-
-
-CLASSES = config_classes()
+CLASSES = {f"{name}.py": command.config_class for name, command in COMMANDS.items()}
 
 
 @pytest.fixture

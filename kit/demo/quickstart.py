@@ -21,10 +21,9 @@ from kit.files import write_json
 from kit.grpo.config import GrpoConfig
 from kit.grpo.grpo import train as train_grpo
 from kit.report.report import ReportConfig, report
+from kit.shipped import CONFIGS, ROOT
 from kit.train.config import SftConfig
 from kit.train.sft import train as train_sft
-
-CONFIGS = Path(__file__).resolve().parents[2] / "launch" / "configs"
 
 
 @dataclass
@@ -44,7 +43,7 @@ class Stages:
 
 def shipped(config_class: type[Config], name: str, flags: dict[str, object]) -> Config:
     """A config file that the kit ships, with flags over it, as the command line reads them."""
-    flags = {"cfg": CONFIGS / name, **flags}
+    flags = {"cfg": ROOT / CONFIGS / name, **flags}
     return parse(config_class, [f"--{key}={value}" for key, value in flags.items()])
 
 

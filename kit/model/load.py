@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
-from kit.errors import UserError
+from kit.errors import UserError, need_extra
 from kit.model.attention import use_tree_attention
 from kit.model.families import family_of
 from kit.model.processor import END_OF_TURN, IMAGE_TOKEN, Processor
@@ -183,6 +183,8 @@ def load_base(
     Raises:
         UserError: no such folder, another family, no safetensors, hub not reachable.
     """
+    if quantization == "nf4":
+        need_extra("bitsandbytes", "qlora")
     source = resolve_base(name)
     base_config(name)
     options: dict = {

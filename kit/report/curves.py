@@ -7,12 +7,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import plotly.graph_objects as go
-
-from kit.errors import UserError
+from kit.errors import UserError, need_extra
 from kit.files import atomic_write, log_rows, read_json, require_folder
 from kit.report.config import CurvesConfig
-from kit.report.figures import colour, plain
 from kit.report.page import render
 
 # Plots that hold several metrics, in their order on the page; each other metric has one of its own.
@@ -36,8 +33,9 @@ def curves(config: CurvesConfig) -> int:
     itself as long as a run has not ended.
 
     Raises:
-        UserError: a run folder is not there, or holds no log and is not watched.
+        UserError: a run folder is not there, or holds no log and is not watched; no plotly.
     """
+    need_extra("plotly", "report")
     require_folder(config.page.parent)
     for folder in config.folders.values():
         if not folder.is_dir():
@@ -158,6 +156,10 @@ def _plots(names: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def _figure(runs: Mapping[str, Sequence[Mapping]], metrics: Sequence[str]) -> dict:
+    import plotly.graph_objects as go
+
+    from kit.report.figures import colour, plain
+
     figure = go.Figure()
     together = len(metrics) > 1
     if together:  # runs differ by their dashes

@@ -6,13 +6,13 @@ from __future__ import annotations
 import functools
 import json
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import jinja2
-import plotly.offline
-from plotly.utils import PlotlyJSONEncoder
 
 TEMPLATES = Path(__file__).parent / "templates"
+CAN_PLOT = find_spec("plotly") is not None
 
 
 def render(template: str, **values) -> str:
@@ -33,13 +33,24 @@ def _environment() -> jinja2.Environment:
     environment.filters["embedded"] = _embedded
     environment.filters["unbroken"] = _unbroken
     environment.tests["startswith"] = str.startswith
-    environment.globals["plotly_script"] = plotly.offline.get_plotlyjs
+    environment.globals["plotly_script"] = _plotly_script
     return environment
+
+
+def _plotly_script() -> str:
+    if not CAN_PLOT:
+        return ""
+    import plotly.offline
+
+    return plotly.offline.get_plotlyjs()
 
 
 def _embedded(value) -> str:
     """JSON that cannot end the script element that it stands in."""
-    text = json.dumps(value, cls=PlotlyJSONEncoder, ensure_ascii=False, allow_nan=False)
+    encoder = None
+    if CAN_PLOT:
+        from plotly.utils import PlotlyJSONEncoder as encoder  # knows arrays
+    text = json.dumps(value, cls=encoder, ensure_ascii=False, allow_nan=False)
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return jinja2.utils.markupsafe.Markup(text)

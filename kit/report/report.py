@@ -16,8 +16,7 @@ from kit.prompting.messages import MODES
 from kit.report.cases import KINDS, Pictures, gallery
 from kit.report.comparison import Comparison, compare, correction
 from kit.report.config import ReportConfig
-from kit.report.figures import figures
-from kit.report.page import render
+from kit.report.page import CAN_PLOT, render
 from kit.report.page_tables import beside_published, headlines, strata, summary
 from kit.report.statistics import cluster_of
 from kit.report.table import metrics_table
@@ -79,16 +78,13 @@ def write_page(
             "table": [*summary(metrics, comparisons, mode)],
             "published": [*beside_published(metrics, datasets, mode)],
             "strata": [*strata(metrics, mode)],
-            "figures": figures(
-                metrics,
-                {name: [r for r in rows if r["mode"] == mode] for name, rows in models.items()},
-                mode,
-            ),
+            "figures": _figures(metrics, models, mode),
         }
         for mode in there
     ]
     page = render(
         "report.html.j2",
+        can_plot=CAN_PLOT,
         models=list(models),
         modes=modes,
         datasets=datasets,
@@ -108,6 +104,15 @@ def write_page(
     )
     with atomic_write(path) as stream:
         stream.write(page)
+
+
+def _figures(metrics: dict, models: dict, mode: str) -> dict:
+    if not CAN_PLOT:
+        return {}
+    from kit.report.figures import figures
+
+    rows = {name: [row for row in own if row["mode"] == mode] for name, own in models.items()}
+    return figures(metrics, rows, mode)
 
 
 def _metrics(folder: Path) -> dict[str, float]:

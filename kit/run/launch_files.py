@@ -13,8 +13,8 @@ from pathlib import Path
 
 from kit.command import read_yaml
 from kit.errors import ConfigError
+from kit.shipped import LAUNCHES, ROOT, find
 
-ROOT = Path(__file__).resolve().parents[2]
 KINDS = ("NO", "MULTI_GPU", "DEEPSPEED")
 PLAIN = "use multi_gpu.yaml or a zero*.yaml of accelerate_configs/"
 INSTEAD = {
@@ -58,12 +58,13 @@ class LaunchFile:
 
 
 def read_launch_file(path: str | Path) -> LaunchFile:
-    """Read a file of accelerate's.
+    """Read a file of accelerate's, or the kit's own of that name (``zero2``).
 
     Raises:
         ConfigError: it is missing, no configuration, or of a kind that the kit does not run under;
             or the DeepSpeed file that it names is missing.
     """
+    path = find(path, LAUNCHES)
     content = read_yaml(path, "accelerate_config")
     place = content.get("compute_environment", "LOCAL_MACHINE")
     kind = content.get("distributed_type")
@@ -102,7 +103,7 @@ def read_launch_file(path: str | Path) -> LaunchFile:
         fix = "write the number of GPUs on all machines"
         raise ConfigError("no num_processes", where=path, fix=fix)
     named = (content.get("deepspeed_config") or {}).get(DEEPSPEED_FILE)
-    return LaunchFile(Path(path), content, find_deepspeed_file(named) if named else None)
+    return LaunchFile(path, content, find_deepspeed_file(named) if named else None)
 
 
 def find_deepspeed_file(named: str | Path) -> Path:

@@ -23,7 +23,7 @@ from accelerate.utils import (
 from torch import nn
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from kit.errors import ConfigError
+from kit.errors import ConfigError, need_extra
 from kit.files import explained
 from kit.model.adapters import named_base
 from kit.model.load import hidden_size
@@ -88,6 +88,7 @@ def join(**options) -> Accelerator:
     launched = int(told.get("WORLD_SIZE", 1))
     with_deepspeed = told.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
     if with_deepspeed:
+        need_extra("deepspeed", "deepspeed")
         extensions.await_builds()
     if "LOCAL_RANK" in told and not torch.cuda.is_available():
         if with_deepspeed:

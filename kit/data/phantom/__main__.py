@@ -1,4 +1,4 @@
-"""Draw phantoms in the layout of SLAKE: python -m kit.data.phantom data/phantoms."""
+"""Draw phantoms in the layout of SLAKE: python -m kit.data.phantom --output data/phantoms."""
 
 from dataclasses import dataclass
 
@@ -18,8 +18,7 @@ class PhantomConfig:
     seed: int = option(0, help="of what is drawn")
 
 
-def main() -> None:
-    config = parse(PhantomConfig)
+def draw(config: PhantomConfig) -> None:
     require_folder(config.output)
     images = {"train": config.train, "validate": config.validate, "test": config.test}
     write_slake_phantoms(config.output, images=images, seed=config.seed)
@@ -27,4 +26,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(lambda: draw(parse(PhantomConfig)))

@@ -1,0 +1,266 @@
+"""The command ``medvqa``: a table of what can be run, which launch/*.py, SLURM and the
+documentation share.
+
+``medvqa NAME [flags]`` and ``python launch/NAME.py [flags]`` are the same, and so are
+``accelerate launch -m kit.cli NAME`` and ``medvqa NAME --accelerate_config zero2``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+USAGE = "usage: medvqa COMMAND [flags]        medvqa COMMAND --help says which"
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command by the names of its configuration class and function, so that naming one loads
+    nothing.
+
+    ``words``: the list among its keys that words ahead of the first flag fill.
+    ``distributed``: it runs in several processes too.
+    """
+
+    summary: str
+    config: str
+    function: str
+    words: str | None = None
+    distributed: bool = False
+
+    @property
+    def config_class(self) -> type:
+        return _load(self.config)
+
+    @property
+    def entry_point(self) -> Callable[[object], object]:
+        """The function that runs it."""
+        return _load(self.function)
+
+    def run(self, config: object) -> int:
+        """Run it in this process; returns its exit code."""
+        code = self.entry_point(config)
+        return code if isinstance(code, int) else 0  # prepare returns its report
+
+
+COMMANDS = {
+    "quickstart": Command(
+        "everything below on phantoms, with the embedded model, on a CPU",
+        "kit.demo.config:QuickstartConfig", "kit.demo.quickstart:quickstart",
+    ),
+    "prepare_data": Command(
+        "published sets or your own data into records, with a report of what was wrong",
+        "kit.data.prepare:PrepareConfig", "kit.data.prepare:prepare",
+    ),
+    "gpu_setup": Command(
+        "what a run will take, before it is queued",
+        "kit.plan.config:PreflightConfig", "kit.plan.preflight:preflight",
+    ),
+    "train_sft": Command(
+        "supervised fine-tuning: LoRA, QLoRA or full",
+        "kit.train.config:SftConfig", "kit.train.sft:train", distributed=True,
+    ),
+    "cf_proxy": Command(
+        "GRPO records, with what the SFT model's answers rest on",
+        "kit.evaluate.config:CfProxyConfig", "kit.evaluate.cf_proxy:cf_proxy", distributed=True,
+    ),
+    "train_grpo": Command(
+        "GRPO with a counterfactual reward",
+        "kit.grpo.config:GrpoConfig", "kit.grpo.grpo:train", distributed=True,
+    ),
+    "evaluate": Command(
+        "accuracy, boxes, and whether answers need their evidence",
+        "kit.evaluate.config:EvaluateConfig", "kit.evaluate.evaluation:evaluate", distributed=True,
+    ),
+    "report": Command(
+        "several evaluations on one page",
+        "kit.report.config:ReportConfig", "kit.report.report:report", words="evaluations",
+    ),
+    "curves": Command(
+        "training curves as a page",
+        "kit.report.config:CurvesConfig", "kit.report.curves:curves", words="runs",
+    ),
+    "export": Command(
+        "one merged model with its card, to share",
+        "kit.share.config:ExportConfig", "kit.share.export:export",
+    ),
+    "check_boxes": Command(
+        "what the numbers of a model's boxes count",
+        "kit.evaluate.config:BoxCheckConfig", "kit.evaluate.box_check:check_boxes",
+    ),
+    "phantoms": Command(
+        "draw phantoms in the layout of SLAKE",
+        "kit.data.phantom.__main__:PhantomConfig", "kit.data.phantom.__main__:draw",
+    ),
+    "benchmark": Command(
+        "this kit beside TRL's trainers and transformers' generate",
+        "kit.demo.config:BenchmarkConfig", "kit.demo.bench.benchmark:benchmark",
+    ),
+    "pretrain_tiny": Command(
+        "make the embedded model from scratch",
+        "kit.demo.config:PretrainConfig", "kit.demo.pretrain:pretrain",
+    ),
+}  # fmt: skip
+OTHERS = {
+    "slurm": "send stages, pipelines and sweeps to a SLURM cluster, see and cancel them",
+    "configs": "the names of the configuration files that come with the kit, and where they are",
+    "completion": "completion of commands and flags, for bash, zsh or tcsh",
+}
+
+
+def main() -> None:
+    """The console command."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(overview())
+        return
+    if arguments[0] == "--version":
+        from kit import __version__
+
+        print(f"medvqa-kit {__version__}")
+        return
+    from kit import command
+
+    command.run(lambda: execute(*arguments))
+
+
+def main_of(name: str) -> None:
+    """What a script of launch/ does: the command of that name, with the script's flags."""
+    from kit import command
+
+    command.run(lambda: execute(name, *sys.argv[1:]))
+
+
+def overview() -> str:
+    """Every command in a line."""
+    told = {name: one.summary for name, one in COMMANDS.items()} | OTHERS
+    width = max(map(len, told)) + 2
+    lines = [f"  {name:<{width}}{summary}" for name, summary in told.items()]
+    return "\n".join(["medvqa-kit: visual question answering that looks.", "", USAGE, "", *lines])
+
+
+def execute(name: str, *arguments: str) -> int:
+    """Run a command; returns its exit code.
+
+    Raises:
+        ConfigError: there is none of that name, or a flag is wrong.
+    """
+    name = name.replace("-", "_")
+    if name == "slurm":
+        return _slurm(arguments)
+    if name == "configs":
+        return _configs(arguments)
+    if name == "completion":
+        return _completion(arguments)
+    if name not in COMMANDS:
+        raise _unknown(name)
+    from kit.command import parse
+
+    one = COMMANDS[name]
+    arguments = _words_as_flags(one, arguments)
+    if one.distributed:
+        _launch(name, arguments)
+    return one.run(parse(one.config_class, arguments, prog=f"medvqa {name}"))
+
+
+def _words_as_flags(command: Command, arguments: Sequence[str]) -> list[str]:
+    """``medvqa report a=runs/a b=runs/b`` is ``medvqa report --evaluations a=runs/a b=runs/b``."""
+    leads = bool(arguments) and not arguments[0].startswith("-")
+    return [*([f"--{command.words}"] if command.words and leads else []), *arguments]
+
+
+def _launch(name: str, arguments: Sequence[str]) -> None:
+    """Where ``--accelerate_config`` is given, become ``accelerate launch`` with it.
+
+    Raises:
+        ConfigError: that file is none under which the kit runs.
+    """
+    import argparse
+
+    launcher = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    launcher.add_argument("--accelerate_config")
+    launcher.add_argument("--num_processes", type=int)
+    options, rest = launcher.parse_known_args(list(arguments))
+    if options.accelerate_config is None:
+        return
+    from kit.command import parse
+    from kit.run.launch_files import read_launch_file
+
+    parse(COMMANDS[name].config_class, rest)  # its mistakes once, and not by every process
+    file = read_launch_file(options.accelerate_config)
+    count = [f"--num_processes={options.num_processes}"] if options.num_processes else []
+    launch = ["-m", "accelerate.commands.launch", f"--config_file={file.path}", *count]
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *launch, "-m", "kit.cli", name, *rest])
+
+
+def _slurm(arguments: Sequence[str]) -> int:
+    from kit.errors import need_extra
+    from kit.shipped import ROOT
+
+    need_extra("submitit", "slurm")
+    sys.path.insert(0, str(ROOT))
+    return importlib.import_module("slurm.submit").main(list(arguments))
+
+
+def _configs(arguments: Sequence[str]) -> int:
+    """``medvqa configs`` lists them; ``medvqa configs zero2`` says where that one is."""
+    from kit.errors import ConfigError
+    from kit.shipped import CONFIGS, LAUNCHES, ROOT, SLURM, names
+
+    folders = {"--cfg": CONFIGS, "--accelerate_config": LAUNCHES, "slurm": SLURM}
+    for wanted in arguments:
+        found = [folder for folder in folders.values() if wanted in names(folder)]
+        if not found:
+            fix = "medvqa configs lists them"
+            raise ConfigError(f"no configuration is called {wanted!r}", where="configs", fix=fix)
+        print(ROOT / found[0] / f"{wanted}.yaml")
+    if not arguments:
+        for flag, folder in folders.items():
+            print(f"{flag + ':':<21}{', '.join(names(folder))}\n{'':<21}in {ROOT / folder}")
+    return 0
+
+
+def _completion(arguments: Sequence[str]) -> int:
+    import argparse
+
+    import shtab
+
+    from kit.command import flags_of
+    from kit.errors import ConfigError
+
+    if len(arguments) != 1 or arguments[0] not in shtab.SUPPORTED_SHELLS:
+        shells = ", ".join(shtab.SUPPORTED_SHELLS)
+        fix = 'for bash: eval "$(medvqa completion bash)" in ~/.bashrc'
+        raise ConfigError(f"completion takes one of {shells}", where="completion", fix=fix)
+    parser = argparse.ArgumentParser(prog="medvqa")
+    commands = parser.add_subparsers()
+    for name, one in COMMANDS.items():
+        flags = flags_of(one.config_class)
+        commands.add_parser(name, parents=[flags], help=one.summary, conflict_handler="resolve")
+    for name, summary in OTHERS.items():
+        commands.add_parser(name, help=summary)
+    print(shtab.complete(parser, shell=arguments[0]))
+    return 0
+
+
+def _unknown(name: str) -> Exception:
+    from difflib import get_close_matches
+
+    from kit.errors import ConfigError
+
+    close = get_close_matches(name, [*COMMANDS, *OTHERS], n=1)
+    fix = f"did you mean {close[0]!r}?" if close else "medvqa --help lists them"
+    return ConfigError(f"there is no command {name!r}", where="command line", fix=fix)
+
+
+def _load(name: str):
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+if __name__ == "__main__":
+    main()
