@@ -27,8 +27,8 @@ from shapes import CONFIGS, TOKENS, shape
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from kit.grpo.config import GrpoConfig
+from kit.model.folders import base_folder
 from kit.model.load import load_processor
-from kit.model.tiny import base_folder
 from kit.plan.preflight import GIB, count_images, example_trees, table_of_estimates
 from kit.run.launches import Plan
 from kit.train.config import SftConfig

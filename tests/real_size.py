@@ -26,7 +26,7 @@ from shapes import CONFIGS
 from kit.data.phantom.dataset import write_slake_phantoms
 from kit.data.prepare import PrepareConfig, prepare
 from kit.grpo.config import GrpoConfig
-from kit.model.adapters import named_base
+from kit.model.folders import named_base
 from kit.model.load import load_processor
 from kit.plan.launches import plan_name
 from kit.plan.preflight import count_images, example_trees, table_of_estimates

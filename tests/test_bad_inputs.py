@@ -30,8 +30,8 @@ from kit.command import run
 from kit.data.records import read_sft_records
 from kit.files import json_line
 from kit.model.adapters import add_lora
+from kit.model.folders import base_folder
 from kit.model.load import load_base
-from kit.model.tiny import base_folder
 from kit.run.checkpoint import problem_with
 from kit.run.stop import EXIT_STOPPED
 

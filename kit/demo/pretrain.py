@@ -20,7 +20,8 @@ from kit.data.prepare import PrepareConfig, prepare
 from kit.data.records import SftRecord, read_sft_records, write_records
 from kit.demo.config import PretrainConfig
 from kit.demo.sight import teach_sight
-from kit.model.tiny import base_folder, tiny_config, tiny_processor, train_tokenizer
+from kit.model.folders import base_folder
+from kit.model.tiny import tiny_config, tiny_processor, train_tokenizer
 from kit.prompting.messages import INSTRUCTIONS
 from kit.train.config import SftConfig
 from kit.train.sft import train

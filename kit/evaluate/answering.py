@@ -18,9 +18,10 @@ from kit.data.boxes import ON_GRID, Convention, Frame
 from kit.data.records import SftRecord
 from kit.data.types import Shown, paths_of
 from kit.evaluate.config import AnswerBoxes, ModelConfig
-from kit.model.adapters import load_adapter, named_base
+from kit.model.adapters import load_adapter
 from kit.model.decoding import bytes_a_row
 from kit.model.families import boxes_of
+from kit.model.folders import named_base
 from kit.model.lengths import require_room
 from kit.model.load import load_base, load_processor
 from kit.model.merged import is_float32, sampling_weights

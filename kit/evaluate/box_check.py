@@ -26,7 +26,7 @@ from kit.evaluate.box_conventions import Finding, Fit, Spot, first_box, judge
 from kit.evaluate.config import BoxCheckConfig
 from kit.evaluate.figure import boxed, draw_sheet
 from kit.files import atomic_write, require_folder, write_json
-from kit.model.adapters import named_base, require_adapter
+from kit.model.folders import named_base, require_adapter
 from kit.model.load import load_processor
 from kit.prompting.messages import MODES, PLAIN
 from kit.run.process import fix_algorithms, join

@@ -16,7 +16,7 @@ from kit.evaluate.answering import Predictor, Request, answer, loaded_predictor,
 from kit.evaluate.config import CfProxyConfig
 from kit.evaluate.parts import Parts
 from kit.files import require_folder, write_jsonl
-from kit.model.adapters import require_adapter
+from kit.model.folders import require_adapter
 from kit.run.process import fix_algorithms, join
 from kit.run.stop import StopRequest
 from kit.scoring.exact import exact_match

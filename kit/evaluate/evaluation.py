@@ -26,7 +26,7 @@ from kit.evaluate.config import EvaluateConfig
 from kit.evaluate.flips import measure_flips
 from kit.evaluate.parts import Parts
 from kit.files import atomic_write, json_line, require_folder, write_json
-from kit.model.adapters import require_adapter
+from kit.model.folders import require_adapter
 from kit.prompting.messages import MODES, REQUIRED_KEYS, modes_of
 from kit.report.metrics import summarise
 from kit.report.report import write_page

@@ -27,7 +27,7 @@ from kit.grpo.report import (
 )
 from kit.grpo.rewards import Rewards
 from kit.grpo.rollout import MODE, Group, Task, roll_out
-from kit.model.adapters import named_base, require_adapter
+from kit.model.folders import named_base, require_adapter
 from kit.model.lengths import require_room
 from kit.model.load import load_processor
 from kit.model.logprobs import LogprobModel

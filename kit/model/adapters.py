@@ -13,14 +13,17 @@ from torch import nn
 
 from kit.errors import UserError
 from kit.model.families import Family, family_of
-from kit.model.load import read_model_json, resolve_base
+from kit.model.folders import (
+    MERGE,
+    adapter_base,
+    adapter_config,
+    require_adapter,
+)
 
 LANGUAGE_LAYERS = "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
 # Names of weights in adapters that transformers before 4.52 trained, and their present ones.
 _RENAMED = {r"^visual\.": "model.visual.", r"^model\.layers\.": "model.language_model.layers."}
-_MORE_THAN_LORA = ("modules_to_save", "trainable_token_indices")
 _CHANGING_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-_MERGE = "merge it into its base (PEFT's merge_and_unload) and give the result as --base_model"
 
 
 def lora_targets(tower_of: Family | None = None) -> str:
@@ -62,7 +65,7 @@ def load_adapter(model: nn.Module, folder: str | Path, *, trainable: bool = Fals
             }
         if whole := [key for key in shapes if "lora_" not in key]:
             what = f"the adapter holds whole weights beside its LoRA layers: {whole[0]}"
-            raise UserError(what, where=folder, fix=_MERGE)
+            raise UserError(what, where=folder, fix=MERGE)
         adapted = PeftModel.from_pretrained(
             model, folder, is_trainable=trainable, use_safetensors=True, key_mapping=_RENAMED
         )
@@ -84,59 +87,6 @@ def _present_name(key: str) -> str:
     return prefix + name
 
 
-def require_adapter(folder: str | Path) -> None:
-    """Check that a folder holds a LoRA adapter, without reading its weights.
-
-    Raises:
-        UserError: no such folder, no finished adapter in it, or one with more than LoRA layers.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        fix = "give a folder with adapter_config.json, as train_sft writes it"
-        raise UserError("no such adapter folder", where=folder, fix=fix)
-    if (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
-        what = "a whole model, not an adapter: it has no adapter_config.json"
-        raise UserError(what, where=folder, fix="give it as --base_model")
-    config = _adapter_config(folder)
-    kind = config.get("peft_type")
-    if kind != "LORA":
-        what = f"not a LoRA adapter: peft_type is {kind!r}"
-        raise UserError(what, where=folder / "adapter_config.json", fix="is the file whole?")
-    more = {name: config[name] for name in _MORE_THAN_LORA if config.get(name)}
-    if config.get("bias", "none") != "none":
-        more["bias"] = config["bias"]
-    if more:
-        told = ", ".join(f"{name} is {value!r}" for name, value in more.items())
-        what = f"the adapter trained more than LoRA layers: {told}"
-        raise UserError(what, where=folder / "adapter_config.json", fix=_MERGE)
-    if not (folder / "adapter_model.safetensors").is_file():
-        fix = "the kit loads safetensors only; is the run finished?"
-        raise UserError("no adapter_model.safetensors", where=folder, fix=fix)
-
-
-def adapter_base(folder: str | Path) -> str:
-    """The name of the base model that an adapter folder was trained on."""
-    return _adapter_config(Path(folder)).get("base_model_name_or_path") or ""
-
-
-def named_base(folder: str | Path) -> str:
-    """The base model that an adapter names, which must be there.
-
-    Raises:
-        UserError: it names none, or one that is not there.
-    """
-    fix = "give its base with --base_model"
-    name = adapter_base(folder)
-    if not name:
-        raise UserError("the adapter does not name its base", where=folder, fix=fix)
-    try:
-        resolve_base(name)
-    except UserError as error:
-        what = f"the base that the adapter names cannot be used: {error.what}"
-        raise UserError(what, where=f"{name}, named by {folder}", fix=fix) from error
-    return name
-
-
 POLICY, REFERENCE = "default", "reference"  # PEFT saves "default" where any reader looks for it
 
 
@@ -146,7 +96,7 @@ def load_reference(model: PeftModel, folder: str | Path) -> None:
     Raises:
         UserError: an adapter that changed its base when it was made, which a second would again.
     """
-    made = _adapter_config(Path(folder)).get("init_lora_weights")
+    made = adapter_config(Path(folder)).get("init_lora_weights")
     if str(made).startswith(_CHANGING_THE_BASE):
         what = f"the adapter changes its base (init_lora_weights is {made!r}) and cannot be loaded"
         fix = "convert it to plain LoRA as PEFT's documentation says, or set beta: 0"
@@ -186,10 +136,6 @@ def disable_dropout(model: nn.Module) -> bool:
         if "lora_dropout" in name and isinstance(module, nn.Dropout) and module.p > 0:
             module.p, found = 0.0, True
     return found
-
-
-def _adapter_config(folder: Path) -> dict:
-    return read_model_json(folder / "adapter_config.json", what="an adapter_config.json")
 
 
 def _other_base(folder: Path, detail: str) -> UserError:

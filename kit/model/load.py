@@ -26,41 +26,12 @@ from transformers.utils import cached_file
 from kit.errors import UserError, need_extra
 from kit.model.attention import use_tree_attention
 from kit.model.families import family_of
+from kit.model.folders import TINY, resolve_base
 from kit.model.processor import END_OF_TURN, IMAGE_TOKEN, Processor
-from kit.model.tiny import TINY, base_folder
 from kit.prompting.messages import MODES, build_messages
 from kit.text import decoded
 
 PREPROCESSOR, CHAT_TEMPLATE = "preprocessor_config.json", "chat_template.json"
-
-
-def resolve_base(name: str) -> str | Path:
-    """A folder for ``tiny`` and for local paths; a hub name otherwise.
-
-    Raises:
-        UserError: a path that is not there, or a folder of another family (``kit.model.families``).
-    """
-    if name == TINY:
-        return base_folder()
-    path = Path(name).expanduser()
-    if not path.exists():
-        looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1
-        if looks_local or (path.parent.is_dir() and str(path.parent) != "."):
-            fix = (
-                "give a folder with config.json, a hub name like Qwen/Qwen2-VL-2B-Instruct, or tiny"
-            )
-            raise UserError("no such model folder", where=name, fix=fix)
-        return name
-    if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
-        raise UserError(
-            "this is an adapter, not a base model", where=path, fix="give it as adapter"
-        )
-    config = read_model_json(path / "config.json", what="a model's config.json")
-    family_of(config.get("model_type"), where=path)
-    if not any(path.glob("*.safetensors")):
-        fix = "the kit loads safetensors only; convert the weights"
-        raise UserError("the model folder holds no *.safetensors", where=path, fix=fix)
-    return path
 
 
 def load_processor(
@@ -263,29 +234,6 @@ def _keep_trainable_after_generation(model: nn.Module) -> None:
 
 def _source_options(source: str | Path) -> dict:
     return {"trust_remote_code": False, "local_files_only": isinstance(source, Path)}
-
-
-def read_model_json(path: Path, what: str) -> dict:
-    """One JSON file of a model's folder.
-
-    Raises:
-        UserError: it is missing or damaged; ``what`` says what it is ("a model's config.json").
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(value, dict):
-            raise ValueError(f"it holds a {type(value).__name__}, not an object")
-        return value
-    except FileNotFoundError as error:
-        raise UserError(
-            f"the folder holds no {what.split()[-1]}",
-            where=path.parent,
-            fix=f"give a folder with {what}",
-        ) from error
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"cannot read {what}: {error}", where=path, fix="is the file whole?"
-        ) from error
 
 
 def _not_loadable(name: str, error: Exception) -> UserError:

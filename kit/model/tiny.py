@@ -1,22 +1,19 @@
 """The embedded model: a Qwen2-VL of transformers' own classes, small enough for a CPU.
 
-``base_folder()`` holds its weights, tokenizer and image processor; ``launch/pretrain_tiny.py``
-makes that folder from scratch.
+The folder ``tiny_base`` holds its weights, tokenizer and image processor;
+``launch/pretrain_tiny.py`` makes it from scratch.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from pathlib import Path
 
 from tokenizers import AddedToken, pre_tokenizers, trainers
 from transformers import Qwen2Tokenizer, Qwen2VLConfig
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from kit.model.processor import Processor
-
-TINY = "tiny"
 
 # The special tokens of Qwen2-VL's tokenizer, in its order.
 SPECIAL_TOKENS = (
@@ -47,11 +44,6 @@ CHAT_TEMPLATE = (
     "{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n"
     "{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-
-
-def base_folder() -> Path:
-    """Where the embedded base model lies."""
-    return Path(__file__).parent / "tiny_base"
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> Qwen2Tokenizer:

@@ -17,7 +17,7 @@ from kit.data.images import open_image
 from kit.data.records import read_sft_records
 from kit.data.types import Shown, paths_of
 from kit.grpo.config import GrpoConfig
-from kit.model.adapters import named_base
+from kit.model.folders import named_base
 from kit.model.lengths import prompt_lengths
 from kit.model.load import load_processor
 from kit.model.processor import PreparedImage, Processor

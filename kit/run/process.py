@@ -25,7 +25,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from kit.errors import ConfigError, need_extra
 from kit.files import explained
-from kit.model.adapters import named_base
+from kit.model.folders import named_base
 from kit.model.load import hidden_size
 from kit.run import extensions, sources
 from kit.run.config import RunConfig

@@ -16,9 +16,8 @@ from kit.data.records import PLAIN
 from kit.data.report import report_path
 from kit.errors import UserError
 from kit.files import iter_json_lines, read_json
-from kit.model.adapters import named_base, require_adapter
-from kit.model.load import base_config, read_model_json, resolve_base
-from kit.model.tiny import TINY
+from kit.model.folders import TINY, named_base, read_model_json, require_adapter, resolve_base
+from kit.model.load import base_config
 from kit.prompting.messages import MODES
 from kit.yaml_files import read_yaml
 

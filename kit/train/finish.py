@@ -16,9 +16,8 @@ from kit.data.records import SftRecord
 from kit.errors import RecordError
 from kit.model.adapters import POLICY
 from kit.model.families import teaches_grid
-from kit.model.load import resolve_base
+from kit.model.folders import TINY, resolve_base
 from kit.model.processor import Processor
-from kit.model.tiny import TINY
 from kit.run import checkpoint, zero
 from kit.run.deepspeed_internals import shape_of
 from kit.run.state import Progress, best_weights

@@ -22,10 +22,10 @@ from kit.grpo.grpo import train
 from kit.grpo.microbatches import micro_batches
 from kit.grpo.rollout import Task, roll_out
 from kit.model.adapters import as_reference, load_adapter, load_reference
+from kit.model.folders import base_folder
 from kit.model.load import load_base, load_processor
 from kit.model.logprobs import token_logprobs
 from kit.model.sampler import Sampling
-from kit.model.tiny import base_folder
 from kit.prompting.answers import parse_answer
 from kit.run.stop import EXIT_STOPPED
 from kit.scoring.consistency import Consistency

@@ -14,19 +14,13 @@ from transformers import Qwen2VLForConditionalGeneration
 from kit.data.images import open_image
 from kit.data.records import read_sft_records
 from kit.errors import UserError
-from kit.model.adapters import (
-    add_lora,
-    as_reference,
-    load_adapter,
-    load_reference,
-    lora_targets,
-    named_base,
-)
+from kit.model.adapters import add_lora, as_reference, load_adapter, load_reference, lora_targets
 from kit.model.families import FAMILIES
+from kit.model.folders import base_folder, named_base
 from kit.model.load import hidden_size, load_base, load_processor
 from kit.model.logprobs import token_logprobs
 from kit.model.sampler import Prompt, Sampling, generate
-from kit.model.tiny import base_folder, tiny_config
+from kit.model.tiny import tiny_config
 from kit.prompting.messages import MODES
 from kit.train.data import pack_records
 

@@ -35,10 +35,10 @@ from kit.files import write_json, write_jsonl
 from kit.grpo.config import GrpoConfig
 from kit.model.adapters import add_lora, load_adapter
 from kit.model.families import FAMILIES
+from kit.model.folders import base_folder
 from kit.model.load import load_base, load_processor
 from kit.model.processor import Processor
 from kit.model.sampler import Sampling, generate, question_prompt
-from kit.model.tiny import base_folder
 from kit.prompting.messages import MODES
 from kit.report.table import ROWS
 from kit.share import export as module

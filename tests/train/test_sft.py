@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from kit.errors import ConfigError, UserError
 from kit.model.adapters import load_adapter
+from kit.model.folders import base_folder
 from kit.model.load import load_base
-from kit.model.tiny import base_folder
 from kit.run.stop import EXIT_STOPPED
 from kit.train.config import SftConfig
 from kit.train.sft import train

@@ -8,8 +8,8 @@ import torch
 import yaml
 
 from kit.data.records import read_sft_records
+from kit.model.folders import base_folder
 from kit.model.logprobs import LogprobModel
-from kit.model.tiny import base_folder
 from kit.run import process
 from kit.run.state import Progress
 from kit.train import sft

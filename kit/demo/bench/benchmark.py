@@ -25,8 +25,7 @@ from kit.demo.bench.cases import SHAPES, Case, Shape
 from kit.demo.config import BenchmarkConfig
 from kit.errors import UserError
 from kit.files import write_json
-from kit.model.load import resolve_base
-from kit.model.tiny import base_folder
+from kit.model.folders import base_folder, resolve_base
 from kit.run.process import bf16_support
 
 SAME = 1e-4  # what the two may differ by
