@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from kit.command import option, require
 from kit.data.columns import TableOptions
@@ -37,8 +37,10 @@ class ModelConfig:
     max_pixels: int | None = option(None, help="largest area of an image after resizing")
     seed: int = option(0, help="of controls and sampled answers")
 
+    needs_output: ClassVar[bool] = True
+
     def __post_init__(self):
-        if not self.output:
+        if self.needs_output and not self.output:
             raise ConfigError("output is not given", where="output", fix="set --output")
         if not (self.base_model or self.adapter):
             fix = "set --adapter, --base_model or both"
@@ -55,11 +57,9 @@ class ModelConfig:
 
 
 @dataclass
-class InferenceConfig(TableOptions, ModelConfig):
-    """A model, the questions that it is asked, and what is taken from their images."""
+class ProbedConfig(ModelConfig):
+    """A model, and how its answers are put to the test."""
 
-    data: str = option("", help="records: of prepare_data, or any table (data/README.md)")
-    max_records: int | None = option(None, help="only the first so many records")
     answer_boxes: AnswerBoxes = option(
         "auto",
         help="what the boxes in its answers count: thousandths of the image's sides (grid_1000), "
@@ -71,6 +71,18 @@ class InferenceConfig(TableOptions, ModelConfig):
         "telea", help="how a region is taken out of an image"
     )
     random_draws: int = option(2, help="controls that each region is compared with")
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.require_at_least_one("random_draws")
+
+
+@dataclass
+class InferenceConfig(TableOptions, ProbedConfig):
+    """A model, the questions that it is asked, and what is taken from their images."""
+
+    data: str = option("", help="records: of prepare_data, or any table (data/README.md)")
+    max_records: int | None = option(None, help="only the first so many records")
     num_shards: int = option(1, help="of how many runs that share the records this is one")
     shard_index: int = option(
         0, help="which, from 0; the same run without shards merges them when all are done"
@@ -82,7 +94,7 @@ class InferenceConfig(TableOptions, ModelConfig):
         if not self.data:
             raise ConfigError("data is not given", where="data", fix="set --data")
         super().__post_init__()
-        self.require_at_least_one("max_records", "random_draws", "num_shards")
+        self.require_at_least_one("max_records", "num_shards")
         if not 0 <= self.shard_index < self.num_shards:
             what = f"there is no shard {self.shard_index} of {self.num_shards}"
             fix = "count from 0, and set num_shards too"

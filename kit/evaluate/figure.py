@@ -57,13 +57,20 @@ def draw_sheet(
 def boxed(image: Image.Image, boxes: Sequence[tuple[Sequence[float], str]]) -> Image.Image:
     """A square panel of an image with (box in its pixels, colour) drawn on it."""
     panel = Image.new("RGB", (SIDE + 2 * MARGIN, SIDE + 2 * MARGIN), PAPER)
-    scale = SIDE / max(image.size)
-    shown = image.resize((round(image.width * scale), round(image.height * scale)))
+    panel.paste(marked(image, boxes, SIDE), (MARGIN, MARGIN))
+    return panel
+
+
+def marked(
+    image: Image.Image, boxes: Sequence[tuple[Sequence[float], str]], side: int
+) -> Image.Image:
+    """An image whose longer side is ``side``, with (box in the image's pixels, colour) on it."""
+    scale = side / max(image.size)
+    shown = image.resize([max(1, round(length * scale)) for length in image.size])
     draw = ImageDraw.Draw(shown)
     for box, colour in boxes:
-        draw.rectangle([v * scale for v in box], outline=colour, width=3)
-    panel.paste(shown, (MARGIN, MARGIN))
-    return panel
+        draw.rectangle([v * scale for v in box], outline=colour, width=max(2, side // 107))
+    return shown
 
 
 def _choose(rows: Sequence[dict], count: int) -> list[dict]:
@@ -93,15 +100,22 @@ def _panel(row: dict, record: SftRecord) -> Image.Image:
         *((f"- {step}", GREY, 15) for step in row["reasoning"]),
         (f"IoU {row['grounding']['iou']:.2f}", GREY, 15),
     ]
-    _write(ImageDraw.Draw(panel), (SIDE + 2 * MARGIN, MARGIN), paragraphs)
+    write_text(ImageDraw.Draw(panel), (SIDE + 2 * MARGIN, MARGIN), paragraphs)
     return panel
 
 
-def _write(draw: ImageDraw.ImageDraw, at: tuple[int, int], paragraphs: list[tuple]) -> None:
+def write_text(
+    draw: ImageDraw.ImageDraw,
+    at: tuple[int, int],
+    paragraphs: Sequence[tuple[str, str, int]],
+    width: int = TEXT_WIDTH,
+) -> int:
+    """Write (text, colour, size) one below the other; the height at which they end."""
     x, y = at
     for text, colour, size in paragraphs:
         font = ImageFont.load_default(size)
-        for line in textwrap.wrap(text, width=int(TEXT_WIDTH / (size * 0.52))) or [""]:
+        for line in textwrap.wrap(text, width=int(width / (size * 0.52))) or [""]:
             draw.text((x, y), line, fill=colour, font=font)
             y += round(size * 1.3)
         y += 4
+    return y

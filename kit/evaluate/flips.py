@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kit.counterfactual.images import ImageCache
-from kit.counterfactual.probe import Case, probe
+from kit.counterfactual.probe import Case, Effect, probe
 from kit.counterfactual.regions import Boxes, claimed_region, gold_region
 from kit.evaluate.answering import DECIMALS, Answer, Predictor
 from kit.prompting.answers import same_answer
@@ -42,6 +42,34 @@ def measure_flips(
         for intervention in found.values()
         if intervention.controls
     ]
+    outcomes = iter(outcomes_of(predictor, owned))
+    rows = []
+    for item, found in zip(answers, every, strict=True):
+        flips = {
+            source: _flip(cache, item, intervention, next(outcomes))
+            for source, intervention in found.items()
+            if intervention.controls
+        }
+        unmatched = [source for source in found if source not in flips]
+        rows.append({"flips": flips, "unmatched": unmatched})
+    return rows
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is said without a region (``answer``) and without each of its controls, and what
+    becomes of the probability of the answer to the whole image."""
+
+    effect: Effect
+    answer: str
+    of_controls: tuple[str, ...]
+
+
+def outcomes_of(
+    predictor: Predictor, owned: Sequence[tuple[Answer, Intervention]]
+) -> list[Outcome]:
+    """That of each intervention on the image of its answer."""
+    cache = predictor.image_cache
     wanted = [
         (item, without)
         for item, intervention in owned
@@ -63,34 +91,30 @@ def measure_flips(
         )
         for item, intervention in owned
     ]
-    effects = iter(probe(predictor.model, cache, cases, batch_size=predictor.batch_size))
-    rows = []
-    for item, found in zip(answers, every, strict=True):
-        flips = {}
-        for source, intervention in found.items():
-            if not intervention.controls:
-                continue
-            effect, without = next(effects), next(said)
-            others = [next(said) for _ in intervention.controls]
-            before, image = item.parsed.answer, item.record.shown
-            choices = item.record.choices
-            changes = [cache.change(image, control) for control in intervention.controls]
-            flips[source] = {
-                "roi": float(not same_answer(without, before, choices)),
-                "random": sum(not same_answer(one, before, choices) for one in others)
-                / len(others),
-                "drop_roi": round(effect.delta_roi, DECIMALS),
-                "drop_random": round(effect.delta_rand, DECIMALS),
-                "region_change": round(cache.change(image, intervention.region), DECIMALS),
-                "control_change": round(sum(changes) / len(changes), DECIMALS),
-                "region": [list(box) for box in intervention.region],
-                "random_regions": [[list(box) for box in r] for r in intervention.controls],
-                "answer": without,
-                "random_answers": others,
-            }
-        unmatched = [source for source in found if source not in flips]
-        rows.append({"flips": flips, "unmatched": unmatched})
-    return rows
+    effects = probe(predictor.model, cache, cases, batch_size=predictor.batch_size)
+    return [
+        Outcome(effect, next(said), tuple(next(said) for _ in intervention.controls))
+        for effect, (_, intervention) in zip(effects, owned, strict=True)
+    ]
+
+
+def _flip(cache: ImageCache, item: Answer, intervention: Intervention, outcome: Outcome) -> dict:
+    """One of the ``flips`` of an answer, of a region that has controls."""
+    before, shown, choices = item.parsed.answer, item.record.shown, item.record.choices
+    without, others, effect = outcome.answer, outcome.of_controls, outcome.effect
+    changes = [cache.change(shown, control) for control in intervention.controls]
+    return {
+        "roi": float(not same_answer(without, before, choices)),
+        "random": sum(not same_answer(one, before, choices) for one in others) / len(others),
+        "drop_roi": round(effect.delta_roi, DECIMALS),
+        "drop_random": round(effect.delta_rand, DECIMALS),
+        "region_change": round(cache.change(shown, intervention.region), DECIMALS),
+        "control_change": round(sum(changes) / len(changes), DECIMALS),
+        "region": [list(box) for box in intervention.region],
+        "random_regions": [[list(box) for box in r] for r in intervention.controls],
+        "answer": without,
+        "random_answers": list(others),
+    }
 
 
 def interventions_of(

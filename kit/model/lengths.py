@@ -61,7 +61,7 @@ def require_room(
     room, longest = model.config.text_config.max_position_embeddings, 0
     for mode in modes:
         lengths = prompt_lengths(records, processor, mode)
-        longest = max(longest, *lengths)
+        longest = max([longest, *lengths])
         for record, length in zip(records, lengths, strict=True):
             if length + max_new_tokens > room:
                 raise DataError(
