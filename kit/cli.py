@@ -12,6 +12,10 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
 
 USAGE = "usage: medvqa COMMAND [flags]        medvqa COMMAND --help says which"
 
@@ -21,15 +25,15 @@ class Command:
     """A command by the names of its configuration class and function, so that naming one loads
     nothing.
 
-    ``words``: the list among its keys that words ahead of the first flag fill.
-    ``distributed``: it runs in several processes too.
+    ``words``: the list among its keys that words ahead of the first flag fill. ``reads``: the
+    reader of its records, if it runs in several processes too.
     """
 
     summary: str
     config: str
     function: str
     words: str | None = None
-    distributed: bool = False
+    reads: str | None = None
 
     @property
     def config_class(self) -> type:
@@ -61,19 +65,23 @@ COMMANDS = {
     ),
     "train_sft": Command(
         "supervised fine-tuning: LoRA, QLoRA or full",
-        "kit.train.config:SftConfig", "kit.train.sft:train", distributed=True,
+        "kit.train.config:SftConfig", "kit.train.sft:train",
+        reads="kit.data.records:read_sft_records",
     ),
     "cf_proxy": Command(
         "GRPO records, with what the SFT model's answers rest on",
-        "kit.evaluate.config:CfProxyConfig", "kit.evaluate.cf_proxy:cf_proxy", distributed=True,
+        "kit.evaluate.config:CfProxyConfig", "kit.evaluate.cf_proxy:cf_proxy",
+        reads="kit.data.records:read_sft_records",
     ),
     "train_grpo": Command(
         "GRPO with a counterfactual reward",
-        "kit.grpo.config:GrpoConfig", "kit.grpo.grpo:train", distributed=True,
+        "kit.grpo.config:GrpoConfig", "kit.grpo.grpo:train",
+        reads="kit.data.grpo_records:read_grpo_records",
     ),
     "evaluate": Command(
         "accuracy, boxes, and whether answers need their evidence",
-        "kit.evaluate.config:EvaluateConfig", "kit.evaluate.evaluation:evaluate", distributed=True,
+        "kit.evaluate.config:EvaluateConfig", "kit.evaluate.evaluation:evaluate",
+        reads="kit.data.records:read_sft_records",
     ),
     "report": Command(
         "several evaluations on one page",
@@ -86,6 +94,10 @@ COMMANDS = {
     "export": Command(
         "one merged model with its card, to share",
         "kit.share.config:ExportConfig", "kit.share.export:export",
+    ),
+    "ask": Command(
+        "one question about an image: the answer, its boxes, and whether it needs them",
+        "kit.evaluate.ask_config:AskConfig", "kit.demo.serve:ask_or_serve",
     ),
     "check_boxes": Command(
         "what the numbers of a model's boxes count",
@@ -107,7 +119,7 @@ COMMANDS = {
 OTHERS = {
     "slurm": "send stages, pipelines and sweeps to a SLURM cluster, see and cancel them",
     "configs": "the names of the configuration files that come with the kit, and where they are",
-    "completion": "completion of commands and flags, for bash, zsh or tcsh",
+    "completion": "completion of commands and flags: bash, zsh and others",
 }
 
 
@@ -160,41 +172,51 @@ def execute(name: str, *arguments: str) -> int:
     from kit.command import parse
 
     one = COMMANDS[name]
-    arguments = _words_as_flags(one, arguments)
-    if one.distributed:
-        _launch(name, arguments)
-    return one.run(parse(one.config_class, arguments, prog=f"medvqa {name}"))
+    arguments = with_words(one, arguments)
+    launch, arguments = _split_launch(arguments) if one.reads else (None, arguments)
+    config = parse(one.config_class, arguments, prog=f"medvqa {name}")
+    if one.reads and "RANK" not in os.environ:
+        from kit.run.inputs import require_inputs
+
+        require_inputs(config, _load(one.reads))
+    if launch:
+        _launch(launch, name, arguments)
+    return one.run(config)
 
 
-def _words_as_flags(command: Command, arguments: Sequence[str]) -> list[str]:
+def with_words(command: Command, arguments: Sequence[str]) -> list[str]:
     """``medvqa report a=runs/a b=runs/b`` is ``medvqa report --evaluations a=runs/a b=runs/b``."""
     leads = bool(arguments) and not arguments[0].startswith("-")
     return [*([f"--{command.words}"] if command.words and leads else []), *arguments]
 
 
-def _launch(name: str, arguments: Sequence[str]) -> None:
-    """Where ``--accelerate_config`` is given, become ``accelerate launch`` with it.
-
-    Raises:
-        ConfigError: that file is none under which the kit runs.
-    """
+def _split_launch(arguments: Sequence[str]) -> tuple[argparse.Namespace | None, list[str]]:
+    """The flags of a launch, if there is ``--accelerate_config``, and those of the command."""
     import argparse
 
     launcher = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     launcher.add_argument("--accelerate_config")
-    launcher.add_argument("--num_processes", type=int)
+    launcher.add_argument("--num_processes")
     options, rest = launcher.parse_known_args(list(arguments))
-    if options.accelerate_config is None:
-        return
-    from kit.command import parse
+    return (options, rest) if options.accelerate_config else (None, list(arguments))
+
+
+def _launch(launch: argparse.Namespace, name: str, arguments: Sequence[str]) -> None:
+    """Become ``accelerate launch``.
+
+    Raises:
+        UserError: the file is none under which the kit runs, or DeepSpeed is not installed.
+    """
+    from kit.errors import need_extra
     from kit.run.launch_files import read_launch_file
 
-    parse(COMMANDS[name].config_class, rest)  # its mistakes once, and not by every process
-    file = read_launch_file(options.accelerate_config)
-    count = [f"--num_processes={options.num_processes}"] if options.num_processes else []
-    launch = ["-m", "accelerate.commands.launch", f"--config_file={file.path}", *count]
+    file = read_launch_file(launch.accelerate_config)
+    if file.kind == "DEEPSPEED":
+        need_extra("deepspeed", "deepspeed")
+    count = [f"--num_processes={launch.num_processes}"] if launch.num_processes else []
+    module = ["-m", "accelerate.commands.launch", f"--config_file={file.path}", *count]
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, *launch, "-m", "kit.cli", name, *rest])
+    os.execv(sys.executable, [sys.executable, *module, "-m", "kit.cli", name, *arguments])
 
 
 def _slurm(arguments: Sequence[str]) -> int:

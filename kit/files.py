@@ -191,12 +191,16 @@ def log_rows(path: str | Path) -> tuple[list[dict], list[RecordError]]:
     return rows, broken
 
 
+def missing_data(path: Path) -> DataError:
+    fix = "check the path; medvqa prepare_data writes data files"
+    return DataError("no such data file", where=path, fix=fix)
+
+
 def _parsed_lines(path: Path) -> Iterator[tuple[str, bytes, Any]]:
     try:
         stream = path.open("rb")
     except FileNotFoundError as error:
-        fix = "check the path; launch/prepare_data.py writes data files"
-        raise DataError("no such data file", where=path, fix=fix) from error
+        raise missing_data(path) from error
     except OSError as error:
         raise DataError(
             f"cannot open: {error.strerror}", where=path, fix="check the path"

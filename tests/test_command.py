@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -182,7 +182,7 @@ def test_help_names_every_field_and_ends_with_0(capsys):
             parse(config_class, ["--help"])
         assert left.value.code == 0
         text = capsys.readouterr().out
-        assert not [name for name in config_class.__dataclass_fields__ if f"--{name}" not in text]
+        assert not [f.name for f in fields(config_class) if f"--{f.name}" not in text]
     assert "100% of it" in text
 
 

@@ -49,7 +49,7 @@ def shipped(config_class: type[Config], name: str, flags: dict[str, object]) -> 
 
 def quickstart(config: QuickstartConfig) -> int:
     """Run all stages; writes ``summary.json`` with the metrics of each model and the seconds of
-    each stage. Returns the exit code."""
+    each stage. Returns the exit code, or exits with that of a stage that was asked to stop."""
     folder = Path(config.output_dir)
     data = folder / "data"
     stages = Stages()
@@ -72,7 +72,7 @@ def quickstart(config: QuickstartConfig) -> int:
 
     def evaluation(name: str, **model) -> None:
         with stages.stage(f"evaluate_{name}", f"answers of the {name} model to unseen images"):
-            evaluate(
+            code = evaluate(
                 EvaluateConfig(
                     data=str(data / "test.json"),
                     train_data=str(data / "train.json"),
@@ -85,6 +85,7 @@ def quickstart(config: QuickstartConfig) -> int:
                     **model,
                 )
             )
+        _leave_if_stopped(code)
         written = folder / f"evaluate_{name}" / "metrics.json"
         metrics[name] = json.loads(written.read_text(encoding="utf-8"))
 
@@ -99,12 +100,11 @@ def quickstart(config: QuickstartConfig) -> int:
             "seed": config.seed,
         }
         code = train_sft(shipped(SftConfig, "sft_tiny.yaml", flags))
-    if code:  # asked to stop
-        return code
+    _leave_if_stopped(code)
     evaluation("sft", adapter=str(folder / "sft"))
 
     with stages.stage("cf_proxy", "what the answers rest on, measured by inpainting"):
-        cf_proxy(
+        code = cf_proxy(
             CfProxyConfig(
                 data=str(data / "train.json"),
                 output=str(data / "grpo.jsonl"),
@@ -115,6 +115,7 @@ def quickstart(config: QuickstartConfig) -> int:
             )
         )
 
+    _leave_if_stopped(code)
     with stages.stage("train_grpo", "reinforcement by the four-part reward, boxes put to the test"):
         flags = {
             "sft_ckpt": folder / "sft",
@@ -124,8 +125,7 @@ def quickstart(config: QuickstartConfig) -> int:
             "seed": config.seed,
         }
         code = train_grpo(shipped(GrpoConfig, "grpo_tiny.yaml", flags))
-    if code:
-        return code
+    _leave_if_stopped(code)
     evaluation("grpo", adapter=str(folder / "grpo"))
 
     draw_examples(
@@ -144,3 +144,8 @@ def quickstart(config: QuickstartConfig) -> int:
     total = sum(stages.seconds.values())
     print(f"\n{total:.0f} s in all. Made: {folder}/ (summary.json, examples.png, a folder a stage)")
     return 0
+
+
+def _leave_if_stopped(code: int) -> None:
+    if code:
+        raise SystemExit(code)

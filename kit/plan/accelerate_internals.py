@@ -55,8 +55,8 @@ def environment_of(path: str | None, *, processes: int) -> dict[str, str]:
     """
     if path is None:
         return {}
-    read_launch_file(path)
-    command = ["--config_file", path, "--num_processes", str(processes)]
+    file = read_launch_file(path)
+    command = ["--config_file", str(file.path), "--num_processes", str(processes)]
     command += ["--num_machines", "1", "--main_process_port", "0", "unnamed"]
     try:
         options, defaults, has_precision = _validate_launch_command(
