@@ -83,6 +83,10 @@ COMMANDS = {
         "kit.evaluate.config:EvaluateConfig", "kit.evaluate.evaluation:evaluate",
         reads="kit.data.records:read_sft_records",
     ),
+    "ask": Command(
+        "one question about an image: boxes, probability, what is said without the boxes",
+        "kit.evaluate.ask_config:AskConfig", "kit.demo.serve:ask_or_serve", words="image",
+    ),
     "report": Command(
         "several evaluations on one page",
         "kit.report.config:ReportConfig", "kit.report.report:report", words="evaluations",
@@ -94,10 +98,6 @@ COMMANDS = {
     "export": Command(
         "one merged model with its card, to share",
         "kit.share.config:ExportConfig", "kit.share.export:export",
-    ),
-    "ask": Command(
-        "one question about an image: the answer, its boxes, and whether it needs them",
-        "kit.evaluate.ask_config:AskConfig", "kit.demo.serve:ask_or_serve",
     ),
     "check_boxes": Command(
         "what the numbers of a model's boxes count",

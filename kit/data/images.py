@@ -8,6 +8,7 @@ sizes and boxes are those of the upright image.
 from __future__ import annotations
 
 import contextlib
+import re
 import struct
 import warnings
 import zlib
@@ -107,7 +108,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except UnidentifiedImageError as error:
         raise _not_an_image(path) from error
     except Image.DecompressionBombError as error:
-        raise _too_large(str(error), path) from error
+        raise _too_large(f"{re.search(r'[0-9]+', str(error))[0]} pixels", path) from error
     except PermissionError as error:
         raise ImageError("no permission to read", where=path, fix="check its mode") from error
     except _DECODING_ERRORS as error:

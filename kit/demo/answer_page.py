@@ -26,7 +26,7 @@ footer {display: none !important}
 .reply figure {margin: 0}
 .reply .said {font-size: 30px; line-height: 1.2; font-weight: 650; margin: 0 0 2px;
   overflow-wrap: anywhere}
-.reply .quiet, .reply figcaption small {color: var(--body-text-color-subdued)}
+.reply .quiet, .reply figcaption small {opacity: 0.72}
 .reply p, .reply li {margin: 8px 0 0; overflow-wrap: anywhere}
 .reply ol {margin: 8px 0 0; padding-left: 20px}
 .reply .finding {margin: 0; padding: 10px 14px; border-left: 4px solid #e4572e;
@@ -38,6 +38,8 @@ footer {display: none !important}
 .reply figcaption b {display: block; font-size: 17px}
 .reply .changed {color: #c8401c}
 .dark .reply .changed {color: #ff8a66}
+.nothing {min-height: 300px; display: grid; place-items: center; opacity: 0.72; text-align: center;
+  border: 1px dashed var(--border-color-primary); border-radius: 4px; padding: 16px}
 .mistake {padding: 14px 16px; border-left: 4px solid #c62828; border-radius: 4px;
   background: var(--background-fill-secondary); color: var(--body-text-color);
   overflow-wrap: anywhere}
@@ -45,6 +47,7 @@ footer {display: none !important}
 @media (max-width: 700px) {
   .reply .whole {grid-template-columns: minmax(0, 1fr)}
   .reply .without {grid-template-columns: repeat(2, minmax(0, 1fr))}
+  .nothing {display: none}
 }
 """
 
@@ -92,6 +95,7 @@ _MISTAKE = _environment.from_string("""
   {% if fix %}<p>{{ fix }}</p>{% endif %}
 </div>
 """)
+NOTHING = '<div class="nothing">The answer comes here.</div>'
 
 
 def answer_html(reply: Reply, method: str) -> str:

@@ -77,7 +77,7 @@ def running(config: AskConfig) -> Iterator[str]:
                 )  # fmt: skip
                 yield url
             finally:
-                page.close()
+                page.close(verbose=False)
 
 
 def require_port(port: int) -> None:
@@ -100,9 +100,9 @@ def page_of(config: AskConfig, answer: Callable[[str | None, str | None], str]):
     HTML for the path of an image and a question."""
     import gradio as gr
 
-    from kit.demo.answer_page import CSS
+    from kit.demo.answer_page import CSS, NOTHING
 
-    model = Path(config.adapter or config.base_model).name
+    model = Path(config.adapter or config.base_model).resolve().name
     limit = f"up to {LARGEST_FILE} MB and {MAX_PIXELS // 10**6} megapixels"
     with gr.Blocks(
         title="medvqa ask", analytics_enabled=False, delete_cache=(KEPT_FOR // 10, KEPT_FOR)
@@ -117,12 +117,12 @@ def page_of(config: AskConfig, answer: Callable[[str | None, str | None], str]):
                 # whatever it is, ``open_image`` judges it: gradio's own reading has other limits
                 image.preprocess = lambda payload: payload.path if payload else None
                 question = gr.Textbox(
-                    label="question", lines=2, max_lines=6, submit_btn=False,
+                    label="question", lines=1, max_lines=6, submit_btn=False,
                     placeholder="Is there a nodule in the left lung?", autofocus=True,
                 )  # fmt: skip
                 button = gr.Button("Ask", variant="primary")
             with gr.Column(scale=2, min_width=320):
-                result = gr.HTML("", elem_id="result", min_height=120)
+                result = gr.HTML(NOTHING, padding=False, min_height=120)
         gr.on(
             [button.click, question.submit], answer, [image, question], result,
             concurrency_limit=1, api_visibility="private", show_progress="full",
