@@ -81,7 +81,7 @@ _ANSWER = _environment.from_string("""
         {{ one.name }}
         <b{% if one.changed %} class="changed"{% endif %}>{{ one.answer or "no answer" }}</b>
         <small>{{ "another answer" if one.changed else "the same answer" }};
-        the first has {{ "%.2f" % one.probability }}</small>
+        probability of the first {{ "%.2f" % one.probability }}</small>
       </figcaption>
     </figure>
     {% endfor %}

@@ -82,30 +82,37 @@ class Reply:
             if not self.region and "boxes" in REQUIRED_KEYS[self.mode]:
                 return "The answer claims no boxes, so that nothing could be taken away."
             return ""
-        changed = sum(one.changed for one in self.controls)
-        n = len(self.controls)
+        changed, n = sum(one.changed for one in self.controls), len(self.controls)
+        before, after = self.probability, self.removed.probability
+        chance = (
+            f"Given at once, its probability goes from {before:.2f} to {after:.2f} without them"
+        )
         if not n:
             own = "changes" if self.removed.changed else "stays"
             return (
-                f"The answer {own} without its boxes. No other region of the image matches them in "
-                "size and content, so it cannot be told whether any such region would do the same."
+                f"The answer {own} without its boxes. {chance}. No other region of the image "
+                "matches them in size and content, so it cannot be told whether any such region "
+                "would do the same."
             )
-        regions = "the matched region" if n == 1 else f"any of {n} matched regions"
         if not self.removed.changed:
-            return "The answer stays without its boxes: it does not need them."
-        if not changed:
-            return f"The answer changes without its boxes and not without {regions}: it needs them."
-        return (
-            f"The answer changes without its boxes, but also without {changed} of {n} matched "
-            "regions: that it needs these boxes is not shown."
-        )
+            outcome = "stays without its boxes, as one that does not rest on them would"
+        elif not changed:
+            others = "the matched region" if n == 1 else f"any of {n} matched regions"
+            outcome = f"changes without its boxes and not without {others}, as one that rests on "
+            outcome += "them would"
+        else:
+            outcome = f"changes without its boxes, but also without {changed} of {n} matched "
+            outcome += "regions, so that it rests on these boxes is not shown"
+        matched = "the matched region" if n == 1 else "a matched region, on average"
+        mean = sum(one.probability for one in self.controls) / n
+        return f"The answer {outcome}. {chance}, and to {mean:.2f} without {matched}."
 
     def told(self) -> list[tuple[str, str]]:
         """What is said without the boxes and without each control, in lines of (what, answer)."""
         lines = []
         for name, one in self.images_without():
             change = "changed" if one.changed else "the same"
-            drop = f"that of the first {self.probability:.2f} -> {one.probability:.2f}"
+            drop = f"probability of the first {self.probability:.2f} -> {one.probability:.2f}"
             lines.append((name, f"{one.answer}   ({change}; {drop})"))
         return [*lines, ("", self.finding())]
 

@@ -9,6 +9,7 @@ INPAINT = "kit/counterfactual/inpaint.py"
 IMAGES = "kit/counterfactual/images.py"
 PROBE = "kit/counterfactual/probe.py"
 FLIPS = "kit/evaluate/flips.py"
+REPLIES = "kit/evaluate/replies.py"
 PARTS = "kit/evaluate/parts.py"
 ANSWERING = "kit/evaluate/answering.py"
 CONVENTIONS = "kit/evaluate/box_conventions.py"
@@ -347,5 +348,33 @@ BREAKS = (
         (
             "tests/evaluate/test_confidence.py::test_self_consistency_is_the_share_of_samples_that_agree",
         ),
+    ),
+    Break(
+        "boxes are told on the grid instead of in pixels",
+        REPLIES,
+        "by_image = self.canvas.by_image(self.region if boxes is None else boxes)",
+        "by_image = [self.parsed.boxes]",
+        ("tests/evaluate/test_ask.py::test_drops_and_boxes_are_told_in_pixels",),
+    ),
+    Break(
+        "an answer that any removal changes is told to rest on its boxes",
+        REPLIES,
+        "elif not changed:",
+        "elif changed < n:",
+        ("tests/evaluate/test_ask.py::test_the_outcome_in_words",),
+    ),
+    Break(
+        "what is told of the model stands among the answers",
+        REPLIES,
+        "contextlib.redirect_stdout(sys.stderr)",
+        "contextlib.nullcontext()",
+        ("tests/evaluate/test_ask.py::test_what_is_printed_is_answers_alone",),
+    ),
+    Break(
+        "an adapter is asked in a mode that it was not taught",
+        "kit/evaluate/ask.py",
+        'taught if taught == "think_answer" else TAUGHT',
+        "TAUGHT",
+        ("tests/evaluate/test_ask.py::test_the_mode_is_that_of_the_adapter_s_training",),
     ),
 )
