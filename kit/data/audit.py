@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from kit.data.choices import without_choices
+from kit.data.images import open_image
 from kit.data.questions import RawQuestion
 from kit.data.types import SftRecord
 from kit.data.words import american, directions_in
@@ -158,6 +159,21 @@ def volumes(thumbnails: Mapping[Path, np.ndarray]) -> dict[Path, str]:
             left &= ~near
             waiting.extend(np.flatnonzero(near))
     return {path: names[path] for path in thumbnails}
+
+
+def volumes_of(records: Sequence[SftRecord]) -> dict[str, str]:
+    """The volume of each image: neighbouring slices of one scan are not independent, and count as
+    one (:func:`volumes`), within their dataset."""
+    by_dataset: dict[str, set[str]] = {}
+    for record in records:
+        by_dataset.setdefault(record.dataset, set()).add(record.image)
+    return {
+        str(path): f"{dataset}/{volume}"
+        for dataset, images in by_dataset.items()
+        for path, volume in volumes(
+            {Path(image): thumbnail(open_image(image)) for image in sorted(images)}
+        ).items()
+    }
 
 
 def held_out(thumbnails: Mapping[Path, np.ndarray], share: float) -> set[Path]:

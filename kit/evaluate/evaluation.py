@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kit.data.audit import question_only_floor, thumbnail, volumes
+from kit.data.audit import question_only_floor, volumes_of
 from kit.data.canvas import Canvas
-from kit.data.images import open_image
 from kit.data.records import SftRecord, read_sft_records
 from kit.data.types import Shown
 from kit.evaluate.ablations import measure_ablations, other_images
@@ -117,21 +116,6 @@ class References:
     volumes: dict[str, str]
     partners: dict[Shown, Shown]
     consistency: Consistency | None
-
-
-def volumes_of(records: Sequence[SftRecord]) -> dict[str, str]:
-    """The volume of each image: neighbouring slices of one scan are not independent, and count as
-    one (``kit.data.audit.volumes``), within their dataset."""
-    by_dataset: dict[str, set[str]] = {}
-    for record in records:
-        by_dataset.setdefault(record.dataset, set()).add(record.image)
-    return {
-        str(path): f"{dataset}/{volume}"
-        for dataset, images in by_dataset.items()
-        for path, volume in volumes(
-            {Path(image): thumbnail(open_image(image)) for image in sorted(images)}
-        ).items()
-    }
 
 
 def consistency_of(config: EvaluateConfig, modes: Sequence[str], device) -> Consistency | None:

@@ -12,13 +12,13 @@ from helpers import metrics_of, rows
 from PIL import Image
 from ranks import launcher, run
 
-from kit.data.audit import question_only_floor
+from kit.data.audit import question_only_floor, volumes_of
 from kit.data.images import open_image
 from kit.data.records import SftRecord, read_sft_records
 from kit.errors import UserError
 from kit.evaluate import evaluation
 from kit.evaluate.config import EvaluateConfig
-from kit.evaluate.evaluation import evaluate, plan, volumes_of
+from kit.evaluate.evaluation import evaluate, plan
 from kit.model.adapters import add_lora, load_adapter
 from kit.model.lengths import prompt_lengths
 from kit.model.load import load_base

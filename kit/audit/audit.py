@@ -1,0 +1,209 @@
+"""Anybody's predictions, checked without a model: ``audit.html`` for people and ``audit.json`` for
+programs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from kit import __version__
+from kit.audit.claims import Verdict, judge_claim
+from kit.audit.config import AuditConfig
+from kit.audit.conventions import of_conventions
+from kit.audit.endpoint import Endpoint
+from kit.audit.joining import Joined, Records, join
+from kit.audit.judge import (
+    PROMPT_VERSION,
+    SYSTEM,
+    USER,
+    Ask,
+    item_of,
+    judge_items,
+    judged_figures,
+)
+from kit.audit.leaks import Leaks, leaks_of
+from kit.audit.page import write_page
+from kit.audit.prediction_files import Predictions, read_predictions
+from kit.audit.scored import System, Test, figures, most_frequent_answers, subsets
+from kit.audit.words import audit_in_words
+from kit.data.audit import question_only_floor, volumes_of
+from kit.data.records import read_sft_records
+from kit.data.types import SftRecord
+from kit.files import require_folder, write_json
+from kit.report.comparison import compare
+
+CACHE = "judge_cache.jsonl"
+MOST_MODES = 8  # that the rows of one file may be of
+
+
+def audit(config: AuditConfig) -> int:
+    """Check predictions as configured; returns the exit code.
+
+    Raises:
+        UserError: a file cannot be read, nothing in it belongs to the test, or the judge cannot be
+            reached.
+    """
+    require_folder(config.output)
+    given = {
+        name: read_predictions(
+            path, config.columns_told, as_written=config.as_written, skip_bad=config.skip_bad
+        )
+        for name, path in config.files.items()
+    }
+    bad = "skip" if config.skip_bad else "report"
+    records, dropped = read_sft_records(
+        config.data, bad, decode_images=True, layout=config.layout, prefer=("test", "validate")
+    )
+    parts = _joined(given, Records(records), config.join)
+    train = None
+    if config.train_data:
+        layout = replace(config.layout, split=None)
+        train, _ = read_sft_records(config.train_data, bad, layout=layout, prefer=("train",))
+    floor = question_only_floor(train, records) if train else None
+    test = Test(records, volumes_of(records), floor)
+    systems = [
+        System(
+            name, str(one.path), one.notes, joined,
+            test.rows(
+                [None if row is None else row.answer for row in joined.answers],
+                keep_missing=config.missing == "wrong",
+            ),
+        )
+        for name, (one, joined) in parts.items()
+    ]  # fmt: skip
+    output = Path(config.output)
+    leaks = leaks_of(train, records) if train else None
+    found = {
+        "kit": __version__,
+        "missing_counts_as": config.missing,
+        "test": _of_test(config, test, len(dropped)),
+        "systems": {one.name: _of_system(one, leaks) for one in systems},
+        "guesses": _of_guesses(test, train),
+        "leaks": leaks.to_json(records) if leaks else None,
+        "judge": _judged(config, systems, output / CACHE) if config.judge else None,
+    }
+    found["claims"] = [_as_json(one) for one in _verdicts(config, found["systems"])]
+    found["comparisons"] = _compared(systems, config.seed)
+    write_json(output / "audit.json", found)
+    write_page(output / "audit.html", found)
+    print(audit_in_words(found), end="")
+    print(f"open {output / 'audit.html'} in a browser", flush=True)
+    return 0
+
+
+def _joined(
+    given: Mapping[str, Predictions], test: Records, how: str
+) -> dict[str, tuple[Predictions, Joined]]:
+    """The predictions of each system by their records; each mode of a file is a system."""
+    found = {}
+    for name, predictions in given.items():
+        modes = list(dict.fromkeys(row.mode for row in predictions.rows))
+        if not 1 < len(modes) <= MOST_MODES:
+            found[name] = predictions, join(predictions, predictions.rows, test, how)
+            continue
+        for mode in modes:
+            rows = [row for row in predictions.rows if row.mode == mode]
+            found[f"{name}/{mode}"] = predictions, join(predictions, rows, test, how)
+    return found
+
+
+def _of_test(config: AuditConfig, test: Test, dropped: int) -> dict:
+    records = test.records
+    images = {record.image for record in records}
+    datasets: dict[str, int] = {}
+    for record in records:
+        datasets[record.dataset] = datasets.get(record.dataset, 0) + 1
+    return {
+        "data": config.data,
+        "train_data": config.train_data,
+        "records": len(records),
+        "dropped": dropped,
+        "datasets": datasets,
+        "images": len(images),
+        "clusters": len({test.volumes[image] for image in images}),
+    }
+
+
+def _of_system(system: System, leaks: Leaks | None) -> dict:
+    joined = system.joined
+    return {
+        "file": system.file,
+        "read_as": system.notes,
+        "joined_by": joined.by,
+        **joined.counts,
+        "unmatched_rows": joined.unmatched,
+        "metrics": figures(system.rows),
+        "subsets": subsets(system.rows, leaks),
+    }
+
+
+def _of_guesses(test: Test, train: Sequence[SftRecord] | None) -> dict:
+    """The figures of guessers that see no image."""
+    known, where = (train, "training") if train else (test.records, "test")
+    guesses = {f"most frequent {where} answer": most_frequent_answers(known, test.records)}
+    if test.floor is not None:
+        guesses = {"question-only guess": list(test.floor), **guesses}
+    return {name: of_conventions(figures(test.rows(said))) for name, said in guesses.items()}
+
+
+def _compared(systems: Sequence[System], seed: int) -> list[dict]:
+    """Every pair of systems on the records that both have, as the report compares models."""
+    found = []
+    for one in compare({system.name: system.rows for system in systems}, seed):
+        flat = one.to_json() | {"better": one.better}
+        del flat["mode"]
+        found.append(flat)
+    return found
+
+
+def _verdicts(config: AuditConfig, systems: Mapping[str, Mapping]) -> list[Verdict]:
+    return [
+        judge_claim(
+            claim, name, one["metrics"], one["subsets"]["answered"], config.claim_margin
+        )
+        for claim in config.claims
+        for name, one in systems.items()
+        if claim.system in ("", name, name.rpartition("/")[0])
+    ]
+
+
+def _as_json(verdict: Verdict) -> dict:
+    flat = asdict(verdict)
+    claim = flat.pop("claim")
+    return {
+        "system": flat.pop("system"),
+        "claim": claim["written"],
+        "metric": claim["metric"],
+        "claimed": claim["value"],
+        "rounded_to": 2 * claim["half"],
+        **flat,
+    }
+
+
+def _judged(config: AuditConfig, systems: Sequence[System], cache: Path) -> dict:
+    """What the judge says of each system, and how it was asked."""
+    ask: Ask
+    if config.judge_is_endpoint:
+        model = config.judge_model or ""
+        ask = Endpoint(config.judge, model, config.judge_key_variable, config.judge_timeout)
+        parallel = config.judge_parallel
+    else:
+        from kit.audit.local_judge import LocalJudge
+
+        ask, parallel = LocalJudge(config.judge), 1
+        model = os.path.abspath(config.judge)
+    items = [item_of(row) for one in systems for row in one.rows if row["answer"].strip()]
+    judged = judge_items(items, ask, model, cache, parallel)
+    return {
+        "judge": config.judge,
+        "model": model,
+        "temperature": 0,
+        "prompt_version": PROMPT_VERSION,
+        "prompt": {"system": SYSTEM, "user": USER},
+        "asked": judged.asked,
+        "from_cache": judged.cached,
+        "not_judged": dict(judged.unjudged),
+        "systems": {one.name: judged_figures(one.rows, judged) for one in systems},
+    }

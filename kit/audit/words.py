@@ -1,0 +1,221 @@
+"""An audit in a few lines, for a terminal and for the top of its page."""
+
+from __future__ import annotations
+
+import math
+
+from collections.abc import Iterator, Mapping
+
+from kit.audit.claims import CANNOT_BE_TOLD
+from kit.audit.conventions import CONVENTIONS, METRICS, SHORT, words_of
+from kit.report.table import Row, aligned
+
+
+def audit_in_words(found: Mapping) -> str:
+    """The terminal's text of ``audit.json``."""
+    lines = [*_table(found), ""]
+    for sentence in [*of_files(found), *of_claims(found), *in_short(found)]:
+        lines.append(sentence)
+    return "\n".join(lines) + "\n"
+
+
+def _table(found: Mapping) -> list[str]:
+    systems, guesses = found["systems"], found["guesses"]
+    table = [["", *systems, *guesses, "n"]]
+    for group, rows in CONVENTIONS.items():
+        for row in rows:
+            if row.name not in (*SHORT, "exact/open", "exact/closed"):
+                continue
+            counts = {
+                int(one["metrics"][f"{row.name}/n"])
+                for one in systems.values()
+                if f"{row.name}/n" in one["metrics"]
+            }
+            if counts:
+                cells = [with_bounds(row, one["metrics"]) for one in systems.values()]
+                cells += [row.text(own.get(row.name)) for own in guesses.values()]
+                n = "-".join(map(str, sorted({min(counts), max(counts)})))
+                table.append([f"{group}: {row.words.removeprefix('... ')}", *cells, n])
+    return aligned(table)
+
+
+def with_bounds(row: Row, metrics: Mapping[str, float]) -> str:
+    """A value and its interval, of metrics without a mode."""
+    return f"{row.text(metrics.get(row.name))} {bounds(row, metrics)}".rstrip()
+
+
+def bounds(row: Row, metrics: Mapping[str, float]) -> str:
+    """The interval of a metric as it is shown; empty without one."""
+    ends = [metrics.get(f"{row.name}/{end}") for end in ("low", "high")]
+    if None in ends:
+        return ""
+    low, high = (row.text(end).removesuffix("%") for end in ends)
+    return f"[{low}, {high}]"
+
+
+def of_files(found: Mapping) -> Iterator[str]:
+    """How each file's predictions found their records."""
+    records = found["test"]["records"]
+    for name, one in found["systems"].items():
+        answered = records - one["missing"]
+        line = f"{name}: {one['rows']} predictions, joined by {one['joined_by']}; {answered} of "
+        line += f"{records} records have one"
+        if one["missing"]:
+            as_what = {"wrong": "count as wrong", "left_out": "are left out"}
+            line += f", {one['missing']} missing ones {as_what[found['missing_counts_as']]}"
+        parts = [
+            (one["unmatched"], "belong to no record"),
+            (one["duplicates"], "came after another of the same record and are not used"),
+            (one["conflicting"], "of these say something else"),
+            (one["empty"], "are empty"),
+            (one["other_gold"], "were made for another gold answer"),
+        ]
+        line += "".join(f"; {count} {words}" for count, words in parts if count)
+        yield f"{line}. Read as: {'; '.join(one['read_as'])}."
+
+
+def of_claims(found: Mapping) -> Iterator[str]:
+    """The verdict on each claim."""
+    for one in found["claims"]:
+        yield f"{one['system']}, claimed {claimed(one)}: {claim_verdict(one)}"
+
+
+def claimed(one: Mapping) -> str:
+    """
+    >>> claimed({"metric": "exact/all", "claimed": 0.85, "rounded_to": 0.01})
+    'exact match (this kit), exact match 85%'
+    """
+    digits = max(0, round(-math.log10(one["rounded_to"])) - 2)
+    return f"{words_of(one['metric'])} {100 * one['claimed']:.{digits}f}%"
+
+
+def claim_verdict(one: Mapping) -> str:
+    """The verdict in words, with what was measured and who else has that figure."""
+    told = f" (n={one['n']})" if one["verdict"] == CANNOT_BE_TOLD else ""
+    text = f"{one['verdict']}{told}"
+    if one["measured"] is not None:
+        row = METRICS.get(one["metric"]) or Row(one["metric"], "")
+        ends = {f"{row.name}/{end}": one[end] for end in ("low", "high") if one[end] is not None}
+        text += f"; measured {with_bounds(row, {row.name: one['measured'], **ends})}, n={one['n']}"
+    text += f"; {one['why']}."
+    if one["others"]:
+        names = [_named(name) for name in one["others"]]
+        text += f" What rounds to the claim: {'; '.join(names)}."
+    return text
+
+
+def in_short(found: Mapping) -> Iterator[str]:
+    """What else a reader should know."""
+    yield from _of_conventions(found)
+    yield from _of_comparisons(found)
+    yield from _of_guesses(found)
+    yield from _of_leaks(found)
+    yield from _of_judge(found)
+
+
+def _of_conventions(found: Mapping) -> Iterator[str]:
+    """How far the conventions are apart on the same answers."""
+    names = ("exact/all", "relaxed/all", "vqa_challenge/accuracy", "medevalkit/total")
+    for name, one in found["systems"].items():
+        values = {n: one["metrics"][n] for n in names if n in one["metrics"]}
+        if len(values) > 1:
+            low, high = min(values, key=values.get), max(values, key=values.get)
+            yield (
+                f"The same answers of {name} are {100 * values[low]:.1f}% right by {words_of(low)} "
+                f"and {100 * values[high]:.1f}% by {words_of(high)}."
+            )
+
+
+def _of_comparisons(found: Mapping) -> Iterator[str]:
+    for one in found["comparisons"]:
+        if one["metric"] != "exact/all":
+            continue
+        ends = "" if one["low"] is None else f" [{100 * one['low']:+.1f}, {100 * one['high']:+.1f}]"
+        chance = "" if one["better"] else ", which may be chance"
+        yield (
+            f"{one['b']} against {one['a']}: {100 * one['difference']:+.1f} points{ends} exact "
+            f"match on {one['n']} records that both have{chance}; corrected "
+            f"{_p(one['p_adjusted'])}."
+        )
+
+
+def _of_guesses(found: Mapping) -> Iterator[str]:
+    for guess, own in found["guesses"].items():
+        value = own.get("exact/all")
+        if value is not None:
+            yield f"Without any image, the {guess} is right in {100 * value:.1f}% (exact match)."
+    for name, one in found["systems"].items():
+        parts = one["subsets"]
+        if "guessable" in parts and parts["not_guessable"]["n"] and parts["guessable"]["n"]:
+            yes, no = (parts[p]["exact/all"] for p in ("guessable", "not_guessable"))
+            yield (
+                f"{name} is right in {100 * yes:.1f}% of the {parts['guessable']['n']} questions "
+                f"that the guess gets right and in {100 * no:.1f}% of the other "
+                f"{parts['not_guessable']['n']}."
+            )
+
+
+def _of_leaks(found: Mapping) -> Iterator[str]:
+    leaks = found["leaks"]
+    if leaks is None:
+        return
+    told = leaks["test_records"]
+    yield (
+        f"The training file asks {told['repeats_test_question']} of the "
+        f"{found['test']['records']} test questions on the same image and rewords "
+        f"{told['rewords_test_question']} more; {leaks['images_shared']} of {found['test']['images']}"
+        f" test images are in it ({leaks['records_of_shared_images']} records) and "
+        f"{leaks['images_nearly_the_same']} more are nearly the same as one of its."
+    )
+    for name, one in found["systems"].items():
+        part = one["subsets"]["without_leaks"]
+        if part["n"] and part["n"] < found["test"]["records"]:
+            row = METRICS["exact/all"]
+            yield (
+                f"{name} without the {found['test']['records'] - part['n']} leaked records: "
+                f"{with_bounds(row, part)} exact match."
+            )
+
+
+def _of_judge(found: Mapping) -> Iterator[str]:
+    judge = found["judge"]
+    if judge is None:
+        return
+    lost = sum(judge["not_judged"].values())
+    reasons = ", ".join(f"{reason} {count}" for reason, count in judge["not_judged"].items())
+    yield (
+        f"Judge {judge['model']}: {judge['asked']} asked, {judge['from_cache']} from its cache"
+        + (f", {lost} not judged ({reasons})" if lost else "")
+        + "."
+    )
+    for name, own in judge["systems"].items():
+        if "agreement" not in own:
+            yield f"Of {name} nothing was judged."
+            continue
+        yield (
+            f"{name}, judged: {_share(own, 'judge/all')} right. On the {own['agreement/n']} "
+            f"answers with a verdict exact match says {_share(own, 'exact')}; the two agree on "
+            f"{_share(own, 'agreement')}, kappa {_kappa(own)}."
+        )
+
+
+def _share(own: Mapping, name: str) -> str:
+    return with_bounds(Row(name, ""), own)
+
+
+def _kappa(own: Mapping) -> str:
+    if own.get("kappa") is None:
+        return "undefined (one of the two always says the same)"
+    return with_bounds(Row("kappa", "", ""), own)
+
+
+def _named(name: str) -> str:
+    stem, _, rest = name.partition(" ")
+    return f"{words_of(stem)} {rest}".rstrip()
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return "p unknown"
+    return "p <= 0.001" if value <= 0.001 else f"p = {value:.2g}"
+
