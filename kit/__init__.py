@@ -12,6 +12,7 @@ Data flows down this list of rooms, and a module imports from its own room and t
 - grpo: group relative policy optimisation, from rollout to loss
 - plan: what a launch will take, before it is queued
 - report: statistics, tables and pages from the rows that evaluation wrote
+- audit: anybody's predictions checked, without a model
 - evaluate: asking a model the questions of a data file, with and without its evidence
 - share: export of a model with its card and where it came from
 - demo: the quickstart, the benchmark, and how the embedded model is made

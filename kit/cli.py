@@ -91,6 +91,10 @@ COMMANDS = {
         "several evaluations on one page",
         "kit.report.config:ReportConfig", "kit.report.report:report", words="evaluations",
     ),
+    "audit": Command(
+        "anybody's predictions under every convention, with floors, leaks and claims checked",
+        "kit.audit.config:AuditConfig", "kit.audit.audit:audit", words="predictions",
+    ),
     "curves": Command(
         "training curves as a page",
         "kit.report.config:CurvesConfig", "kit.report.curves:curves", words="runs",

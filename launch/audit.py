@@ -1,17 +1,6 @@
-"""Check anybody's predictions: python launch/audit.py --predictions preds.jsonl --data test.json"""
+"""Check anybody's predictions: python launch/audit.py preds.jsonl --data test.json"""
 
-from kit import command
-
-
-def main() -> int:
-    from kit.audit.config import AuditConfig
-
-    config = command.parse(AuditConfig)
-
-    from kit.audit.audit import audit
-
-    return audit(config)
-
+from kit import cli
 
 if __name__ == "__main__":
-    command.run(main)
+    cli.main_of("audit")

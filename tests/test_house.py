@@ -18,7 +18,7 @@ TOP_LEVEL = {
 FOUNDATION = ("errors", "text", "files", "yaml_files", "shipped", "command")
 ROOMS = (
     "data", "prompting", "scoring", "model", "counterfactual", "run", "train", "grpo", "plan",
-    "report", "evaluate", "share", "demo",
+    "report", "audit", "evaluate", "share", "demo",
 )  # fmt: skip
 MODULES = sorted((ROOT / "kit").rglob("*.py"))
 

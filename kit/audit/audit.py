@@ -3,7 +3,6 @@ programs."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from kit import __version__
 from kit.audit.claims import Verdict, judge_claim
 from kit.audit.config import AuditConfig
-from kit.audit.conventions import of_conventions
+from kit.audit.conventions import METRICS, of_conventions
 from kit.audit.endpoint import Endpoint
 from kit.audit.joining import Joined, Records, join
 from kit.audit.judge import (
@@ -19,11 +18,12 @@ from kit.audit.judge import (
     SYSTEM,
     USER,
     Ask,
+    Judged,
     item_of,
     judge_items,
     judged_figures,
 )
-from kit.audit.leaks import Leaks, leaks_of
+from kit.audit.leaks import Leaks, leaks_of, thumbnails_of
 from kit.audit.page import write_page
 from kit.audit.prediction_files import Predictions, read_predictions
 from kit.audit.scored import System, Test, figures, most_frequent_answers, subsets
@@ -54,38 +54,43 @@ def audit(config: AuditConfig) -> int:
     }
     bad = "skip" if config.skip_bad else "report"
     records, dropped = read_sft_records(
-        config.data, bad, decode_images=True, layout=config.layout, prefer=("test", "validate")
+        config.data, bad, layout=config.layout, prefer=("test", "validate")
     )
     parts = _joined(given, Records(records), config.join)
+    judged = _judged(config, records, parts) if config.judge else None
     train = None
     if config.train_data:
         layout = replace(config.layout, split=None)
         train, _ = read_sft_records(config.train_data, bad, layout=layout, prefer=("train",))
+    small = thumbnails_of([*records, *(train or ())])
     floor = question_only_floor(train, records) if train else None
-    test = Test(records, volumes_of(records), floor)
+    test = Test(records, volumes_of(records, small), floor)
     systems = [
         System(
-            name, str(one.path), one.notes, joined,
+            name,
+            str(one.path),
+            one.notes,
+            joined,
             test.rows(
                 [None if row is None else row.answer for row in joined.answers],
                 keep_missing=config.missing == "wrong",
             ),
         )
         for name, (one, joined) in parts.items()
-    ]  # fmt: skip
-    output = Path(config.output)
-    leaks = leaks_of(train, records) if train else None
+    ]
+    leaks = leaks_of(train, records, small) if train else None
     found = {
         "kit": __version__,
         "missing_counts_as": config.missing,
-        "test": _of_test(config, test, len(dropped)),
+        "test": _of_test(config, test, len(dropped), small),
         "systems": {one.name: _of_system(one, leaks) for one in systems},
         "guesses": _of_guesses(test, train),
         "leaks": leaks.to_json(records) if leaks else None,
-        "judge": _judged(config, systems, output / CACHE) if config.judge else None,
+        "judge": _of_judge(config, judged, systems) if judged else None,
     }
     found["claims"] = [_as_json(one) for one in _verdicts(config, found["systems"])]
     found["comparisons"] = _compared(systems, config.seed)
+    output = Path(config.output)
     write_json(output / "audit.json", found)
     write_page(output / "audit.html", found)
     print(audit_in_words(found), end="")
@@ -109,7 +114,9 @@ def _joined(
     return found
 
 
-def _of_test(config: AuditConfig, test: Test, dropped: int) -> dict:
+def _of_test(
+    config: AuditConfig, test: Test, dropped: int, thumbnails: Mapping[Path, object]
+) -> dict:
     records = test.records
     images = {record.image for record in records}
     datasets: dict[str, int] = {}
@@ -122,6 +129,7 @@ def _of_test(config: AuditConfig, test: Test, dropped: int) -> dict:
         "dropped": dropped,
         "datasets": datasets,
         "images": len(images),
+        "images_not_read": sum(Path(image) not in thumbnails for image in images),
         "clusters": len({test.volumes[image] for image in images}),
     }
 
@@ -152,17 +160,16 @@ def _compared(systems: Sequence[System], seed: int) -> list[dict]:
     """Every pair of systems on the records that both have, as the report compares models."""
     found = []
     for one in compare({system.name: system.rows for system in systems}, seed):
-        flat = one.to_json() | {"better": one.better}
-        del flat["mode"]
-        found.append(flat)
+        if one.metric in METRICS:
+            flat = one.to_json() | {"better": one.better}
+            del flat["mode"]
+            found.append(flat)
     return found
 
 
 def _verdicts(config: AuditConfig, systems: Mapping[str, Mapping]) -> list[Verdict]:
     return [
-        judge_claim(
-            claim, name, one["metrics"], one["subsets"]["answered"], config.claim_margin
-        )
+        judge_claim(claim, name, one["metrics"], one["subsets"]["answered"], config.claim_margin)
         for claim in config.claims
         for name, one in systems.items()
         if claim.system in ("", name, name.rpartition("/")[0])
@@ -182,23 +189,36 @@ def _as_json(verdict: Verdict) -> dict:
     }
 
 
-def _judged(config: AuditConfig, systems: Sequence[System], cache: Path) -> dict:
-    """What the judge says of each system, and how it was asked."""
+def _judged(
+    config: AuditConfig,
+    records: Sequence[SftRecord],
+    parts: Mapping[str, tuple[Predictions, Joined]],
+) -> Judged:
+    """What the judge says of every answer that is one."""
     ask: Ask
+    parallel = config.judge_parallel
     if config.judge_is_endpoint:
-        model = config.judge_model or ""
-        ask = Endpoint(config.judge, model, config.judge_key_variable, config.judge_timeout)
-        parallel = config.judge_parallel
+        ask = Endpoint(
+            config.judge, config.judge_name, config.judge_key_variable, config.judge_timeout
+        )
     else:
         from kit.audit.local_judge import LocalJudge
 
         ask, parallel = LocalJudge(config.judge), 1
-        model = os.path.abspath(config.judge)
-    items = [item_of(row) for one in systems for row in one.rows if row["answer"].strip()]
-    judged = judge_items(items, ask, model, cache, parallel)
+    items = [
+        item_of(record.question, record.choices, record.answer, given.answer)
+        for _, joined in parts.values()
+        for record, given in zip(records, joined.answers, strict=True)
+        if given is not None and given.answer.strip()
+    ]
+    return judge_items(items, ask, config.judge_name, Path(config.output) / CACHE, parallel)
+
+
+def _of_judge(config: AuditConfig, judged: Judged, systems: Sequence[System]) -> dict:
+    """What the judge says of each system, and how it was asked."""
     return {
         "judge": config.judge,
-        "model": model,
+        "model": config.judge_name,
         "temperature": 0,
         "prompt_version": PROMPT_VERSION,
         "prompt": {"system": SYSTEM, "user": USER},

@@ -148,10 +148,10 @@ def _verdict(
     if _rounds(value, claim):
         return REPRODUCED, "it rounds to the claim"
     least, most = claim.value - claim.half - _SLACK, claim.value + claim.half + _SLACK
-    if high < least or low > most:
-        return NOT_REPRODUCED, "its interval leaves the claim out"
     if low >= least - margin and high <= most + margin:
         return REPRODUCED, f"its interval lies within {100 * margin:g} points of the claim"
+    if high < least or low > most:
+        return NOT_REPRODUCED, "its interval leaves the claim out"
     return CANNOT_BE_TOLD, "it differs, but not by more than chance among so few images may do"
 
 
@@ -159,9 +159,7 @@ def _rounds(value: float | None, claim: Claim) -> bool:
     return value is not None and abs(value - claim.value) <= claim.half + _SLACK
 
 
-def _others(
-    claim: Claim, metrics: Mapping[str, float], answered: Mapping[str, float]
-) -> list[str]:
+def _others(claim: Claim, metrics: Mapping[str, float], answered: Mapping[str, float]) -> list[str]:
     """Which other figures round to the claim: of other conventions, or of what was answered."""
     found = [name for name in NAMES if name != claim.metric and _rounds(metrics.get(name), claim)]
     if answered.get(claim.metric) != metrics.get(claim.metric):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -118,3 +119,10 @@ class AuditConfig(TableOptions):
     @property
     def judge_is_endpoint(self) -> bool:
         return bool(self.judge) and self.judge.startswith(("http://", "https://"))
+
+    @property
+    def judge_name(self) -> str:
+        """What the judge is known by, and its verdicts are kept under."""
+        if self.judge_is_endpoint:
+            return self.judge_model or ""
+        return os.path.abspath(self.judge or "")

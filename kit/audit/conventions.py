@@ -13,18 +13,13 @@ from kit.scoring.vqa_challenge import vqa_hit
 VQA = "vqa_challenge/accuracy"
 
 
-def _shown(*names: str) -> list[Row]:
-    return [ROWS[name] for name in names]
-
-
 CONVENTIONS: dict[str, list[Row]] = {
-    "exact match (this kit)": _shown(
-        "exact/all", "exact/open", "exact/closed", "exact/choice",
-    ),
-    "relaxed (this kit)": [
-        Row("relaxed/all", "exact match but for spelling, number words, units"),
-        Row("relaxed/open", "... open"),
-        Row("relaxed/closed", "... closed"),
+    "exact match (this kit)": [
+        Row("exact/all", "all"), Row("exact/open", "open"), Row("exact/closed", "closed"),
+        Row("exact/choice", "multiple choice"),
+    ],
+    "relaxed match (this kit)": [
+        Row("relaxed/all", "all"), Row("relaxed/open", "open"), Row("relaxed/closed", "closed"),
         ROWS["laterality_error"],
     ],
     "VQA challenge": [Row(VQA, "string match")],
@@ -32,7 +27,7 @@ CONVENTIONS: dict[str, list[Row]] = {
         Row("llava_med/open_recall", "open recall"),
         Row("llava_med/closed_accuracy", "closed accuracy"),
     ],
-    "MedEvalKit (without its judge)": [
+    "MedEvalKit": [
         Row("medevalkit/total", "accuracy"),
         Row("medevalkit/closed", "closed accuracy"),
         Row("medevalkit/open_exact", "open exact match"),
@@ -67,11 +62,11 @@ def words_of(metric: str) -> str:
     """What a metric is called where it stands alone.
 
     >>> words_of("medevalkit/f1"), words_of("exact/modality/CT")
-    ('MedEvalKit (without its judge), open token F1', 'exact match (this kit), modality CT')
+    ('MedEvalKit, open token F1', 'exact match (this kit), modality CT')
     """
     for group, row in grouped():
         if row.name == metric:
-            return f"{group}, {row.words.removeprefix('... ')}"
+            return f"{group}, {row.words}"
     stem, _, stratum = metric.partition("/")
     group = next((g for g, row in grouped() if row.name.startswith(f"{stem}/")), stem)
     return f"{group}, {stratum.replace('/', ' ')}"
@@ -88,8 +83,5 @@ def of_conventions(metrics: Mapping[str, float]) -> dict[str, float]:
     """Of flat metrics those of the conventions, without strata."""
     ends = ("", "/low", "/high", "/n")
     return {
-        name + end: metrics[name + end]
-        for name in METRICS
-        for end in ends
-        if name + end in metrics
+        name + end: metrics[name + end] for name in METRICS for end in ends if name + end in metrics
     }

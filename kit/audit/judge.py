@@ -80,8 +80,8 @@ def verdict_of(reply: str) -> float:
     return 0.0 if found[-1] else 1.0
 
 
-def item_of(row: Mapping) -> Item:
-    return without_choices(row["question"], row["choices"]), row["gold"], row["answer"].strip()
+def item_of(question: str, choices: Sequence[str], gold: str, answer: str) -> Item:
+    return without_choices(question, choices), gold, answer.strip()
 
 
 def judge_items(
@@ -104,6 +104,8 @@ def judge_items(
         except NotJudged as problem:
             return problem
 
+    if new:
+        cache.parent.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(parallel) as pool:
         for start in range(0, len(new), CHUNK):
             part = new[start : start + CHUNK]
@@ -135,24 +137,21 @@ def _key(item: Item, model: str) -> str:
 
 def judged_figures(rows: Sequence[Mapping], judged: Judged) -> dict[str, float | None]:
     """Of one system: ``judge/all`` (a record without an answer is wrong), ``judge/open`` and
-    ``judge/closed`` with bounds and n, and, of what was judged, ``exact`` match on the same answers,
-    the raw ``agreement`` of the two and Cohen's ``kappa`` (1960, doi 10.1177/001316446002000104),
-    each with bounds; ``not_judged``, the number of answers without a verdict, which count
-    nowhere."""
+    ``judge/closed`` with bounds and n; of the answers with a verdict, ``exact`` match, the raw
+    ``agreement`` of the two and Cohen's ``kappa`` (1960, doi 10.1177/001316446002000104), each
+    with bounds; ``not_judged``, the number of answers without one, which count nowhere."""
     value = {}
     for number, row in enumerate(rows):
-        item = item_of(row)
+        item = item_of(row["question"], row["choices"], row["gold"], row["answer"])
         found = judged.verdicts.get(item) if item[2] else 0.0
         if found is not None:
             value[number] = found
     figures: dict[str, float | None] = {"not_judged": len(rows) - len(value)}
     for name in ("all", "open", "closed"):
-        part = [
-            n for n in value if name in ("all", (rows[n].get("answer_type") or "").lower())
-        ]
+        part = [n for n in value if name in ("all", (rows[n].get("answer_type") or "").lower())]
         if part:
             figures |= _mean(f"judge/{name}", [value[n] for n in part], [rows[n] for n in part])
-    both = [n for n in value if item_of(rows[n])[2]]
+    both = [n for n in value if rows[n]["answer"].strip()]
     if both:
         said = np.array([value[n] for n in both])
         exact = np.array([rows[n]["scores"]["exact"] for n in both])

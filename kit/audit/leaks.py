@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,8 +65,29 @@ class Leaks:
         }
 
 
-def leaks_of(train: Sequence[SftRecord], test: Sequence[SftRecord]) -> Leaks:
-    """Compare a training file with the test, images by their content."""
+def thumbnails_of(records: Sequence[SftRecord]) -> dict[Path, np.ndarray]:
+    """``[1024]`` thumbnails of the records' images (``kit.data.audit.thumbnail``), but of those
+    that cannot be decoded."""
+
+    def small(path: str) -> np.ndarray | None:
+        try:
+            return audit.thumbnail(open_image(path))
+        except ImageError:
+            return None
+
+    paths = list(dict.fromkeys(path for record in records for path in record.images))
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        found = dict(zip(paths, pool.map(small, paths), strict=True))
+    return {Path(path): pixels for path, pixels in found.items() if pixels is not None}
+
+
+def leaks_of(
+    train: Sequence[SftRecord],
+    test: Sequence[SftRecord],
+    thumbnails: Mapping[Path, np.ndarray],
+) -> Leaks:
+    """Compare a training file with the test, images by their content and their thumbnails (of the
+    images of both)."""
     sums: dict[str, str] = {}
     for record in (*test, *train):
         for path in record.images:
@@ -78,7 +101,8 @@ def leaks_of(train: Sequence[SftRecord], test: Sequence[SftRecord]) -> Leaks:
     of_training = Counter(leak.kind for leak in audit.find_leaks(known, asked))
     train_sums = {path for row in known for path in row.images}
     shared = {n for n, row in enumerate(asked) if train_sums.intersection(row.images)}
-    small, unread = _thumbnails(sums)
+    small = {Path(sums[str(path)]): pixels for path, pixels in thumbnails.items()}
+    unread = len({*sums.values()} - {str(digest) for digest in small})
     near_images = audit.near_duplicates(
         {p: small[p] for row in asked for p in row.images if p in small and p not in train_sums},
         {p: small[p] for p in train_sums if p in small},
@@ -96,17 +120,3 @@ def _question(record: SftRecord, sums: dict[str, str], where: str) -> RawQuestio
         answer_type=record.answer_type, image=first, image_size=record.image_size or (1, 1),
         where=where, language="zh" if CHINESE.search(text) else "en", more_images=tuple(more),
     )  # fmt: skip
-
-
-def _thumbnails(sums: dict[str, str]) -> tuple[dict[Path, np.ndarray], int]:
-    """By content, and how many images cannot be decoded."""
-    found: dict[Path, np.ndarray] = {}
-    unread = 0
-    for path, digest in sums.items():
-        if Path(digest) in found:
-            continue
-        try:
-            found[Path(digest)] = audit.thumbnail(open_image(path))
-        except ImageError:
-            unread += 1
-    return found, unread

@@ -11,7 +11,6 @@ from kit.audit.words import (
     claim_verdict,
     claimed,
     in_short,
-    of_claims,
     of_files,
 )
 from kit.files import atomic_write
@@ -37,7 +36,7 @@ def write_page(path: Path, found: Mapping) -> None:
         "audit.html.j2",
         found=found,
         systems=list(found["systems"]),
-        short=[*of_claims(found), *in_short(found)],
+        short=[*in_short(found)],
         files=[*of_files(found)],
         claims=[_claim(one) for one in found["claims"]],
         numbers=[*_numbers(found)],

@@ -81,9 +81,7 @@ class Test:
         return row
 
 
-def most_frequent_answers(
-    known: Sequence[SftRecord], records: Sequence[SftRecord]
-) -> list[str]:
+def most_frequent_answers(known: Sequence[SftRecord], records: Sequence[SftRecord]) -> list[str]:
     """For each record the answer that is most frequent among the known ones of its content type
     (of its answer type where it has none), in any case; ties by the alphabet."""
     tallies: dict[str, Counter[str]] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-
 from collections.abc import Iterator, Mapping
 
 from kit.audit.claims import CANNOT_BE_TOLD
@@ -14,8 +13,7 @@ from kit.report.table import Row, aligned
 def audit_in_words(found: Mapping) -> str:
     """The terminal's text of ``audit.json``."""
     lines = [*_table(found), ""]
-    for sentence in [*of_files(found), *of_claims(found), *in_short(found)]:
-        lines.append(sentence)
+    lines += [*in_short(found), *of_files(found)]
     return "\n".join(lines) + "\n"
 
 
@@ -35,7 +33,7 @@ def _table(found: Mapping) -> list[str]:
                 cells = [with_bounds(row, one["metrics"]) for one in systems.values()]
                 cells += [row.text(own.get(row.name)) for own in guesses.values()]
                 n = "-".join(map(str, sorted({min(counts), max(counts)})))
-                table.append([f"{group}: {row.words.removeprefix('... ')}", *cells, n])
+                table.append([f"{group}: {row.words}", *cells, n])
     return aligned(table)
 
 
@@ -61,8 +59,11 @@ def of_files(found: Mapping) -> Iterator[str]:
         line = f"{name}: {one['rows']} predictions, joined by {one['joined_by']}; {answered} of "
         line += f"{records} records have one"
         if one["missing"]:
-            as_what = {"wrong": "count as wrong", "left_out": "are left out"}
-            line += f", {one['missing']} missing ones {as_what[found['missing_counts_as']]}"
+            as_what = {
+                "wrong": "a missing one counts as wrong",
+                "left_out": "the others are left out",
+            }
+            line += f" ({as_what[found['missing_counts_as']]})"
         parts = [
             (one["unmatched"], "belong to no record"),
             (one["duplicates"], "came after another of the same record and are not used"),
@@ -83,7 +84,7 @@ def of_claims(found: Mapping) -> Iterator[str]:
 def claimed(one: Mapping) -> str:
     """
     >>> claimed({"metric": "exact/all", "claimed": 0.85, "rounded_to": 0.01})
-    'exact match (this kit), exact match 85%'
+    'exact match (this kit), all 85%'
     """
     digits = max(0, round(-math.log10(one["rounded_to"])) - 2)
     return f"{words_of(one['metric'])} {100 * one['claimed']:.{digits}f}%"
@@ -107,6 +108,7 @@ def claim_verdict(one: Mapping) -> str:
 def in_short(found: Mapping) -> Iterator[str]:
     """What else a reader should know."""
     yield from _of_conventions(found)
+    yield from of_claims(found)
     yield from _of_comparisons(found)
     yield from _of_guesses(found)
     yield from _of_leaks(found)
@@ -114,16 +116,19 @@ def in_short(found: Mapping) -> Iterator[str]:
 
 
 def _of_conventions(found: Mapping) -> Iterator[str]:
-    """How far the conventions are apart on the same answers."""
-    names = ("exact/all", "relaxed/all", "vqa_challenge/accuracy", "medevalkit/total")
+    """What is right by the kit's rule, and how far the conventions are apart on these answers."""
+    names = ("relaxed/all", "vqa_challenge/accuracy", "medevalkit/total")
     for name, one in found["systems"].items():
-        values = {n: one["metrics"][n] for n in names if n in one["metrics"]}
-        if len(values) > 1:
-            low, high = min(values, key=values.get), max(values, key=values.get)
-            yield (
-                f"The same answers of {name} are {100 * values[low]:.1f}% right by {words_of(low)} "
-                f"and {100 * values[high]:.1f}% by {words_of(high)}."
-            )
+        own = one["metrics"]
+        if "exact/all" not in own:
+            continue
+        few = "" if "exact/all/low" in own else " (fewer than ten independent images: no interval)"
+        line = f"{name}: {with_bounds(METRICS['exact/all'], own)} exact match on "
+        line += f"{int(own['exact/all/n'])} records{few}"
+        others = [f"{_percent(own[n])} by {words_of(n)}" for n in names if n in own]
+        yield (
+            f"{line}; the same answers are right in {', '.join(others)}." if others else f"{line}."
+        )
 
 
 def _of_comparisons(found: Mapping) -> Iterator[str]:
@@ -160,20 +165,20 @@ def _of_leaks(found: Mapping) -> Iterator[str]:
     if leaks is None:
         return
     told = leaks["test_records"]
+    test = found["test"]
     yield (
-        f"The training file asks {told['repeats_test_question']} of the "
-        f"{found['test']['records']} test questions on the same image and rewords "
-        f"{told['rewords_test_question']} more; {leaks['images_shared']} of {found['test']['images']}"
-        f" test images are in it ({leaks['records_of_shared_images']} records) and "
-        f"{leaks['images_nearly_the_same']} more are nearly the same as one of its."
+        f"The training file asks {told['repeats_test_question']} of the {test['records']} test "
+        f"questions on the same image and rewords {told['rewords_test_question']} more; "
+        f"{leaks['images_shared']} of {test['images']} test images are in it "
+        f"({leaks['records_of_shared_images']} records) and {leaks['images_nearly_the_same']} more "
+        "are nearly the same as one of its."
     )
     for name, one in found["systems"].items():
         part = one["subsets"]["without_leaks"]
         if part["n"] and part["n"] < found["test"]["records"]:
-            row = METRICS["exact/all"]
             yield (
-                f"{name} without the {found['test']['records'] - part['n']} leaked records: "
-                f"{with_bounds(row, part)} exact match."
+                f"{name} on the {part['n']} records that are not leaked: "
+                f"{with_bounds(METRICS['exact/all'], part)} exact match."
             )
 
 
@@ -214,8 +219,11 @@ def _named(name: str) -> str:
     return f"{words_of(stem)} {rest}".rstrip()
 
 
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}%"
+
+
 def _p(value: float | None) -> str:
     if value is None:
         return "p unknown"
     return "p <= 0.001" if value <= 0.001 else f"p = {value:.2g}"
-

@@ -161,19 +161,25 @@ def volumes(thumbnails: Mapping[Path, np.ndarray]) -> dict[Path, str]:
     return {path: names[path] for path in thumbnails}
 
 
-def volumes_of(records: Sequence[SftRecord]) -> dict[str, str]:
+def volumes_of(
+    records: Sequence[SftRecord], thumbnails: Mapping[Path, np.ndarray] | None = None
+) -> dict[str, str]:
     """The volume of each image: neighbouring slices of one scan are not independent, and count as
-    one (:func:`volumes`), within their dataset."""
+    one (:func:`volumes`), within their dataset. ``thumbnails``: where they are known already; an
+    image without one is a volume of its own."""
     by_dataset: dict[str, set[str]] = {}
     for record in records:
         by_dataset.setdefault(record.dataset, set()).add(record.image)
-    return {
-        str(path): f"{dataset}/{volume}"
-        for dataset, images in by_dataset.items()
-        for path, volume in volumes(
-            {Path(image): thumbnail(open_image(image)) for image in sorted(images)}
-        ).items()
-    }
+    found = {}
+    for dataset, images in by_dataset.items():
+        paths = [Path(image) for image in sorted(images)]
+        if thumbnails is None:
+            small = {path: thumbnail(open_image(path)) for path in paths}
+        else:
+            small = {path: thumbnails[path] for path in paths if path in thumbnails}
+        names = {path: str(path) for path in paths} | volumes(small)
+        found |= {str(path): f"{dataset}/{names[path]}" for path in paths}
+    return found
 
 
 def held_out(thumbnails: Mapping[Path, np.ndarray], share: float) -> set[Path]:
