@@ -31,6 +31,7 @@ from kit.audit.words import audit_in_words
 from kit.data.audit import question_only_floor, volumes_of
 from kit.data.records import read_sft_records
 from kit.data.types import SftRecord
+from kit.errors import ConfigError
 from kit.files import require_folder, write_json
 from kit.report.comparison import compare
 
@@ -46,12 +47,7 @@ def audit(config: AuditConfig) -> int:
             reached.
     """
     require_folder(config.output)
-    given = {
-        name: read_predictions(
-            path, config.columns_told, as_written=config.as_written, skip_bad=config.skip_bad
-        )
-        for name, path in config.files.items()
-    }
+    given = _given(config)
     bad = "skip" if config.skip_bad else "report"
     records, dropped = read_sft_records(
         config.data, bad, layout=config.layout, prefer=("test", "validate")
@@ -65,17 +61,9 @@ def audit(config: AuditConfig) -> int:
     small = thumbnails_of([*records, *(train or ())])
     floor = question_only_floor(train, records) if train else None
     test = Test(records, volumes_of(records, small), floor)
+    keep_missing = config.missing == "wrong"
     systems = [
-        System(
-            name,
-            str(one.path),
-            one.notes,
-            joined,
-            test.rows(
-                [None if row is None else row.answer for row in joined.answers],
-                keep_missing=config.missing == "wrong",
-            ),
-        )
+        System(name, one, joined, test.rows(joined.said, keep_missing))
         for name, (one, joined) in parts.items()
     ]
     leaks = leaks_of(train, records, small) if train else None
@@ -88,7 +76,7 @@ def audit(config: AuditConfig) -> int:
         "leaks": leaks.to_json(records) if leaks else None,
         "judge": _of_judge(config, judged, systems) if judged else None,
     }
-    found["claims"] = [_as_json(one) for one in _verdicts(config, found["systems"])]
+    found["claims"] = [_as_json(one) for one in _verdicts(config, found)]
     found["comparisons"] = _compared(systems, config.seed)
     output = Path(config.output)
     write_json(output / "audit.json", found)
@@ -96,6 +84,27 @@ def audit(config: AuditConfig) -> int:
     print(audit_in_words(found), end="")
     print(f"open {output / 'audit.html'} in a browser", flush=True)
     return 0
+
+
+def _given(config: AuditConfig) -> dict[str, Predictions]:
+    """What each file holds.
+
+    Raises:
+        DataError: one cannot be read.
+        ConfigError: no file has a column that was told.
+    """
+    given = {
+        name: read_predictions(
+            path, config.columns_told, as_written=config.as_written, skip_bad=config.skip_bad
+        )
+        for name, path in config.files.items()
+    }
+    there = {column for one in given.values() for column in one.names}
+    for field, column in config.columns_told.items():
+        if column and column not in there:
+            fix = f"the columns are {', '.join(sorted(there))}"
+            raise ConfigError(f"no file has the column {column!r}", where=field, fix=fix)
+    return given
 
 
 def _joined(
@@ -137,8 +146,9 @@ def _of_test(
 def _of_system(system: System, leaks: Leaks | None) -> dict:
     joined = system.joined
     return {
-        "file": system.file,
-        "read_as": system.notes,
+        "file": str(system.predictions.path),
+        "read_as": system.predictions.notes,
+        "broken_rows": len(system.predictions.broken),
         "joined_by": joined.by,
         **joined.counts,
         "unmatched_rows": joined.unmatched,
@@ -167,11 +177,18 @@ def _compared(systems: Sequence[System], seed: int) -> list[dict]:
     return found
 
 
-def _verdicts(config: AuditConfig, systems: Mapping[str, Mapping]) -> list[Verdict]:
+def _verdicts(config: AuditConfig, found: Mapping) -> list[Verdict]:
+    judged = (found["judge"] or {}).get("systems", {})
     return [
-        judge_claim(claim, name, one["metrics"], one["subsets"]["answered"], config.claim_margin)
+        judge_claim(
+            claim,
+            name,
+            one["metrics"] | judged.get(name, {}),
+            one["subsets"]["answered"],
+            config.claim_margin,
+        )
         for claim in config.claims
-        for name, one in systems.items()
+        for name, one in found["systems"].items()
         if claim.system in ("", name, name.rpartition("/")[0])
     ]
 

@@ -161,7 +161,8 @@ def _rounds(value: float | None, claim: Claim) -> bool:
 
 def _others(claim: Claim, metrics: Mapping[str, float], answered: Mapping[str, float]) -> list[str]:
     """Which other figures round to the claim: of other conventions, or of what was answered."""
-    found = [name for name in NAMES if name != claim.metric and _rounds(metrics.get(name), claim)]
+    names = (*NAMES, "judge/all", "judge/open", "judge/closed")
+    found = [name for name in names if name != claim.metric and _rounds(metrics.get(name), claim)]
     if answered.get(claim.metric) != metrics.get(claim.metric):
         found += [f"{n} (answered only)" for n in NAMES if _rounds(answered.get(n), claim)]
     return found

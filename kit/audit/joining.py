@@ -38,6 +38,11 @@ class Joined:
     counts: dict[str, int]
     unmatched: list[str]
 
+    @property
+    def said(self) -> list[str | None]:
+        """The answer of each record."""
+        return [None if row is None else row.answer for row in self.answers]
+
 
 class Records:
     """The test records by what a prediction may know them by."""

@@ -56,11 +56,13 @@ class Given:
 
 @dataclass
 class Predictions:
-    """The rows of one file; ``notes`` are to be told, ``broken`` could not be read."""
+    """The rows of one file; ``names`` are of its columns, ``notes`` are to be told, and ``broken``
+    rows could not be read."""
 
     path: Path
     rows: list[Given]
     columns: PredictionColumns
+    names: list[str]
     notes: list[str]
     broken: list[RecordError]
 
@@ -90,18 +92,15 @@ def read_predictions(
     if not sound:
         raise DataError("holds no prediction", where=path, fix="check the file")
     own = all(value.keys() >= OWN for _, value in sound)
-    columns = find_prediction_columns(
-        (name for _, value in sound for name in value if not (own and name in ("text", "pred"))),
-        told,
-        path,
-    )
+    names = list(dict.fromkeys(name for _, value in sound for name in value))
+    columns = find_prediction_columns([n for n in names if not (own and n == "text")], told, path)
     counts: Counter[str] = Counter()
     given = [
         _given(number, where, value, columns, counts, as_written or own)
         for number, (where, value) in enumerate(sound)
     ]
     notes += [columns.in_words()] + [f"{counts[k]} {_KINDS[k]}" for k in _KINDS if counts[k]]
-    return Predictions(path, given, columns, notes, broken)
+    return Predictions(path, given, columns, names, notes, broken)
 
 
 def answer_of(text: str) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from kit.audit.conventions import of_conventions, scores_of
 from kit.audit.joining import Joined
 from kit.audit.leaks import Leaks
+from kit.audit.prediction_files import Predictions
 from kit.data.types import SftRecord
 from kit.prompting.messages import MODES
 from kit.report.metrics import summarise_mode
@@ -24,15 +25,9 @@ class System:
     """One system's predictions: where from, how they found their records, and a row a record."""
 
     name: str
-    file: str
-    notes: list[str]
+    predictions: Predictions
     joined: Joined
     rows: Rows
-
-    @property
-    def answered(self) -> Rows:
-        """The rows that have a prediction."""
-        return [row for row in self.rows if row["given"]]
 
 
 @dataclass(frozen=True)

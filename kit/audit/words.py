@@ -65,6 +65,7 @@ def of_files(found: Mapping) -> Iterator[str]:
             }
             line += f" ({as_what[found['missing_counts_as']]})"
         parts = [
+            (one["broken_rows"], "could not be read"),
             (one["unmatched"], "belong to no record"),
             (one["duplicates"], "came after another of the same record and are not used"),
             (one["conflicting"], "of these say something else"),

@@ -1,6 +1,5 @@
 """The figures of an audit: as evaluate's, floors and leaks, systems against one another."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -104,7 +103,7 @@ def test_the_most_frequent_answer_of_a_type(asked):
 def test_leaks_are_found_by_content_and_left_out(asked, audited, tmp_path):
     """A training file that holds three test questions: one as it is, on a copy of its image under
     another name, one reworded, and one of another image that looks the same."""
-    table = [json.loads(line) for line in asked.data.read_text().splitlines(True)]
+    table = rows(asked.data.parent, "test.json")
     pixels = np.asarray(Image.open(table[0]["image"]).convert("RGB")).astype(np.int16)
     Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "near.bmp")
     copy = tmp_path / "copy.png"
@@ -143,7 +142,7 @@ def test_leaks_are_found_by_content_and_left_out(asked, audited, tmp_path):
 
 
 def test_near_duplicates_in_the_test_are_one_cluster(asked, audited, tmp_path):
-    table = [json.loads(line) for line in asked.data.read_text().splitlines(True)]
+    table = rows(asked.data.parent, "test.json")
     for number, row in enumerate(table):
         pixels = np.asarray(Image.open(table[number % 3]["image"]).convert("RGB")).copy()
         pixels[0, 0] = number
@@ -165,6 +164,7 @@ BAD = {
     "no test": ({"data": "nowhere.json"}, DataError, "no such data file"),
     "no ids in common": ({"data": "few"}, DataError, "no prediction belongs to a test record"),
     "unknown column": ({"prediction_columns": ["answr=x"]}, ConfigError, "not field=column"),
+    "no such column": ({"prediction_columns": ["answer=x"]}, ConfigError, "no file has the column"),
     "claim": ({"claim": ["exat/all=0.5"]}, ConfigError, "no figure of a known convention"),
     "claim of nobody": ({"claim": ["x:exact/all=0.5"]}, ConfigError, "no such system"),
     "judge": ({"judge": "nowhere"}, ConfigError, "no such judge"),

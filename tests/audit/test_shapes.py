@@ -7,15 +7,17 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
+from helpers import rows
 
 from kit.audit.prediction_columns import find_prediction_columns
 from kit.audit.prediction_files import answer_of, read_predictions
 from kit.errors import DataError
+from kit.files import write_jsonl
 from kit.scoring.exact import exact_match
 
 
 def lines(path: Path, values) -> Path:
-    path.write_text("".join(json.dumps(value) + "\n" for value in values))
+    write_jsonl(path, values)
     return path
 
 
@@ -125,8 +127,8 @@ def json_texts(folder, records, said):
         % json.dumps(a)
         for n, a in enumerate(said)
     ]
-    rows = [{"qid": r.qid, "raw_output": t} for r, t in zip(records, texts, strict=True)]
-    return lines(folder / "p.jsonl", rows)
+    pairs = zip(records, texts, strict=True)
+    return lines(folder / "p.jsonl", [{"qid": r.qid, "raw_output": t} for r, t in pairs])
 
 
 def tagged_texts(folder, records, said):
@@ -134,8 +136,8 @@ def tagged_texts(folder, records, said):
         (f"Yes or no? <answer>{a}</answer>", f"So it is \\boxed{{{a}}}.")[n % 2]
         for n, a in enumerate(said)
     ]
-    rows = [{"id": r.qid, "completion": t} for r, t in zip(records, texts, strict=True)]
-    return lines(folder / "p.jsonl", rows)
+    pairs = zip(records, texts, strict=True)
+    return lines(folder / "p.jsonl", [{"id": r.qid, "completion": t} for r, t in pairs])
 
 
 def csv_without_ids(folder, records, said):
@@ -215,7 +217,7 @@ def test_ids_that_are_places_by_chance_are_no_ids(asked, audited, tmp_path):
     """``doc_id`` counts rows, and some record has such a number for its id: the gold answers
     tell."""
     n = len(asked.records)
-    data = [json.loads(line) for line in asked.data.read_text().splitlines(True)]
+    data = rows(asked.data.parent, "test.json")
     renamed = lines(
         tmp_path / "test.json", [r | {"qid": str((7 * i) % n)} for i, r in enumerate(data)]
     )
