@@ -27,6 +27,7 @@ _ALSO = {
 }  # fmt: skip
 _FIGURE = re.compile(r"(?P<number>\d+(?:\.(?P<decimals>\d+))?)\s*(?P<percent>%)?")
 _SLACK = 1e-9
+COARSEST = 0.005  # half a point, to which "0.5" and "1" are taken to be rounded too
 
 REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced"
 CANNOT_BE_TOLD = "cannot be told"
@@ -83,8 +84,7 @@ def parse_claim(text: str) -> Claim:
     value = float(found["number"]) / scale
     if value > 1:
         raise ConfigError("is more than 100%", where=where, fix="give a share or a percentage")
-    decimals = len(found["decimals"] or "") or (0 if scale > 1 else 2)  # "1" is 100%
-    half = 0.5 * 10.0**-decimals / scale
+    half = min(COARSEST, 0.5 * 10.0 ** -len(found["decimals"] or "") / scale)
     system, _, metric = name.rpartition(":")
     return Claim(text, _metric(metric, where), value, half, system.strip())
 

@@ -61,12 +61,12 @@ def scores_of(answer: str, record: SftRecord) -> Scores:
 def words_of(metric: str) -> str:
     """What a metric is called where it stands alone.
 
-    >>> words_of("medevalkit/f1"), words_of("exact/modality/CT")
-    ('MedEvalKit, open token F1', 'exact match (this kit), modality CT')
+    >>> words_of("medevalkit/f1"), words_of("exact/all"), words_of("exact/modality/CT")
+    ('MedEvalKit, open token F1', 'exact match (this kit)', 'exact match (this kit), modality CT')
     """
     for group, row in grouped():
         if row.name == metric:
-            return f"{group}, {row.words}"
+            return group if row.words == "all" else f"{group}, {row.words}"
     stem, _, stratum = metric.partition("/")
     group = next((g for g, row in grouped() if row.name.startswith(f"{stem}/")), stem)
     return f"{group}, {stratum.replace('/', ' ')}"

@@ -11,6 +11,7 @@ from kit.audit.words import (
     claim_verdict,
     claimed,
     in_short,
+    n_of,
     of_files,
 )
 from kit.files import atomic_write
@@ -59,13 +60,12 @@ def _numbers(found: Mapping) -> Iterator[dict]:
     """A line for each figure of each convention that any system has."""
     systems = [one["metrics"] for one in found["systems"].values()]
     for group, row in grouped():
-        counts = [int(own[f"{row.name}/n"]) for own in systems if f"{row.name}/n" in own]
-        if counts:
+        if n := n_of(row.name, systems):
             yield {
                 "group": group,
                 "words": row.words,
                 "cells": [_cell(row, own) for own in (*systems, *found["guesses"].values())],
-                "n": "-".join(map(str, dict.fromkeys((min(counts), max(counts))))),
+                "n": n,
             }
 
 
@@ -126,7 +126,8 @@ def _claim(one: Mapping) -> dict[str, str]:
     return {
         "system": one["system"],
         "claimed": claimed(one),
-        "verdict": claim_verdict(one),
+        "verdict": one["verdict"],
+        "rest": claim_verdict(one).removeprefix(one["verdict"]),
         "kind": kinds.get(one["verdict"], "soft"),
     }
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from kit.audit.claims import CANNOT_BE_TOLD
-from kit.audit.conventions import CONVENTIONS, METRICS, SHORT, words_of
+from kit.audit.conventions import METRICS, SHORT, words_of
 from kit.report.table import Row, aligned
 
 
@@ -20,21 +20,23 @@ def audit_in_words(found: Mapping) -> str:
 def _table(found: Mapping) -> list[str]:
     systems, guesses = found["systems"], found["guesses"]
     table = [["", *systems, *guesses, "n"]]
-    for group, rows in CONVENTIONS.items():
-        for row in rows:
-            if row.name not in (*SHORT, "exact/open", "exact/closed"):
-                continue
-            counts = {
-                int(one["metrics"][f"{row.name}/n"])
-                for one in systems.values()
-                if f"{row.name}/n" in one["metrics"]
-            }
-            if counts:
-                cells = [with_bounds(row, one["metrics"]) for one in systems.values()]
-                cells += [row.text(own.get(row.name)) for own in guesses.values()]
-                n = "-".join(map(str, sorted({min(counts), max(counts)})))
-                table.append([f"{group}: {row.words}", *cells, n])
+    for name in ("exact/all", "exact/open", "exact/closed", *SHORT[1:]):
+        row, own = METRICS[name], [one["metrics"] for one in systems.values()]
+        if n := n_of(name, own):
+            cells = [with_bounds(row, metrics) for metrics in own]
+            cells += [row.text(metrics.get(name)) for metrics in guesses.values()]
+            table.append([words_of(name), *cells, n])
     return aligned(table)
+
+
+def n_of(metric: str, systems: Sequence[Mapping[str, float]]) -> str:
+    """Over how many records a metric of systems is; empty where none has it.
+
+    >>> n_of("m", [{"m/n": 9}, {"m/n": 7}, {}]), n_of("m", [{"m/n": 9}]), n_of("m", [{}])
+    ('7-9', '9', '')
+    """
+    counts = sorted({int(own[f"{metric}/n"]) for own in systems if f"{metric}/n" in own})
+    return "-".join(map(str, dict.fromkeys((counts[0], counts[-1])))) if counts else ""
 
 
 def with_bounds(row: Row, metrics: Mapping[str, float]) -> str:
@@ -85,10 +87,9 @@ def of_claims(found: Mapping) -> Iterator[str]:
 def claimed(one: Mapping) -> str:
     """
     >>> claimed({"metric": "exact/all", "claimed": 0.85, "rounded_to": 0.01})
-    'exact match (this kit), all 85%'
+    'exact match (this kit) 85%'
     """
-    digits = max(0, round(-math.log10(one["rounded_to"])) - 2)
-    return f"{words_of(one['metric'])} {100 * one['claimed']:.{digits}f}%"
+    return f"{words_of(one['metric'])} {100 * one['claimed']:.{_digits(one)}f}%"
 
 
 def claim_verdict(one: Mapping) -> str:
@@ -96,14 +97,19 @@ def claim_verdict(one: Mapping) -> str:
     told = f" (n={one['n']})" if one["verdict"] == CANNOT_BE_TOLD else ""
     text = f"{one['verdict']}{told}"
     if one["measured"] is not None:
-        row = METRICS.get(one["metric"]) or Row(one["metric"], "")
-        ends = {f"{row.name}/{end}": one[end] for end in ("low", "high") if one[end] is not None}
-        text += f"; measured {with_bounds(row, {row.name: one['measured'], **ends})}, n={one['n']}"
+        ends = {f"m/{end}": one[end] for end in ("low", "high") if one[end] is not None}
+        measured = f"{100 * one['measured']:.{max(1, _digits(one))}f}% {bounds(Row('m', ''), ends)}"
+        text += f"; measured {measured.rstrip()}, n={one['n']}"
     text += f"; {one['why']}."
     if one["others"]:
         names = [_named(name) for name in one["others"]]
         text += f" What rounds to the claim: {'; '.join(names)}."
     return text
+
+
+def _digits(one: Mapping) -> int:
+    """After the point of a claimed percentage."""
+    return max(0, round(-math.log10(one["rounded_to"])) - 2)
 
 
 def in_short(found: Mapping) -> Iterator[str]:
@@ -146,10 +152,10 @@ def _of_comparisons(found: Mapping) -> Iterator[str]:
 
 
 def _of_guesses(found: Mapping) -> Iterator[str]:
-    for guess, own in found["guesses"].items():
-        value = own.get("exact/all")
-        if value is not None:
-            yield f"Without any image, the {guess} is right in {100 * value:.1f}% (exact match)."
+    (first, own), *others = found["guesses"].items()
+    told = "".join(f" and the {guess} in {_percent(o['exact/all'])}" for guess, o in others)
+    right = f"{_percent(own['exact/all'])}{told}"
+    yield f"Without any image, the {first} is right in {right} (exact match)."
     for name, one in found["systems"].items():
         parts = one["subsets"]
         if "guessable" in parts and parts["not_guessable"]["n"] and parts["guessable"]["n"]:

@@ -30,9 +30,9 @@ def test_every_convention_can_be_claimed():
         ("a:open recall 61.52", "llava_med/open_recall", 0.6152, 0.00005),
         ("Closed accuracy=84.19%", "llava_med/closed_accuracy", 0.8419, 0.00005),
         ("BLEU1=0.123", "medevalkit/bleu1", 0.123, 0.0005),
-        ("rougeL=0.4", "medevalkit/rougeL", 0.4, 0.05),
+        ("rougeL=0.4", "medevalkit/rougeL", 0.4, 0.005),
         ("exact/all=1", "exact/all", 1.0, 0.005),
-        ("exact/modality/CT=0.5", "exact/modality/CT", 0.5, 0.05),
+        ("exact/modality/CT=0.5", "exact/modality/CT", 0.5, 0.005),
     ],
 )
 def test_a_claim_as_people_write_it(written, metric, value, half):
@@ -96,4 +96,4 @@ def test_an_audit_tells_which_convention_a_figure_was_of(asked, audited, tmp_pat
     assert "relaxed/all" in exact["others"]
     assert relaxed["verdict"] == "reproduced"
     assert relaxed["measured"] == first["relaxed/all"]
-    assert "relaxed match (this kit), all" in found["text"]
+    assert "relaxed match (this kit)" in found["text"]

@@ -1,6 +1,6 @@
 """Single breaks of the code, each a mistake that one could make, with the tests that notice it."""
 
-from breaks import algorithm, data, evaluation, launch, model, report, run, train
+from breaks import algorithm, audit, data, evaluation, launch, model, report, run, train
 from breaks.kind import Break
 
 BREAKS: tuple[Break, ...] = (
@@ -9,6 +9,7 @@ BREAKS: tuple[Break, ...] = (
     *data.BREAKS,
     *evaluation.BREAKS,
     *report.BREAKS,
+    *audit.BREAKS,
     *run.BREAKS,
     *train.BREAKS,
     *launch.BREAKS,
