@@ -103,6 +103,11 @@ class GrpoConfig(TrainingConfig):
     reward_weights: list[float] = option(
         help="their weights; left out: 1 each", default_factory=list
     )
+    stall_steps: int = option(
+        100,
+        help="say so when for so many steps the format reward rises and the answer reward stands "
+        "still; 0: never",
+    )
     log_completions: bool = option(True, help="print a table of sample completions when logging")
     num_completions_to_print: int = option(2, help="how many")
 
@@ -133,6 +138,8 @@ class GrpoConfig(TrainingConfig):
         ):  # fmt: skip
             value = getattr(self, name)
             require(value is None or 0 <= value < float("inf"), name, "must not be negative", value)
+        steps = self.stall_steps
+        require(steps == 0 or steps >= 60, "stall_steps", "must be 0, or 60 and more", steps)
         parse_weights(self.weights)
         fine = all(-float("inf") < weight < float("inf") for weight in self.reward_weights)
         require(fine, "reward_weights", "must be finite numbers", self.reward_weights)

@@ -27,6 +27,7 @@ from kit.grpo.report import (
 )
 from kit.grpo.rewards import Rewards
 from kit.grpo.rollout import MODE, Group, Task, roll_out
+from kit.grpo.stalls import how_to_read, watch
 from kit.model.folders import named_base, require_adapter
 from kit.model.lengths import require_room
 from kit.model.load import load_processor
@@ -89,6 +90,7 @@ def run(config: GrpoConfig, accelerator: Accelerator, stop: StopRequest) -> int:
     stream = RecordStream(EpochOrder(tuple(str(i) for i in range(len(records))), config.seed))
     image_cache = ImageCache(processor, config.inpainting)
     accelerator.print(finish.describe(policy, records, dropped, batch, schedule.total_steps))
+    accelerator.print(how_to_read(list(reward_fn.weights), config.beta))
 
     # ------------------------------------------------------------------ the loop
     while not schedule.at_end:
@@ -115,7 +117,13 @@ def run(config: GrpoConfig, accelerator: Accelerator, stop: StopRequest) -> int:
         progress.tokens += int(process.total(accelerator, tokens)[0])
         rows = log.completions(completion_rows(progress.step, groups, rewards, advantages_PG))
         progress.since_log.append(meters.reduce(accelerator, spreads=reward_fn.spreads))
-        if schedule.log_metrics(mean_metrics) and config.log_completions and log.active:
+        if said := watch(progress, progress.since_log[-1], config.stall_steps):
+            accelerator.print(said)
+        if (
+            schedule.log_metrics(mean_metrics, stalls=len(progress.stalls))
+            and config.log_completions
+            and log.active
+        ):
             print_completions(rows, config.num_completions_to_print)
         if eval_records and schedule.is_due(config.eval_steps):
             with zero.gathered(accelerator, wrapped):

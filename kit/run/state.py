@@ -26,7 +26,7 @@ from kit.run.stop import StopRequest
 FREE_KEYS = {
     "output_dir", "resume_from_checkpoint", "save_steps", "save_total_limit", "logging_steps",
     "log_completions", "num_completions_to_print", "max_eval_records",
-    "eval_steps", "report_to", "dataloader_num_workers", "dataloader_pin_memory",
+    "eval_steps", "report_to", "dataloader_num_workers", "dataloader_pin_memory", "stall_steps",
     "load_best_model_at_end", "eval_data", "max_skipped_steps", "resume_weights_only",
 }  # fmt: skip
 
@@ -38,7 +38,8 @@ class Progress:
     ``best_loss`` is the lowest eval_loss so far, seen at ``best_step``; ``since_log`` the metrics
     of the steps since the last logged one, so that the next logged means are the same after a
     resume; ``skipped`` the updates that were not made (``kit.run.failures``), ``skipped_in_row``
-    those since the last that was.
+    those since the last that was; ``stalls`` the first and last step of the spells that
+    ``kit.grpo.stalls`` tells of, by the ``recent_rewards`` of format and answer.
     """
 
     step: int = 0
@@ -48,6 +49,8 @@ class Progress:
     since_log: list[dict[str, float]] = field(default_factory=list)
     skipped: int = 0
     skipped_in_row: int = 0
+    stalls: list[list[int]] = field(default_factory=list)
+    recent_rewards: list[list[float]] = field(default_factory=list)
 
     def keep_best(
         self, loss: float, accelerator: Accelerator, model: nn.Module, folder: Path
@@ -67,9 +70,8 @@ class Progress:
 
     def facts(self) -> dict:
         """What a summary tells."""
-        facts = dataclasses.asdict(self)
-        del facts["since_log"], facts["skipped_in_row"]
-        return facts
+        within = {"since_log", "skipped_in_row", "recent_rewards"}
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in within}
 
 
 def best_weights(folder: Path) -> dict[str, Tensor]:
@@ -78,8 +80,7 @@ def best_weights(folder: Path) -> dict[str, Tensor]:
     Raises:
         UserError: they are damaged.
     """
-    problem = checkpoint.problem_with(folder / "best")
-    if problem:
+    if problem := checkpoint.problem_with(folder / "best"):
         raise UserError(f"the best weights are damaged: {problem}", where=folder / "best")
     return _tensors(folder / "best" / "trained.safetensors")
 
@@ -170,8 +171,7 @@ def sources_of(
     Raises:
         UserError: the checkpoint that it goes on from was made of something else.
     """
-    going_on = start and not config.resume_weights_only
-    before = _facts(start)["sources"] if going_on else None
+    before = _facts(start)["sources"] if start and not config.resume_weights_only else None
     if before == {}:
         accelerator.print(f"warning: {start.name} does not say of which data and images it is")
     fix, say = _fix(start), accelerator.print
@@ -286,8 +286,8 @@ def _require_best(facts: dict, config: RunConfig) -> None:
 
 
 def _fixed(config) -> dict:
-    plain = json.loads(json.dumps(dataclasses.asdict(config)))
-    return {key: value for key, value in plain.items() if key not in FREE_KEYS}
+    plain = dataclasses.asdict(config)
+    return json.loads(json.dumps({k: v for k, v in plain.items() if k not in FREE_KEYS}))
 
 
 def _gather_random_states(accelerator: Accelerator) -> dict[str, Tensor]:

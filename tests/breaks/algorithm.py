@@ -10,6 +10,7 @@ MICROBATCHES = "kit/grpo/microbatches.py"
 FAITHFULNESS = "kit/scoring/faithfulness.py"
 REWARDS = "kit/grpo/rewards.py"
 FUNCTIONS = "kit/grpo/functions.py"
+STALLS = "kit/grpo/stalls.py"
 
 BREAKS = (
     Break(
@@ -338,5 +339,19 @@ BREAKS = (
             "tests/grpo/test_microbatches.py"
             "::test_what_ddp_divides_by_its_ranks_is_multiplied_before",
         ),
+    ),
+    Break(
+        "an answer reward that may rise as much stands still",
+        STALLS,
+        "        and answer.rise + POSSIBLE * answer.error < form.rise / 2\n",
+        "",
+        ("tests/grpo/test_stalls.py::test_whole_runs_of_noise_hardly_ever_say_it",),
+    ),
+    Break(
+        "what stands still is said at every step",
+        STALLS,
+        "progress.stalls and progress.step - progress.stalls[-1][1] <= steps",
+        "progress.stalls and progress.step == progress.stalls[-1][1]",
+        ("tests/grpo/test_stalls.py::test_each_spell_is_told_once_and_a_resumed_run_goes_on",),
     ),
 )
