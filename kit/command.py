@@ -113,15 +113,13 @@ def parse_part(config_class: type, content: dict, where: object) -> dict:
     return inner | empty | {key: getattr(namespace, key) for key in values}
 
 
-def parse_known(
-    config_class: type[Config], arguments: Sequence[str], defaults: dict
-) -> tuple[Config, list[str]]:
-    """Read the flags that ``config_class`` knows, over ``defaults``; returns the others too."""
+def parse_known(config_class: type, arguments: Sequence[str]) -> tuple[dict, list[str]]:
+    """The values of the flags of ``config_class`` that are given, and the other arguments."""
     parser = _parser(config_class, where="command line", add_help=False)
-    parser.set_defaults(**defaults)
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
     namespace, rest = parser.parse_known_args(list(arguments))
-    names = [f.name for f in dataclasses.fields(config_class) if f.init]
-    return config_class(**{name: getattr(namespace, name) for name in names}), rest
+    return vars(namespace), rest
 
 
 def flags_help(config_class: type) -> str:

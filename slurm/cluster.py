@@ -38,45 +38,83 @@ def executor_for(
     after: str | None = None,
     at_once: int | None = None,
 ) -> submitit.SlurmExecutor:
-    """submitit's executor for a job that runs ``code`` and logs to ``folder``.
+    """submitit's executor for a job that runs ``code``, in a run folder, and logs to ``folder``.
 
-    ``after``: its dependency, as ``afterok:12:13``.
+    ``after``: its dependency, as ``afterok:12:13``. ``at_once``: elements of an array.
     """
-    # a task that is signalled before Python can listen would die of it
-    listening = shlex.join(["bash", "-c", f"trap '' {SIGNAL}; exec \"$@\"", "--"])
-    python = f"{listening} {shlex.quote(sys.executable)}"
+    python = command_of(resources, code.parents[1])
     executor = submitit.SlurmExecutor(folder=folder, python=python)
+    variables = (entry.partition("=") for entry in resources.env)
+    options = (entry.partition("=") for entry in resources.sbatch)
     parameters = {
         "job_name": job_name,
         "time": resources.minutes,
         "nodes": resources.nodes,
         "ntasks_per_node": resources.per_node,
         "cpus_per_task": resources.cpus_per_task,
-        "gpus_per_node": resources.gpus_per_node if resources.gpus else None,
+        "gpus_per_node": None if resources.gpus_per_node == "0" else resources.gpus_per_node,
         "mem": f"{resources.mem_gb}GB" if resources.mem_gb else None,
         "signal_delay_s": resources.signal_delay_s,
         "dependency": after,
         "array_parallelism": at_once,
         "setup": [
             *resources.setup,
+            *(f"export {name}={shlex.quote(value)}" for name, _, value in variables),
             # the working directory may hold the kit too, and a user's reward functions
             f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(code))}:$PYTHONPATH:$PWD",
             "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}",
         ],
-        # srun no longer takes the cores from sbatch; a rank that dies takes the others with it
-        "srun_args": [
-            f"--cpus-per-task={resources.cpus_per_task}",
-            "--kill-on-bad-exit=1",
-            "--open-mode=append",
-        ],
+        "teardown": requeue_from_outside(folder) if resources.in_container else None,
+        "srun_args": srun_options(resources),
         "additional_parameters": {"requeue": True}
         | ({"kill-on-invalid-dep": "yes"} if after else {})
-        | {key: getattr(resources, key) for key in UNNAMED if getattr(resources, key)},
+        | {key: getattr(resources, key) for key in UNNAMED if getattr(resources, key)}
+        | {name: value or True for name, _, value in options if not name.startswith("container-")},
     } | {key: getattr(resources, key) for key in NAMED}
     executor.update_parameters(
         **{key: value for key, value in parameters.items() if value is not None}
     )
     return executor
+
+
+def command_of(resources: Resources, run: Path) -> str:
+    """The command line that starts Python in a job, in its container if it has one."""
+    # a task that is signalled before Python can listen would die of it
+    listening = ["bash", "-c", f"trap '' {SIGNAL}; exec \"$@\"", "--"]
+    python = [resources.python or ("python" if resources.in_container else sys.executable)]
+    if not resources.container:
+        return shlex.join(listening + python)
+    here = os.getcwd()
+    binds = [word for path in (run, here, *resources.bind) for word in ("--bind", str(path))]
+    container = [*shlex.split(resources.container_exec), *binds, "--pwd", here, resources.container]
+    return shlex.join([*listening, *container, *listening, *python])  # it may unlearn the first
+
+
+def srun_options(resources: Resources) -> list[str]:
+    """What srun is told beside the job's size and the places of its logs."""
+    options = [*resources.srun, *(x for x in resources.sbatch if x.startswith("container-"))]
+    if resources.in_container and not resources.container:  # pyxis, which starts in the image's own
+        options.insert(0, f"container-workdir={os.getcwd()}")
+    return [
+        f"--cpus-per-task={resources.cpus_per_task}",  # no longer taken from sbatch
+        "--kill-on-bad-exit=1",  # a rank that dies takes the others with it
+        "--open-mode=append",
+        "--export=ALL",  # where sbatch was told export=NONE
+        *(f"--{entry}" for entry in options),
+    ]
+
+
+def requeue_from_outside(folder: Path) -> list[str]:
+    """Lines behind the command of a job in a container, where there is no scontrol
+    (``slurm.jobs.requeue``)."""
+    asked = f"{shlex.quote(str(folder))}/requeue-$SLURM_JOB_ID"
+    return [
+        "code=$?",
+        f"rm {asked} 2>/dev/null || exit $code",
+        "scontrol show job $SLURM_JOB_ID | grep -q JobState=RUNNING || exit 0",
+        "scontrol requeue $SLURM_JOB_ID || { echo 'error: saved, but SLURM does not requeue it: "
+        "submit the same command again' >&2; exit 1; }",
+    ]
 
 
 def submit(executor: submitit.SlurmExecutor, functions: Sequence[object]) -> list[str]:
@@ -125,8 +163,8 @@ def ask(*command: str) -> str:
         raise UserError(
             f"there is no {command[0]} on this machine",
             where="SLURM",
-            fix="run this on a login node, or with --dry_run; to try it without a cluster: "
-            "python slurm/local_cluster start",
+            fix="run this on a login node, or with --dry_run; slurm/README.md says how to try it "
+            "without a cluster",
         )
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -145,11 +183,13 @@ def require(script: str, resources: Resources, name: str) -> None:
         UserError: it says so, or no partition of those named allows that much time.
     """
     lines = ask("sinfo", "--all", "--noheader", "--format=%P %l").splitlines()
-    tested = subprocess.run(["sbatch", "--test-only"], input=script, capture_output=True, text=True)
-    if tested.returncode:
-        said = "; ".join(map(_last_line, tested.stderr.splitlines()))
-        fix = f"{SEE}; change what is asked for in cluster.yaml or by flags"
-        raise UserError(f"{name}: SLURM refuses: {said}", where="sbatch --test-only", fix=fix)
+    steps = ["srun", *srun_options(resources), "--version"]  # its plugins may know more options
+    for command in (["sbatch", "--test-only"], steps):
+        tested = subprocess.run(command, input=script, capture_output=True, text=True)
+        if tested.returncode:
+            said = "; ".join(map(_last_line, tested.stderr.splitlines()))
+            fix = f"{SEE}; change what is asked for in cluster.yaml or by flags"
+            raise UserError(f"{name}: SLURM refuses: {said}", where=shlex.join(command), fix=fix)
     limits = dict(line.split() for line in lines)
     default = [partition for partition in limits if partition.endswith("*")]
     chosen = resources.partition.split(",") if resources.partition else default
@@ -209,13 +249,28 @@ def job_state(job_id: str) -> JobState | None:
         if "Invalid job id" not in error.what:
             raise
         return _accounted(job_id)
-    facts = dict(re.findall(r"(\w+)=(\S*)", text.splitlines()[0]))
-    reason = facts.get("Reason", "None")
-    return JobState(
-        facts["JobState"],
-        "" if reason == "None" else reason,
-        int(facts.get("Restarts", 0)),
-    )
+    states = []
+    for line in text.splitlines():  # the elements of an array
+        facts = dict(re.findall(r"(\w+)=(\S*)", line))
+        reason = facts.get("Reason", "None")
+        restarts = int(facts.get("Restarts", 0))
+        states.append(JobState(facts["JobState"], "" if reason == "None" else reason, restarts))
+    return max(states, key=lambda job: (job.alive, job.state != "COMPLETED"))
+
+
+def awaited(job_ids: Sequence[str]) -> list[str]:
+    """Those of other jobs that have not ended well yet.
+
+    Raises:
+        UserError: SLURM does not know one, or it has ended otherwise: nothing would ever start.
+    """
+    states = {job_id: job_state(job_id) for job_id in job_ids}
+    for job_id, job in states.items():
+        if job is None or not (job.alive or job.state == "COMPLETED"):
+            said = f"has ended as {job.state}" if job else "is not known to SLURM"
+            fix = "see squeue for those that wait or run"
+            raise UserError(f"job {job_id} {said}: nothing can wait for it", where="after", fix=fix)
+    return [job_id for job_id, job in states.items() if job.alive]
 
 
 def _accounted(job_id: str) -> JobState | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,7 +61,7 @@ class StageJob:
         from kit.run.stop import EXIT_REQUEUE  # loads torch, which not every stage needs
 
         if code == EXIT_REQUEUE:
-            return exit_code_of(lambda: requeue(job.job_id)) if main else 0
+            return exit_code_of(lambda: requeue(job.job_id, record)) if main else 0
         return code
 
     def run_stage(self, record: Record, job: JobEnvironment) -> int:
@@ -132,12 +133,16 @@ def join_ranks(record: Record) -> None:
             del os.environ[name]
 
 
-def requeue(job_id: str) -> int:
-    """Have SLURM start this job again, unless it is being cancelled.
+def requeue(job_id: str, record: Record) -> int:
+    """Have SLURM start this job again, unless it is being cancelled; in a container, by the script
+    around it (``slurm.cluster.requeue_from_outside``).
 
     Raises:
         UserError: SLURM does not do it; everything is saved.
     """
+    if shutil.which("scontrol") is None:
+        Path(record.request["logs"], f"requeue-{os.environ['SLURM_JOB_ID']}").touch()
+        return 0
     complaint = ""
     for seconds in SECONDS_BETWEEN_TRIES:
         time.sleep(seconds)

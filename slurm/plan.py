@@ -16,10 +16,8 @@ from kit.errors import ConfigError
 from kit.files import sha256_of
 from kit.run.launch_files import read_launch_file
 from kit.yaml_files import read_yaml
-from slurm.resources import Resources, read_cluster
-from slurm.stages import STAGES, Stage, stage_named
-
-ROOT = Path(__file__).resolve().parent.parent
+from slurm.resources import Cluster, Resources, read_part
+from slurm.stages import Stage, stage_named
 
 
 @dataclass
@@ -28,16 +26,21 @@ class Entry:
 
     stage: str = option("train_grpo", help="in a pipeline file its name, if left out")
     accelerate_config: str | None = option(None, help="a file of accelerate_configs/")
+    at_once: int | None = option(None, help="of shards or runs, how many at a time; or all")
     config: dict = field(default_factory=dict)
     resources: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        least = self.at_once is None or self.at_once >= 1
+        require(least, "at_once", "must be at least 1", self.at_once)
 
     @property
     def launch(self) -> Path | None:
         return Path(self.accelerate_config) if self.accelerate_config else None
 
-    def resources_for(self, stage: Stage, cluster: str | Path, where: object) -> Resources:
-        overrides = parse_part(Resources, self.resources, f"{where}, resources")
-        return Resources(**resources_of(stage, cluster, self.launch, overrides))
+    def own(self, where: object) -> dict:
+        """Its own keys of :class:`Resources`, typed."""
+        return read_part(Resources, self.resources, f"{where}, resources")
 
 
 @dataclass
@@ -53,27 +56,27 @@ class PipelineFile:
 
 @dataclass(frozen=True)
 class Work:
-    """One run of a stage with its resolved configuration."""
+    """One run of a stage with its resolved configuration.
+
+    ``shown``: of a sweep's, the point of the grid and the metrics that its table shows.
+    """
 
     name: str
     stage: Stage
     config: object
+    shown: dict = field(default_factory=dict)
 
     @property
     def output(self) -> Path:
         return self.stage.output_of(self.config)
-
-    @property
-    def stage_name(self) -> str:
-        return next(name for name, stage in STAGES.items() if stage is self.stage)
 
 
 @dataclass(frozen=True)
 class Job:
     """What SLURM gets: one piece of work, or several as an array.
 
-    ``after``: the jobs that must have ended well before this one starts, or, if ``after_any``,
-    have ended at all. ``shards_of``: the job that merges what the elements of this one make.
+    ``after``: the jobs that must have ended well before this one starts. ``at_once``: elements of
+    an array that may run at a time. ``shards_of``: the job that merges what the elements make.
     """
 
     name: str
@@ -81,32 +84,11 @@ class Job:
     resources: Resources
     launch: Path | None = None
     after: tuple[str, ...] = ()
-    after_any: bool = False
     at_once: int | None = None
     shards_of: str | None = None
 
 
-def resources_of(stage: Stage, cluster: str | Path, launch: Path | None, overrides: dict) -> dict:
-    """The keys of :class:`Resources` for a job: ``overrides``, over cluster.yaml, over what its
-    accelerate configuration says."""
-    found: dict = {}
-    if launch:
-        found["nodes"] = read_launch_file(launch).machines
-    return found | read_cluster(cluster, stage.kind) | overrides
-
-
-def with_process_count(resources: Resources, launch: Path | None) -> Resources:
-    """With the number of processes a node as the accelerate configuration has it, where neither
-    that nor GPUs were asked for."""
-    if launch is None or resources.tasks_per_node or resources.gpus:
-        return resources
-    file = read_launch_file(launch)
-    return replace(resources, tasks_per_node=file.processes // file.machines)
-
-
-def require_launch(
-    launch: Path | None, resources: Resources, name: str, stage: Stage, config: object
-) -> None:
+def require_launch(launch: Path | None, resources: Resources, work: Work) -> None:
     """
     Raises:
         ConfigError: the accelerate configuration is missing or for one process only, or it, its
@@ -117,50 +99,48 @@ def require_launch(
     file = read_launch_file(launch)
     if file.kind == "NO" and resources.tasks > 1:
         raise ConfigError(
-            f"{name}: {resources.tasks} processes under a configuration for one",
+            f"{work.name}: {resources.tasks} processes under a configuration for one",
             where=f"accelerate_config: {launch}",
             fix="use multi_gpu.yaml or a zero*.yaml, or ask for one GPU on one node",
         )
-    if stage.trains:
+    if work.stage.trains:
         from kit.plan.launches import plan_of_file  # loads torch
 
         plan_of_file(
-            str(launch), config, processes=resources.tasks,
+            str(launch), work.config, processes=resources.tasks,
             bf16="none" if file.content.get("use_cpu") else "native", hidden_size=lambda: 1,
         )  # fmt: skip
 
 
-def job_of(
-    name: str,
-    stage_name: str,
-    config: object,
-    resources: Resources,
-    launch: Path | None,
-    shards: int,
-    cluster: str | Path,
+def jobs_of(
+    name: str, entry: PipelineEntry, config: object, cluster: Cluster, where: object
 ) -> list[Job]:
-    """The jobs of one run of a stage: itself, or its shards and the merging of them."""
-    require(shards >= 1, "shards", "must be at least 1", shards)
-    stage = STAGES[stage_name]
-    resources = with_process_count(resources, launch)
-    require_launch(launch, resources, name, stage, config)
+    """The jobs of one run of a stage: itself, or its shards and the merging of them.
+
+    Raises:
+        ConfigError: it cannot be split, or launched like that.
+    """
+    stage = stage_named(entry.stage, where)
+    own, launch = entry.own(where), entry.launch
+    resources = cluster.resources(stage.kind, launch, own)
+    require(entry.shards >= 1, "shards", "must be at least 1", entry.shards)
     work = Work(name, stage, config)
-    if shards == 1:
+    require_launch(launch, resources, work)
+    if entry.shards == 1:
         return [Job(name, (work,), resources, launch)]
     if not hasattr(config, "num_shards"):
         fix = "evaluate and cf_proxy can"
-        raise ConfigError(f"{stage_name} cannot be split", where=f"{name}: shards", fix=fix)
+        raise ConfigError(f"{entry.stage} cannot be split", where=f"{name}: shards", fix=fix)
     parts = f"{name}_shards"
-    split = [replace(config, num_shards=shards, shard_index=i) for i in range(shards)]
+    split = [replace(config, num_shards=entry.shards, shard_index=i) for i in range(entry.shards)]
     works = tuple(Work(f"{parts}/{i}", stage, part) for i, part in enumerate(split))
     return [
-        Job(parts, works, resources, launch, shards_of=name),
-        # merging needs no model, and no GPU
-        Job(name, (work,), Resources(**read_cluster(cluster, "cpu")), after=(parts,)),
+        Job(parts, works, resources, launch, at_once=entry.at_once, shards_of=name),
+        Job(name, (work,), cluster.light(own), after=(parts,)),
     ]
 
 
-def read_pipeline(path: str | Path, cluster: str | Path, run: str | None) -> tuple[Path, list[Job]]:
+def read_pipeline(path: str | Path, cluster: Cluster, run: str | None) -> tuple[Path, list[Job]]:
     """The run folder and the jobs of a pipeline file, in the order in which they can run.
 
     Who reads what another makes, waits for it: nothing else has to be said about order.
@@ -178,8 +158,7 @@ def read_pipeline(path: str | Path, cluster: str | Path, run: str | None) -> tup
         entry = PipelineEntry(**{"stage": name} | parse_part(PipelineEntry, written, where))
         stage = stage_named(entry.stage, where)
         config = parse_mapping(stage.config_class, filled(entry.config, folder), where)
-        resources = entry.resources_for(stage, cluster, where)
-        jobs += job_of(name, entry.stage, config, resources, entry.launch, entry.shards, cluster)
+        jobs += jobs_of(name, entry, config, cluster, where)
     if not jobs:
         raise ConfigError("no stages", where=path, fix="see slurm/pipeline.yaml")
     return folder, in_order(jobs, path)
@@ -259,7 +238,7 @@ def fingerprints(jobs: Sequence[Job]) -> dict[str, str]:
     for job in jobs:
         for work in job.works:
             facts = {
-                "stage": work.stage_name,
+                "stage": work.stage.name,
                 "config": dataclasses.asdict(work.config),
                 "launch": _launch_facts(job) if work.stage.trains else None,
                 "reads": [_digest(path, outputs) for path in inputs_of(work)],

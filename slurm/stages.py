@@ -1,45 +1,36 @@
-"""The stages that can be sent to SLURM: their configuration, what they run and what they leave."""
+"""The commands that can be sent to SLURM: what each asks for, and what it leaves."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from kit.cli import COMMANDS
 from kit.errors import ConfigError
 from kit.files import read_json
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage by the names of its configuration class and function, so that naming one loads
-    nothing.
+    """A command of ``kit.cli`` by its ``name``.
 
     ``kind``: the part of cluster.yaml that it takes its resources from. ``made``: patterns of the
     files that are there when it has ended well, ``{}`` being the place that ``output``, a key of
     its configuration, says.
     """
 
-    config: str
-    function: str
+    name: str
     kind: str
     made: tuple[str, ...]
     output: str = "output"
 
     @property
     def config_class(self) -> type:
-        return _load(self.config)
-
-    @property
-    def entry_point(self) -> Callable[[object], object]:
-        """The function that runs it."""
-        return _load(self.function)
+        return COMMANDS[self.name].config_class
 
     def run(self, config: object) -> int:
         """Run it in this process; returns its exit code."""
-        code = self.entry_point(config)
-        return code if isinstance(code, int) else 0  # prepare returns its report
+        return COMMANDS[self.name].run(config)
 
     @property
     def trains(self) -> bool:
@@ -59,16 +50,22 @@ class Stage:
             found += sorted(path.parent.glob(path.name)) or [path]
         return found
 
+    def parts_of(self, config: object) -> Path | None:
+        """The folder of finished batches, if it keeps such (``kit.evaluate.parts``)."""
+        output = self.output_of(config)
+        places = {"evaluate": output / "parts", "cf_proxy": Path(f"{output}.parts")}
+        return places.get(self.name)
+
     def progress(self, config: object) -> tuple[int, int | None, str]:
         """How much is done and safe, of how much if that is known, and the unit."""
-        output = self.output_of(config)
         if self.trains:
             from kit.run.checkpoint import checkpoints, problem_with, step_of
 
+            output = self.output_of(config)
             whole = (p for p in checkpoints(output) if problem_with(p, sums=False) is None)
             total = read_json(output / "environment.json").get("total_steps")
             return next(map(step_of, whole), 0), total, "steps"
-        parts = parts_of(self, config)
+        parts = self.parts_of(config)
         if parts is None:
             return 0, None, ""
         total = read_json(parts / "run.json").get("batches")
@@ -78,33 +75,16 @@ class Stage:
         return own, len(range(shard, total, shards)) if total else None, "batches"
 
 
-def _train(config: str, function: str) -> Stage:
-    made = ("{}/summary.json", "{}/*.safetensors")
-    return Stage(config, function, "gpu", made, output="output_dir")
-
-
-STAGES = {
-    "prepare_data": Stage(
-        "kit.data.prepare:PrepareConfig", "kit.data.prepare:prepare", "cpu",
-        ("{}", "{}.report.json"),
-    ),
-    "train_sft": _train("kit.train.config:SftConfig", "kit.train.sft:train"),
-    "cf_proxy": Stage(
-        "kit.evaluate.config:CfProxyConfig", "kit.evaluate.cf_proxy:cf_proxy", "gpu", ("{}",)
-    ),
-    "train_grpo": _train("kit.grpo.config:GrpoConfig", "kit.grpo.grpo:train"),
-    "evaluate": Stage(
-        "kit.evaluate.config:EvaluateConfig", "kit.evaluate.evaluation:evaluate", "gpu",
-        ("{}/predictions.jsonl", "{}/metrics.json", "{}/report.html"),
-    ),
-    "report": Stage(
-        "kit.report.config:ReportConfig", "kit.report.report:report", "cpu",
-        ("{}/report.html", "{}/report.json", "{}/report.txt"),
-    ),
-    "sweep_table": Stage(
-        "slurm.sweep:TableConfig", "slurm.sweep:table", "cpu", ("{}/table.json", "{}/table.txt")
-    ),
-}  # fmt: skip
+TRAINED = ("{}/summary.json", "{}/*.safetensors")
+ALL = (
+    Stage("prepare_data", "cpu", ("{}", "{}.report.json")),
+    Stage("train_sft", "gpu", TRAINED, output="output_dir"),
+    Stage("cf_proxy", "gpu", ("{}",)),
+    Stage("train_grpo", "gpu", TRAINED, output="output_dir"),
+    Stage("evaluate", "gpu", ("{}/predictions.jsonl", "{}/metrics.json", "{}/report.html")),
+    Stage("report", "cpu", ("{}/report.html", "{}/report.json", "{}/report.txt")),
+)
+STAGES = {stage.name: stage for stage in ALL}
 
 
 def stage_named(name: str, where: object) -> Stage:
@@ -116,16 +96,3 @@ def stage_named(name: str, where: object) -> Stage:
         fix = f"one of {', '.join(STAGES)}"
         raise ConfigError(f"there is no stage {name!r}", where=where, fix=fix)
     return STAGES[name]
-
-
-def parts_of(stage: Stage, config: object) -> Path | None:
-    """The folder of finished batches of a stage that keeps such (``kit.evaluate.parts``)."""
-    output = stage.output_of(config)
-    if stage is STAGES["evaluate"]:
-        return output / "parts"
-    return output.with_name(f"{output.name}.parts") if stage is STAGES["cf_proxy"] else None
-
-
-def _load(name: str):
-    module, _, attribute = name.partition(":")
-    return getattr(importlib.import_module(module), attribute)

@@ -8,19 +8,23 @@ import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from kit.errors import UserError
 from kit.files import log_rows
 from slurm.cluster import JobState, job_state
 from slurm.records import Record, records_of
+from slurm.sweep import cells_of
 
+COMMAND = "medvqa slurm"
 SHOWN_METRICS = ("loss", "reward", "kl", "eval_loss", "eval_reward")
 
 
 @dataclass(frozen=True)
 class Status:
-    """One piece of work. ``eta_s``: seconds until its end at the pace of the current attempt."""
+    """One piece of work. ``eta_s``: seconds until its end at the pace of the current attempt;
+    ``point``: of a run of a sweep, where in the grid it stands."""
 
     name: str
     stage: str
@@ -34,6 +38,7 @@ class Status:
     requeues: int
     metrics: dict[str, float]
     logs: str
+    point: dict[str, str]
 
 
 def status_of(run: Path) -> list[Status]:
@@ -43,26 +48,25 @@ def status_of(run: Path) -> list[Status]:
     """
     records = records_of(run)
     if not records:
-        raise UserError(
-            "nothing was submitted for this run folder", where=run, fix="check its path"
-        )
+        what = "nothing was submitted for this run folder"
+        raise UserError(what, where=run, fix="check its path")
     return [_status(name, record) for name, record in records.items()]
 
 
 def _status(name: str, record: Record) -> Status:
-    request = record.request
+    request, config = record.request, record.config
+    shown = request.get("shown", {})
     attempts = [a for a in record.attempts() if a["job_id"] == request["job_id"]]
     starts = [a for a in attempts if a["event"] == "start"]
     known = job_state(request["job_id"]) if request["job_id"] else None
     state, why = state_of(record, attempts, known)
-    config = record.config
     done, total, unit = record.stage.progress(config)
     metrics: dict[str, float] = {}
     if record.stage.trains:
-        rows, _ = log_rows(record.stage.output_of(config) / "metrics.jsonl")
-        last = rows[-1] if rows else {}
-        done = max(done, int(last.get("step", 0)))
-        metrics = {k: last[k] for k in SHOWN_METRICS if k in last}
+        wanted = shown.get("metrics", SHOWN_METRICS)
+        for row in log_rows(record.stage.output_of(config) / "metrics.jsonl")[0]:
+            done = max(done, int(row.get("step", 0)))
+            metrics |= {key: row[key] for key in wanted if key in row}
     if state == "COMPLETED" and total:
         done = total
     eta = None
@@ -70,9 +74,10 @@ def _status(name: str, record: Record) -> Status:
         seconds = max(0.0, time.time() - starts[-1]["time"])  # its node's clock may be ahead
         eta = seconds / (done - starts[-1]["done"]) * (total - done)
     requeues = known.restarts if known else max((a["restarts"] for a in starts), default=0)
+    logs = os.path.join(request["logs"], f"{request['job_id']}_0_log.err")
     return Status(
         name, request["stage"], request["job_id"], state, why, done, total, unit, eta, requeues,
-        metrics, os.path.join(request["logs"], f"{request['job_id']}_0_log.err"),
+        metrics, logs, shown.get("point", {}),
     )  # fmt: skip
 
 
@@ -85,10 +90,10 @@ def state_of(record: Record, attempts: Sequence[dict], known: JobState | None) -
         return "COMPLETED", ""
     if not record.request["job_id"]:
         return "NOT SUBMITTED", "SLURM refused it"
-    ends = [a for a in attempts if a["event"] == "end"]
-    failed = bool(attempts) and attempts[-1]["event"] == "end" and ends[-1]["code"] != 0
+    last = attempts[-1] if attempts else {}
+    failed = last.get("event") == "end" and last["code"] != 0
     if failed and not (known and (known.alive or known.state == "CANCELLED")):
-        return "FAILED", f"exit code {ends[-1]['code']}{last_error(record, attempts[-1])}"
+        return "FAILED", f"exit code {last['code']}{last_error(record)}"
     if known and (known.alive or known.state != "COMPLETED"):
         why = known.reason
         if known.state == "PENDING" and known.restarts:
@@ -103,15 +108,15 @@ def state_of(record: Record, attempts: Sequence[dict], known: JobState | None) -
     return "FAILED", "it ended without a word: cancelled or killed"
 
 
-def last_error(record: Record, attempt: dict) -> str:
+def last_error(record: Record) -> str:
     """What rank 0 said last of an error, ahead of where and how to fix it."""
-    path = Path(record.request["logs"]) / f"{attempt['job_id']}_0_log.err"
+    path = Path(record.request["logs"]) / f"{record.request['job_id']}_0_log.err"
     try:
-        lines = list(path.open(encoding="utf-8", errors="replace"))
+        text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-    errors = [x for x in lines if re.match(r"error: |\w+(\.\w+)*(Error|Exception): ", x)]
-    return f", {errors[-1].removeprefix('error: ').rstrip()}" if errors else ""
+    errors = re.findall(r"^(?:error: |(?=\w+(?:\.\w+)*(?:Error|Exception): ))(.*)$", text, re.M)
+    return f", {errors[-1].rstrip()}" if errors else ""
 
 
 def alive_in(run: Path) -> list[str]:
@@ -130,18 +135,23 @@ def cancel(run: Path) -> list[str]:
 
 
 def table_of(statuses: Sequence[Status]) -> str:
-    """For people: a line a piece of work, and where the logs of those that failed are."""
+    """For people: a line a piece of work, where the logs of those that failed are, and of a sweep
+    what the runs that have ended well came to."""
     rows = [["stage", "job", "state", "done", "left", "requeues", "last metrics"]]
     for s in statuses:
-        progress = f"{s.done}/{s.total} {s.unit}" if s.total else ""
-        numbers = "  ".join(f"{k} {v:.4g}" for k, v in s.metrics.items())
+        name = " ".join([s.name, *(f"{key}={value}" for key, value in s.point.items())])
         state = f"{s.state} ({s.why})" if s.why else s.state
-        left = _duration(s.eta_s) if s.eta_s is not None else ""
-        rows.append([s.name, s.job_id, state, progress, left, str(s.requeues), numbers])
+        progress = f"{s.done}/{s.total} {s.unit}" if s.total else ""
+        left = "" if s.eta_s is None else str(timedelta(seconds=round(s.eta_s)))
+        numbers = "  ".join(f"{k} {v:.4g}" for k, v in s.metrics.items())
+        rows.append([name, s.job_id, state, progress, left, str(s.requeues), numbers])
     lines = columns(rows)
     failed = [s for s in statuses if s.state not in ("COMPLETED", "PENDING", "RUNNING")]
     if failed:
         lines += ["", "logs:", *(f"  {s.name}: {s.logs}" for s in failed)]
+    ended = [(s.point, s.metrics) for s in statuses if s.point and s.state == "COMPLETED"]
+    if ended:
+        lines += ["", *columns(cells_of(ended))]
     return "\n".join(lines)
 
 
@@ -149,15 +159,3 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """The lines of a table, each column as wide as it must be."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-
-
-def _duration(seconds: float) -> str:
-    """
-    >>> _duration(75), _duration(3723)
-    ('1 min 15 s', '1 h 2 min')
-    """
-    minutes, s = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {s} s" if minutes else f"{s} s"

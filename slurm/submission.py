@@ -8,27 +8,29 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import submitit
 import yaml
 
+import kit
 from kit.command import to_yaml
 from kit.errors import UserError
 from kit.files import atomic_write
 from kit.run.launch_files import read_launch_file
 from slurm import cluster
 from slurm.jobs import StageJob
-from slurm.plan import ROOT, Job, Work, fingerprints
+from slurm.plan import Job, Work, fingerprints
 from slurm.records import Record
-from slurm.stages import parts_of
-from slurm.status import alive_in
+from slurm.status import COMMAND, alive_in
 
 UNCHECKED = """not checked, as there is no SLURM on this machine:
 - that the cluster has these partitions, accounts, nodes, GPUs and memory, and allows that time
-- that its nodes see the run folder, the data and this Python
+- that it knows the options that are passed on, and the jobs to wait for
+- that its nodes see the run folder, the data, this Python or the image
 - that no job of this run is still under way"""
-SNAPSHOT = ("kit", "slurm", "launch")
+SNAPSHOT = (Path(kit.__file__).parent, Path(__file__).parent)  # an installed kit lies apart
 
 
 def submit_all(run: Path, jobs: Sequence[Job], *, dry_run: bool) -> int:
@@ -40,166 +42,174 @@ def submit_all(run: Path, jobs: Sequence[Job], *, dry_run: bool) -> int:
             was submitted by then is cancelled).
     """
     run = Path(os.path.abspath(run))
-    require_plain_path(run)
-    checked = cluster.is_here() or not dry_run
-    if checked:
-        require_no_active_jobs(run)
-    prints = fingerprints(jobs)
-    left = {job.name: remaining_works(run, job, prints) for job in jobs}
-    for job in jobs:
-        if job.shards_of and not left[job.shards_of]:  # shards are there to be merged
-            left[job.name] = []
-        if job.after_any and any(left[name] for name in job.after):  # and a table to be filled
-            left[job.name] = list(job.works)
-        if not left[job.name]:
-            print(f"{job.name}: done and unchanged")
-    todo = [job for job in jobs if left[job.name]]
-    code = run / "slurm" / f"code-{fingerprint_of_code()}"
-    for job in todo:
-        if checked:
-            script = cluster.header(executor_of(run, job, code, {}), len(left[job.name]))
-            cluster.require(script, job.resources, job.name)
-        for work in left[job.name]:
-            require_own_output(run, work, prints[work.name])
-    if todo and checked:
-        cluster.warn_if_not_shared(run)
-    if dry_run:
-        for job in todo:
-            show(run, job, left[job.name], code)
-        if not checked:
-            print(f"\n{UNCHECKED}")
-        return 0
-    if todo:
-        snapshot(code)
-    ids: dict[str, list[str]] = {}
-    try:
-        for job in todo:
-            order = jobs.index(job)
-            ids[job.name] = found = submit_one(run, job, left[job.name], code, ids, prints, order)
-            shown = ", ".join(found) if len(found) < 4 else f"{found[0]} to {found[-1]}"
-            waits = ", ".join(name for name in job.after if name in ids)
-            print(f"{job.name}: job {shown}" + (f", after {waits}" if waits else ""))
-    except UserError:
-        submitted = [x for found in ids.values() for x in found]
-        if submitted:
-            subprocess.run(["scancel", *submitted], check=False)
-        raise
-    print(f"python slurm/submit.py status {os.path.relpath(run)}")
-    return 0
-
-
-def require_plain_path(run: Path) -> None:
-    """
-    Raises:
-        UserError: SLURM would write the logs to another path.
-    """
     if re.search(r"[%\\\x00-\x1f]", str(run)):
         what = "SLURM puts something else for % and \\ in the path of a run folder"
         raise UserError(what, where=run, fix="choose one without them: --run_dir")
-
-
-def require_no_active_jobs(run: Path) -> None:
-    """
-    Raises:
-        UserError: jobs of this run folder wait or run.
-    """
-    alive = alive_in(run)
-    if alive:
+    checked = cluster.is_here() or not dry_run
+    if checked and (alive := alive_in(run)):
         raise UserError(
             f"job {', '.join(alive)} of this run is still under way",
             where=run,
-            fix=f"wait, or python slurm/submit.py cancel {os.path.relpath(run)}",
+            fix=f"wait, or {COMMAND} cancel {os.path.relpath(run)}",
         )
+    plan = Submission(run, jobs)
+    for job in jobs:
+        if job not in plan.todo:
+            print(f"{job.name}: done and unchanged")
+    for job in plan.todo:
+        if checked:
+            plan.require(job)
+        for work in plan.left[job.name]:
+            plan.require_own_output(work)
+    if plan.todo and checked:
+        cluster.warn_if_not_shared(run)
+    if dry_run:
+        for job in plan.todo:
+            plan.show(job)
+        if not checked:
+            print(f"\n{UNCHECKED}")
+        return 0
+    if plan.todo:
+        snapshot(plan.code)
+    try:
+        for job in plan.todo:
+            print(plan.submit(job))
+    except UserError:
+        submitted = [x for found in plan.ids.values() for x in found]
+        if submitted:
+            subprocess.run(["scancel", *submitted], check=False)
+        raise
+    print(f"{COMMAND} status {os.path.relpath(run)}")
+    return 0
 
 
-def remaining_works(run: Path, job: Job, prints: dict[str, str]) -> list[Work]:
-    """The pieces of work of a job that are not done, or were done otherwise."""
-    left = [w for w in job.works if not record_of(run, w).is_done(prints[w.name])]
-    if job.shards_of and not all(parts_of(w.stage, w.config).exists() for w in job.works):
-        return list(job.works)
-    return left
+class Submission:
+    """A plan on its way into a run folder.
 
-
-def record_of(run: Path, work: Work) -> Record:
-    return Record(run / "slurm" / work.name)
-
-
-def require_own_output(run: Path, work: Work, fingerprint: str) -> None:
+    ``left``: the works of each job, by its name, that are not done or were done otherwise;
+    ``todo``: the jobs that have such; ``ids``: of those that were submitted, an id a work.
     """
-    Raises:
-        UserError: in the output folder stands a training run that was not submitted from here, or
-            anything that was submitted otherwise and is no part of a larger run.
-    """
-    output = work.output
-    before = record_of(run, work).request.get("fingerprint")
-    if before is not None:
-        if before != fingerprint and run == Path(os.path.abspath(output)):
-            what = "was submitted with another configuration, launch or data"
-            raise UserError(what, where=output, fix="choose another output folder, or remove it")
-        return
-    if not work.stage.trains or work.config.resume_from_checkpoint:
-        return
-    if any(output.glob("checkpoint-*")) or (output / "summary.json").exists():
-        raise UserError(
-            "the output folder holds a run that was not submitted from here",
-            where=output,
-            fix="choose another output_dir, or go on from it: resume_from_checkpoint: latest",
-        )
 
+    def __init__(self, run: Path, jobs: Sequence[Job]):
+        self.run = run
+        self.jobs = list(jobs)
+        self.prints = fingerprints(jobs)
+        self.code = run / "slurm" / f"code-{fingerprint_of_code()}"
+        self.ids: dict[str, list[str]] = {}
+        self.left = {job.name: self._left(job) for job in jobs}
+        for job in jobs:
+            if job.shards_of and not self.left[job.shards_of]:  # shards are there to be merged
+                self.left[job.name] = []
+        self.todo = [job for job in jobs if self.left[job.name]]
 
-def submit_one(
-    run: Path,
-    job: Job,
-    works: Sequence[Work],
-    code: Path,
-    ids: dict[str, list[str]],
-    prints: dict[str, str],
-    order: int,
-) -> list[str]:
-    """Write the records of a job's works and submit it; returns a job id a work."""
-    executor = executor_of(run, job, code, ids)
-    records = [record_of(run, work) for work in works]
+    def _left(self, job: Job) -> list[Work]:
+        left = [w for w in job.works if not self.record_of(w).is_done(self.prints[w.name])]
+        if job.shards_of and not all(w.stage.parts_of(w.config).exists() for w in job.works):
+            return list(job.works)
+        return left
 
-    def write(job_ids: Sequence[str]) -> None:
-        for record, work, job_id in zip(records, works, job_ids, strict=True):
-            record.write_request(
-                stage=work.stage_name,
-                fingerprint=prints[work.name],
-                job_id=job_id,
-                order=order,
-                code=str(code),
-                logs=str(executor.folder),
+    def record_of(self, work: Work) -> Record:
+        return Record(self.run / "slurm" / work.name)
+
+    def require(self, job: Job) -> None:
+        """
+        Raises:
+            UserError: SLURM would refuse it, or it could never start.
+        """
+        awaited = cluster.awaited(job.resources.after)
+        executor = self.executor_of(job, {}, awaited)
+        script = cluster.header(executor, len(self.left[job.name]))
+        cluster.require(script, job.resources, job.name)
+
+    def require_own_output(self, work: Work) -> None:
+        """
+        Raises:
+            UserError: in the output folder stands a training run that was not submitted from here,
+                or anything that was submitted otherwise and is no part of a larger run.
+        """
+        output = work.output
+        before = self.record_of(work).request.get("fingerprint")
+        if before is not None:
+            if before != self.prints[work.name] and self.run == Path(os.path.abspath(output)):
+                what = "was submitted with another configuration, launch or data"
+                fix = "choose another output folder, or remove it"
+                raise UserError(what, where=output, fix=fix)
+            return
+        if not work.stage.trains or work.config.resume_from_checkpoint:
+            return
+        if any(output.glob("checkpoint-*")) or (output / "summary.json").exists():
+            raise UserError(
+                "the output folder holds a run that was not submitted from here",
+                where=output,
+                fix="choose another output_dir, or go on from it: resume_from_checkpoint: latest",
             )
 
-    for record, work in zip(records, works, strict=True):
-        prepare_record(record, work, job, prints[work.name])
-    write([""] * len(works))  # it may start before its number is known
-    job_ids = cluster.submit(executor, [StageJob(str(record.folder)) for record in records])
-    write(job_ids)
-    return job_ids
+    def submit(self, job: Job) -> str:
+        """Write the records of a job's works and submit it; returns what to say of it."""
+        awaited = cluster.awaited(job.resources.after)
+        executor = self.executor_of(job, self.ids, awaited)
+        works = self.left[job.name]
+        records = [self.record_of(work) for work in works]
 
+        def write(job_ids: Sequence[str]) -> None:
+            for record, work, job_id in zip(records, works, job_ids, strict=True):
+                record.write_request(
+                    stage=work.stage.name,
+                    fingerprint=self.prints[work.name],
+                    job_id=job_id,
+                    order=self.jobs.index(job),
+                    code=str(self.code),
+                    logs=str(executor.folder),
+                    shown=work.shown,
+                )
 
-def executor_of(run: Path, job: Job, code: Path, ids: dict[str, list[str]]):
-    """submitit's executor for a job that waits for those of ``ids`` that it comes after."""
-    waits = [re.sub(r"_\d+$", "", ids[name][0]) for name in job.after if name in ids]
-    kind = "afterany" if job.after_any else "afterok"
-    return cluster.executor_for(
-        run / "slurm" / job.name / "logs",
-        code,
-        f"{run.name}.{job.name}",  # as squeue tells two runs apart
-        job.resources,
-        after=f"{kind}:{':'.join(waits)}" if waits else None,
-        at_once=job.at_once,
-    )
+        for record, work in zip(records, works, strict=True):
+            prepare_record(record, work, job, self.prints[work.name])
+        write([""] * len(works))  # it may start before its number is known
+        ids = cluster.submit(executor, [StageJob(str(record.folder)) for record in records])
+        write(ids)
+        self.ids[job.name] = ids
+        shown = ", ".join(ids) if len(ids) < 4 else f"{ids[0]} to {ids[-1]}"
+        waits = ", ".join([*awaited, *(name for name in job.after if name in self.ids)])
+        return f"{job.name}: job {shown}" + (f", after {waits}" if waits else "")
+
+    def executor_of(
+        self, job: Job, ids: dict[str, list[str]], awaited: Sequence[str]
+    ) -> submitit.SlurmExecutor:
+        """submitit's executor for a job that waits for those of ``ids`` that it comes after, and
+        for the ``awaited`` of others."""
+        waits = [*awaited, *(re.sub(r"_\d+$", "", ids[n][0]) for n in job.after if n in ids)]
+        return cluster.executor_for(
+            self.run / "slurm" / job.name / "logs",
+            self.code,
+            f"{self.run.name}.{job.name}",  # as squeue tells two runs apart
+            job.resources,
+            after=f"afterok:{':'.join(waits)}" if waits else None,
+            at_once=job.at_once,
+        )
+
+    def show(self, job: Job) -> None:
+        """Print what would be submitted."""
+        works = self.left[job.name]
+        executor = self.executor_of(
+            job, {name: [f"<{name}>"] for name in job.after}, job.resources.after
+        )
+        print(f"\n==== {job.name}: {len(works)} x {job.resources.tasks} processes")
+        print(cluster.header(executor, len(works)).rstrip())
+        for work in works:
+            print(f"\n# {work.name}: launch/{work.stage.name}.py")
+            if job.launch:
+                print(f"# accelerate_config: {job.launch}")
+            print(to_yaml(work.config).rstrip())
 
 
 def prepare_record(record: Record, work: Work, job: Job, fingerprint: str) -> None:
     """Write down what is to run; what another configuration left there is moved aside."""
     before = record.request.get("fingerprint")
     if before is not None and before != fingerprint and job.shards_of is None:
-        parts = parts_of(work.stage, work.config)
-        for path in (work.output, *([parts] if parts else [])):
-            move_aside(path)
+        for path in (work.output, work.stage.parts_of(work.config)):
+            if path and path.exists():
+                move_aside(path)
     with contextlib.suppress(FileNotFoundError):
         (record.folder / "done.json").unlink()
     with atomic_write(record.config_file) as stream:
@@ -216,8 +226,6 @@ def prepare_record(record: Record, work: Work, job: Job, fingerprint: str) -> No
 
 def move_aside(path: Path) -> None:
     """Rename what stands at ``path`` to the first free ``path.old-N``; nothing is deleted."""
-    if not path.exists():
-        return
     number = 1
     while (aside := path.with_name(f"{path.name}.old-{number}")).exists():
         number += 1
@@ -229,8 +237,8 @@ def move_aside(path: Path) -> None:
 def fingerprint_of_code() -> str:
     """Eight hex digits that tell one state of the kit from another."""
     digest = hashlib.sha256()
-    for file in _code_files():
-        digest.update(str(file).encode() + (ROOT / file).read_bytes())
+    for name, file in _code_files():
+        digest.update(name.encode() + file.read_bytes())
     return digest.hexdigest()[:8]
 
 
@@ -240,29 +248,14 @@ def snapshot(folder: Path) -> None:
         return
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    for file in _code_files():
-        (temporary / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / file, temporary / file)
+    for name, file in _code_files():
+        (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, temporary / name)
     temporary.rename(folder)
 
 
-def _code_files() -> list[Path]:
-    return sorted(
-        path.relative_to(ROOT)
-        for name in SNAPSHOT
-        for path in (ROOT / name).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pyc"
-    )
-
-
-# ------------------------------------------------------------------------ telling
-def show(run: Path, job: Job, works: Sequence[Work], code: Path) -> None:
-    """Print what would be submitted."""
-    executor = executor_of(run, job, code, {name: [f"<{name}>"] for name in job.after})
-    print(f"\n==== {job.name}: {len(works)} x {job.resources.tasks} processes")
-    print(cluster.header(executor, len(works)).rstrip())
-    for work in works:
-        print(f"\n# {work.name}: launch/{work.stage_name}.py")
-        if job.launch:
-            print(f"# accelerate_config: {job.launch}")
-        print(to_yaml(work.config).rstrip())
+def _code_files() -> Iterator[tuple[str, Path]]:
+    for folder in SNAPSHOT:
+        for file in sorted(folder.rglob("*")):
+            if file.is_file() and "__pycache__" not in file.parts and file.suffix != ".pyc":
+                yield str(file.relative_to(folder.parent)), file

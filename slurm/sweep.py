@@ -1,4 +1,4 @@
-"""A grid of training runs as one job array, and the table of what came out."""
+"""A grid of training runs as one job array, and the table of what has come out."""
 
 from __future__ import annotations
 
@@ -10,15 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kit.command import option, parse_mapping, parse_part, require
+from kit.command import option, parse_mapping, parse_part
 from kit.errors import ConfigError
-from kit.files import atomic_write, log_rows, write_json
 from kit.yaml_files import read_yaml
-from slurm.plan import Entry, Job, Work, filled, job_of, require_launch
-from slurm.records import Record, records_of
-from slurm.resources import Resources, read_cluster
-from slurm.stages import STAGES, stage_named
-from slurm.status import columns, status_of
+from slurm.plan import Entry, Job, PipelineEntry, Work, filled, jobs_of, require_launch
+from slurm.resources import Cluster
+from slurm.stages import stage_named
 
 RUNS = "runs"  # the job array
 
@@ -26,24 +23,12 @@ RUNS = "runs"  # the job array
 @dataclass
 class SweepFile(Entry):
     run: str = option("runs/sweep", help="run folder")
-    at_once: int | None = option(None, help="runs at a time; all if left out")
     metrics: list[str] = option(help="columns of the table", default_factory=lambda: ["loss"])
     grid: dict = field(default_factory=dict)
 
 
-@dataclass
-class TableConfig:
-    """Gather the last metrics of the runs of a sweep; seeds are averaged over."""
-
-    run: str = option("", help="run folder of the sweep")
-    keys: list[str] = option(help="what differs between runs", default_factory=list)
-    metrics: list[str] = option(help="columns", default_factory=list)
-    output: str = option("", help="folder for table.json and table.txt")
-
-
-def read_sweep(path: str | Path, cluster: str | Path, run: str | None) -> tuple[Path, list[Job]]:
-    """The run folder and the jobs of a sweep file: an array with a run for each point of the grid,
-    and the table when all have ended, well or not.
+def read_sweep(path: str | Path, cluster: Cluster, run: str | None) -> tuple[Path, list[Job]]:
+    """The run folder and the job of a sweep file: an array with a run for each point of the grid.
 
     Raises:
         ConfigError: an unknown key or value.
@@ -53,12 +38,9 @@ def read_sweep(path: str | Path, cluster: str | Path, run: str | None) -> tuple[
     stage = stage_named(content.stage, f"{path}, stage")
     if not stage.trains:
         raise ConfigError("only training can be swept", where=path, fix="train_sft or train_grpo")
-    at_once, launch, grid = content.at_once, content.launch, content.grid
-    require(at_once is None or at_once >= 1, "at_once", "must be at least 1", at_once)
-    resources = content.resources_for(stage, cluster, path)
     fixed = filled(content.config, folder)
     works = []
-    for number, point in enumerate(points(grid, path)):
+    for number, point in enumerate(points(content.grid, path)):
         output = folder / name_of(point)
         if any(work.output == output for work in works):
             fix = "leave one out: they would write the same folder"
@@ -66,20 +48,14 @@ def read_sweep(path: str | Path, cluster: str | Path, run: str | None) -> tuple[
         config = parse_mapping(
             stage.config_class, fixed | point | {"output_dir": str(output)}, path
         )
-        works.append(Work(f"{RUNS}/{number}", stage, config))
-    (one,) = job_of(RUNS, content.stage, works[0].config, resources, launch, 1, cluster)
+        shown = {"point": point, "metrics": content.metrics}
+        works.append(Work(f"{RUNS}/{number}", stage, config, shown))
+    keys = {f.name: getattr(content, f.name) for f in dataclasses.fields(Entry)}
+    (one,) = jobs_of(RUNS, PipelineEntry(**keys), works[0].config, cluster, path)
     for work in works[1:]:
-        require_launch(launch, one.resources, work.name, stage, work.config)
-    runs = dataclasses.replace(one, works=tuple(works), at_once=at_once or len(works))
-    table = TableConfig(
-        run=str(folder),
-        keys=list(grid),
-        metrics=content.metrics,
-        output=str(folder / "table"),
-    )
-    light = Resources(**read_cluster(cluster, "cpu"))
-    work = Work("table", STAGES["sweep_table"], table)
-    return folder, [runs, Job("table", (work,), light, after=(RUNS,), after_any=True)]
+        require_launch(content.launch, one.resources, work)
+    at_once = content.at_once or len(works)
+    return folder, [dataclasses.replace(one, works=tuple(works), at_once=at_once)]
 
 
 def points(grid: dict, where: object) -> list[dict]:
@@ -110,85 +86,43 @@ def name_of(point: dict) -> str:
 
 
 # ------------------------------------------------------------------------ the table
-def table(config: TableConfig) -> int:
-    """Write ``table.json`` and ``table.txt``; returns the exit code."""
-    run = Path(config.run)
-    states = {s.name: s for s in status_of(run)}
-    rows, failures = [], []
-    for name, record in records_of(run).items():
-        if not name.startswith(f"{RUNS}/"):
-            continue
-        settings = record.config
-        point = {key: getattr(settings, key) for key in config.keys}
-        if record.has_ended_well():
-            rows.append({"point": point, "metrics": last_metrics(record, config.metrics)})
-        else:
-            state = states[name]
-            failures.append(
-                {"point": point, "state": state.state, "why": state.why, "logs": state.logs}
-            )
-    groups = summarise(rows, config.metrics)
-    found = {"groups": groups, "runs": rows, "failures": failures}
-    write_json(Path(config.output) / "table.json", found)
-    text = text_of(groups, failures, config.metrics)
-    with atomic_write(Path(config.output) / "table.txt") as stream:
-        stream.write(text)
-    print(text)
-    return 0
+def summarise(rows: Sequence[tuple[dict, dict]]) -> list[tuple[dict, int, dict]]:
+    """Of the points and metrics of runs: each point without its seed, how many seeds there are, and
+    mean and standard deviation (of a sample, n - 1; None of one) of each metric over them.
 
-
-def last_metrics(record: Record, names: Sequence[str]) -> dict[str, float]:
-    """The last value that a run logged of each metric."""
-    found = {}
-    for row in log_rows(record.stage.output_of(record.config) / "metrics.jsonl")[0]:
-        found |= {name: row[name] for name in names if name in row}
-    return found
-
-
-def summarise(rows: Sequence[dict], names: Sequence[str]) -> list[dict]:
-    """Mean and standard deviation (of a sample, n - 1) over the seeds of each point.
-
-    >>> rows = [{"point": {"beta": 0, "seed": s}, "metrics": {"loss": s}} for s in (1, 3)]
-    >>> summarise(rows, ["loss"])[0]["metrics"]
-    {'loss': {'mean': 2, 'sd': 1.4142135623730951, 'n': 2}}
+    >>> summarise([({"beta": 0, "seed": s}, {"loss": s}) for s in (1, 3)])
+    [({'beta': 0}, 2, {'loss': (2, 1.4142135623730951)})]
     """
     groups: dict[tuple, list[dict]] = {}
-    for row in rows:
-        key = tuple((k, str(v)) for k, v in row["point"].items() if k != "seed")
-        groups.setdefault(key, []).append(row["metrics"])
+    for point, metrics in rows:
+        key = tuple((k, v) for k, v in point.items() if k != "seed")
+        groups.setdefault(key, []).append(metrics)
     found = []
     for key, members in groups.items():
-        metrics = {}
-        for name in names:
-            values = [m[name] for m in members if name in m]
-            if values:
-                spread = statistics.stdev(values) if len(values) > 1 else None
-                metrics[name] = {"mean": statistics.mean(values), "sd": spread, "n": len(values)}
-        found.append({"point": dict(key), "metrics": metrics})
+        spread = {}
+        for name in dict.fromkeys(name for metrics in members for name in metrics):
+            values = [metrics[name] for metrics in members if name in metrics]
+            sd = statistics.stdev(values) if len(values) > 1 else None
+            spread[name] = (statistics.mean(values), sd)
+        found.append((dict(key), len(members), spread))
     return found
 
 
-def text_of(groups: Sequence[dict], failures: Sequence[dict], names: Sequence[str]) -> str:
-    """The table for people; the failed runs below it, each with its reason and log."""
-    lines = [["", "n", *names]]
-    for group in groups:
-        metrics = group["metrics"]
-        n = max((m["n"] for m in metrics.values()), default=0)
-        cells = [_cell(metrics.get(name)) for name in names]
-        lines.append([_words(group["point"]) or "all", str(n), *cells])
-    text = "\n".join(columns(lines))
-    for failure in failures:
-        why = f" ({failure['why']})" if failure["why"] else ""
-        text += f"\n{_words(failure['point'])}: {failure['state']}{why}; {failure['logs']}"
-    return text + "\n"
+def cells_of(rows: Sequence[tuple[dict, dict]]) -> list[list[str]]:
+    """The table for people.
+
+    >>> cells_of([({"beta": 0, "seed": s}, {"loss": s}) for s in (1, 3)])
+    [['', 'n', 'loss'], ['beta 0', '2', '2 +- 1.41']]
+    """
+    names = list(dict.fromkeys(name for _, metrics in rows for name in metrics))
+    cells = [["", "n", *names]]
+    for point, count, metrics in summarise(rows):
+        words = ", ".join(f"{key} {value}" for key, value in point.items()) or "all"
+        cells.append([words, str(count), *(_cell(*metrics.get(x, (None, None))) for x in names)])
+    return cells
 
 
-def _words(point: dict) -> str:
-    return ", ".join(f"{key} {value}" for key, value in point.items())
-
-
-def _cell(found: dict | None) -> str:
-    if found is None:
+def _cell(mean: float | None, sd: float | None) -> str:
+    if mean is None:
         return "-"
-    spread = f" +- {found['sd']:.3g}" if found["sd"] is not None else ""
-    return f"{found['mean']:.4g}{spread}"
+    return f"{mean:.4g}" + (f" +- {sd:.3g}" if sd is not None else "")

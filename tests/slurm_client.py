@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -124,6 +125,32 @@ def wait_for(truth, what: str, seconds: float = PATIENCE, every: float = 0.2):
         assert time.monotonic() < end, f"waited {seconds:.0f} s for {what}"
         time.sleep(every)
     return found
+
+
+def program(path: Path, *lines: str) -> Path:
+    """A script that can be started; returns its folder, to be put on PATH."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(["#!/bin/bash", *lines, ""]))
+    path.chmod(0o755)
+    return path.parent
+
+
+class Image:
+    """A stand-in for an image and apptainer: what runs in it sees bash and Python, and nothing of
+    SLURM. ``calls``: what it was started with; ``seen``: the variables of what runs in it."""
+
+    def __init__(self, folder: Path):
+        self.calls, self.seen = folder / "calls", folder / "seen"
+        inside = program(folder / "inside" / "python", f'exec {sys.executable} "$@"')
+        (inside / "bash").symlink_to("/bin/bash")
+        outside = program(
+            folder / "outside" / "apptainer",
+            f'echo "$*" >> {self.calls}',
+            f"printenv -0 > {self.seen}",
+            'while [ "$1" != phantom.sif ]; do shift; done; shift',
+            f'PATH={inside} exec "$@"',
+        )
+        self.flags = ("--container", "phantom.sif", "--env", f"PATH={outside}:{os.environ['PATH']}")
 
 
 def write_yaml(path: Path, content: dict) -> Path:

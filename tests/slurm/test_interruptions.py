@@ -18,7 +18,7 @@ from helpers import (
     settings_of,
 )
 from ranks import launcher, run
-from slurm_client import has_steps, logs_of, pid_of, start_at, wait_for
+from slurm_client import Image, has_steps, logs_of, pid_of, program, start_at, wait_for
 
 from slurm.jobs import MAX_STARTS_WITHOUT_PROGRESS
 from slurm.records import Record
@@ -158,7 +158,7 @@ def test_runs_into_its_time_limit_and_is_preempted(client, settings, uninterrupt
 
 def test_shards_are_preempted(client, prepared, tmp_path):
     """Each goes on with the batches that it has not answered; the merged files are those of one
-    undisturbed process."""
+    undisturbed process. In a container, where there is no scontrol."""
     settings = {
         "base_model": "tiny", "data": prepared["test"], "per_device_eval_batch_size": 1,
         "max_new_tokens": 40,
@@ -166,7 +166,8 @@ def test_shards_are_preempted(client, prepared, tmp_path):
     whole, folder = tmp_path / "whole", tmp_path / "evaluation"
     done = run([*launcher(None), "launch/evaluate.py", *flags_of(settings | {"output": whole})])
     assert done.returncode == 0, done.stderr
-    client.stage("evaluate", settings | {"output": folder}, "--shards", 2)
+    image = Image(tmp_path)
+    client.stage("evaluate", settings | {"output": folder}, "--shards", 2, *image.flags)
     shards = [client.status(folder)[f"evaluate_shards/{i}"]["job_id"] for i in (0, 1)]
     wait_for(lambda: len(list((folder / "parts").glob("0*.jsonl"))) > 2, "batches", every=0.05)
     client.urgent(*shards)
@@ -174,6 +175,8 @@ def test_shards_are_preempted(client, prepared, tmp_path):
     status = client.status(folder)
     assert {row["state"] for row in status.values()} == {"COMPLETED"}
     assert [status[f"evaluate_shards/{i}"]["requeues"] for i in (0, 1)] == [1, 1]
+    assert len(image.calls.read_text().splitlines()) == 2 * 2 + 1
+    assert not list((folder / "slurm").rglob("requeue-*"))
     for name in ("metrics.json", "predictions.jsonl"):
         assert (folder / name).read_bytes() == (whole / name).read_bytes()
 
@@ -250,14 +253,11 @@ def test_slurm_refuses_to_requeue_then_the_user_cancels(client, settings, uninte
     """Refused: all is saved, it says so, and the same command goes on. Cancelled means cancelled,
     also right after a signal that asks for a requeue; submitted again, it goes on."""
     folder = tmp_path / "grpo"
-    programs = tmp_path / "programs"
-    programs.mkdir()
-    fake = programs / "scontrol"
-    fake.write_text(
-        '#!/bin/bash\nif [ "$1" = requeue ]; then echo "slurm_requeue error: disabled" >&2; exit 1;'
-        '\nfi\nexec /usr/bin/scontrol "$@"\n'
+    programs = program(
+        tmp_path / "programs" / "scontrol",
+        'if [ "$1" = requeue ]; then echo "slurm_requeue error: disabled" >&2; exit 1; fi',
+        'exec /usr/bin/scontrol "$@"',
     )
-    fake.chmod(0o755)
     refuses = {"PATH": f"{programs}:{os.environ['PATH']}", "TRIES": "2"}
     grpo = GrpoRun(client, settings(folder), folder, hold=True, **refuses)
     grpo.await_held()

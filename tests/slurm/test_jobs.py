@@ -14,6 +14,7 @@ from slurm import jobs, submission
 from slurm.jobs import MAX_STARTS_WITHOUT_PROGRESS, StageJob, requeue
 from slurm.plan import Job
 from slurm.records import Record
+from slurm.resources import Resources
 from slurm.stages import Stage
 
 
@@ -46,7 +47,7 @@ def job_of(rank: int = 0) -> SimpleNamespace:
 )
 def test_only_who_asks_for_it_is_requeued(code, rank, left_with, requeued, record, monkeypatch):
     asked, done = [], []
-    monkeypatch.setattr(jobs, "requeue", lambda job_id: asked.append(job_id) or 0)
+    monkeypatch.setattr(jobs, "requeue", lambda job_id, record: asked.append(job_id) or 0)
     monkeypatch.setattr(StageJob, "run_stage", lambda self, record, job: code)
     monkeypatch.setattr(Record, "write_done", lambda self: done.append(True))
     assert StageJob(str(record.folder)).attempt(job_of(rank)) == left_with
@@ -88,16 +89,16 @@ def scontrol(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("state", "requests"), [("RUNNING", 1), ("CANCELLED", 0), ("FAILED", 0)])
-def test_a_job_that_is_being_cancelled_stays_so(state, requests, scontrol):
+def test_a_job_that_is_being_cancelled_stays_so(state, requests, record, scontrol):
     scontrol.answering(state, 0)
-    assert requeue("7") == 0
+    assert requeue("7", record) == 0
     assert scontrol.requests() == requests
 
 
-def test_a_refusal_is_told_after_some_tries(scontrol):
+def test_a_refusal_is_told_after_some_tries(record, scontrol):
     scontrol.answering("RUNNING", 1)
     with pytest.raises(UserError, match="does not requeue job 7"):
-        requeue("7")
+        requeue("7", record)
     assert scontrol.requests() == 2
 
 
@@ -176,10 +177,37 @@ def test_work_is_done_while_what_it_made_stands_as_it_left_it(record):
     assert not record.is_done("f")
 
 
-@pytest.mark.parametrize(("after_any", "waits"), [(False, "afterok:12"), (True, "afterany:12")])
-def test_a_job_waits_for_the_success_of_those_before_it(after_any, waits, tmp_path, monkeypatch):
-    """But for the table of a sweep, which tells of failures too."""
+def test_a_job_waits_for_the_success_of_those_before_it(tmp_path, monkeypatch):
     monkeypatch.setattr(submission.cluster, "executor_for", lambda *_, after, **__: after)
-    job = Job("grpo", (), None, after=("sft", "done before"), after_any=after_any)
-    assert submission.executor_of(tmp_path, job, tmp_path, {"sft": ["12_0", "12_1"]}) == waits
-    assert submission.executor_of(tmp_path, job, tmp_path, {}) is None
+    job = Job("grpo", (), Resources(), after=("sft", "done before"))
+    plan = submission.Submission(tmp_path, [job])
+    assert plan.executor_of(job, {"sft": ["12_0", "12_1"]}, []) == "afterok:12"
+    assert plan.executor_of(job, {"sft": ["12_0", "12_1"]}, ["7", "8_1"]) == "afterok:7:8_1:12"
+    assert plan.executor_of(job, {}, []) is None
+
+
+# ------------------------------------------------------------------------ jobs of others
+@pytest.mark.parametrize(
+    ("shown", "waits"),
+    [
+        ("JobId=7 JobState=PENDING Reason=Priority", ["7"]),
+        ("JobId=7 JobState=COMPLETED", []),
+        ("JobId=8 JobState=COMPLETED\nJobId=7 JobState=RUNNING\nJobId=9 JobState=FAILED", ["7"]),
+        ("JobId=8 JobState=COMPLETED\nJobId=9 JobState=FAILED", "job 7 has ended as FAILED"),
+        ("JobId=7 JobState=CANCELLED", "job 7 has ended as CANCELLED"),
+        (None, "job 7 is not known to SLURM"),
+    ],
+    ids=["waits", "ended", "array", "array failed", "cancelled", "unknown"],
+)
+def test_a_job_waits_for_those_of_others_that_can_still_end_well(shown, waits, monkeypatch):
+    def ask(*command):
+        if shown is None:
+            raise UserError("slurm_load_jobs error: Invalid job id specified")
+        return shown
+
+    monkeypatch.setattr(submission.cluster, "ask", ask)
+    if isinstance(waits, list):
+        assert submission.cluster.awaited(["7"]) == waits
+    else:
+        with pytest.raises(UserError, match=waits):
+            submission.cluster.awaited(["7"])

@@ -1,8 +1,12 @@
 """Plans: what waits for what, what a job asks for, and what makes a result another one."""
 
+import dataclasses
 import inspect
 import os
 import re
+import shlex
+import subprocess
+import sys
 import typing
 from pathlib import Path
 
@@ -14,10 +18,13 @@ from hypothesis import strategies as st
 from launch_files import FILES, REFUSED, write
 from slurm_client import CLUSTER_FILE
 
+from kit.cli import COMMANDS
 from kit.errors import ConfigError
+from kit.evaluate.config import EvaluateConfig
 from kit.train.config import SftConfig
-from slurm.plan import fingerprints, in_order, job_of, read_pipeline, resources_of
-from slurm.resources import Resources, minutes_of, read_cluster
+from slurm import cluster as cluster_of_slurm
+from slurm.plan import PipelineEntry, fingerprints, in_order, jobs_of, read_pipeline
+from slurm.resources import Cluster, Resources, minutes_of
 from slurm.stages import STAGES
 from slurm.sweep import points, read_sweep
 
@@ -39,21 +46,22 @@ def pipeline(tmp_path, change=lambda content: None) -> dict:
     change(content)
     path = tmp_path / "pipeline.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False))
-    _, jobs = read_pipeline(path, CLUSTER_FILE, str(tmp_path / "run"))
+    _, jobs = read_pipeline(path, Cluster(CLUSTER_FILE), str(tmp_path / "run"))
     return {job.name: job for job in jobs}
 
 
 # ------------------------------------------------------------------------ shipped files
 @pytest.mark.parametrize("name", STAGES)
 def test_each_stage_names_a_function_that_takes_its_configuration(name):
-    stage = STAGES[name]
-    (parameter,) = inspect.signature(stage.entry_point).parameters.values()
-    assert typing.get_type_hints(stage.entry_point)[parameter.name] is stage.config_class
+    run, stage = COMMANDS[name].entry_point, STAGES[name]
+    (parameter,) = inspect.signature(run).parameters.values()
+    assert typing.get_type_hints(run)[parameter.name] is stage.config_class
+    assert {stage.output} <= {f.name for f in dataclasses.fields(stage.config_class)}
 
 
 @pytest.mark.parametrize("folder", [SLURM, SLURM / "local_cluster"], ids=["slurm", "local"])
 def test_shipped_pipelines(folder):
-    _, jobs = read_pipeline(folder / "pipeline.yaml", folder / "cluster.yaml", None)
+    _, jobs = read_pipeline(folder / "pipeline.yaml", Cluster(folder / "cluster.yaml"), None)
     names = [job.name for job in jobs]
     after = {job.name: set(job.after) for job in jobs}
     assert after["sft"] == {"prepare_train"}
@@ -70,14 +78,13 @@ def test_shipped_pipelines(folder):
 
 
 def test_shipped_sweep():
-    folder, (runs, table) = read_sweep(SLURM / "sweep.yaml", SLURM / "cluster.yaml", None)
+    folder, (runs,) = read_sweep(SLURM / "sweep.yaml", Cluster(SLURM / "cluster.yaml"), None)
     assert len(runs.works) == 2 * 2 * 2 * 3
     assert runs.at_once == 4
     outputs = {work.output for work in runs.works}
     assert len(outputs) == len(runs.works)
     assert all(re.fullmatch(r"[\w.=-]+", path.name) for path in outputs)
     assert all(path.parent == folder for path in outputs)
-    assert (table.after, table.after_any) == (("runs",), True)
 
 
 # ------------------------------------------------------------------------ order
@@ -187,7 +194,7 @@ def gpu_job(text: str, tmp_path) -> Resources:
     """What a training run asks for under a cluster.yaml whose part ``gpu`` says this."""
     path = tmp_path / "cluster.yaml"
     path.write_text(f"setup: [module load cuda]\ncpu: {{partition: c}}\ngpu:\n  {text}\n")
-    return Resources(**resources_of(STAGES["train_sft"], path, None, {}))
+    return Cluster(path).resources("gpu")
 
 
 @pytest.mark.parametrize(
@@ -254,27 +261,186 @@ def test_values_of_a_cluster_file_that_mean_nothing(text, message, tmp_path):
 def test_resources_of_a_job_flags_over_cluster_over_accelerate(tmp_path):
     path = tmp_path / "cluster.yaml"
     path.write_text("account: us\ncpu: {partition: c}\ngpu: {gpus_per_node: 4, nodes: 3}\n")
-    stage = STAGES["train_sft"]
     machines = ROOT / "accelerate_configs" / "multi_node_zero3.yaml"
-    assert read_cluster(path, "cpu") == {"account": "us", "partition": "c"}
-    assert resources_of(stage, path, machines, {})["nodes"] == 3
-    assert resources_of(stage, path, machines, {"nodes": 5})["nodes"] == 5
+    cluster = Cluster(path)
+    assert cluster.read("cpu") == {"account": "us", "partition": "c"}
+    assert cluster.resources("gpu", machines).nodes == 3
+    assert cluster.resources("gpu", machines, {"nodes": 5}).nodes == 5
+    assert Cluster(path, {"nodes": 7}).resources("gpu", machines, {"nodes": 5}).nodes == 7
     path.write_text("gpu: {gpus_per_node: 4}\n")
-    two = Resources(**resources_of(stage, path, machines, {}))
+    two = cluster.resources("gpu", machines)
     assert (two.nodes, two.per_node, two.tasks) == (2, 4, 8)
     path.write_text("gpu: {}\n")
-    chosen = resources_of(stage, path, ZERO2, {})
     config = SftConfig(base_model="tiny", data="a", output_dir="b")
-    (job,) = job_of(
-        "sft",
-        "train_sft",
-        config,
-        Resources(**chosen),
-        ZERO2,
-        1,
-        path,
-    )
+    entry = PipelineEntry("train_sft", accelerate_config=str(ZERO2))
+    (job,) = jobs_of("sft", entry, config, cluster, "here")
     assert job.resources.tasks == 2, "without GPUs, as many as the accelerate config says"
+
+
+# ------------------------------------------------------------------------ what is passed through
+PASSED = """
+account: us
+sbatch: {mail-type: [END, FAIL], mail-user: a@b.org, exclusive: true, comment: two words}
+srun: {mpi: pmix}
+env: {HF_HOME: "/a b/$HOME", NCCL_DEBUG: INFO, QUIET: no}
+cpu: {partition: c}
+gpu:
+  gpus_per_node: a100:4
+  sbatch: {exclusive: false, licenses: "x:2", gres: nvme:1}
+  env: {NCCL_DEBUG: WARN, NOTE: "it's"}
+"""
+
+
+def header_of(resources: Resources, tmp_path) -> str:
+    """The sbatch file of a job that asks for these."""
+    code = tmp_path / "run" / "slurm" / "code"
+    logs = tmp_path / "run" / "slurm" / "sft" / "logs"
+    return cluster_of_slurm.header(cluster_of_slurm.executor_for(logs, code, "x", resources), 1)
+
+
+def options_of(header: str) -> set[str]:
+    return set(re.findall(r"^#SBATCH (--.*)$", header, re.MULTILINE))
+
+
+def test_options_and_variables_of_a_cluster_file_reach_the_sbatch_file(tmp_path):
+    """Those of a part, a stage and flags go over those for all, each by its name."""
+    path = tmp_path / "cluster.yaml"
+    path.write_text(PASSED)
+    flags = {"env": ["NOTE=$(touch x) \"'"], "sbatch": ["comment=mine"]}
+    entry = PipelineEntry("train_sft", resources={"srun": ["--cpu-bind=cores"]})
+    own = entry.own("pipeline.yaml")
+    header = header_of(Cluster(path, flags).resources("gpu", None, own), tmp_path)
+    assert options_of(header) > {
+        "--mail-type=END,FAIL", "--mail-user=a@b.org", "--licenses=x:2", "--gres=nvme:1",
+        "--comment=mine", "--gpus-per-node=a100:4", "--ntasks-per-node=4", "--requeue",
+        "--account=us",
+    }  # fmt: skip
+    assert "--exclusive" not in header
+    assert "--mpi=pmix --cpu-bind=cores bash" in header
+    script = header.partition("# command")[0] + "printenv -0 HF_HOME NCCL_DEBUG QUIET NOTE"
+    shown = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert shown.stdout.split("\0") == ["/a b/$HOME", "WARN", "no", "$(touch x) \"'", ""]
+    assert not (tmp_path / "x").exists()
+    assert "--exclusive" in options_of(header_of(Cluster(path).resources("cpu"), tmp_path))
+
+
+def test_gpus_of_a_type_and_as_gres(tmp_path):
+    gres = Resources(sbatch=["gres=gpu:h100:8,nvme:1", "gres-flags=enforce-binding"])
+    assert (gres.gpus, gres.tasks) == (8, 8)
+    assert "--gres=gpu:h100:8,nvme:1" in options_of(header_of(gres, tmp_path))
+    assert "gpus-per-node" not in header_of(gres, tmp_path)
+    mig = Resources(gpus_per_node="3g.20gb:2")
+    assert mig.gpus == 2
+    assert "--gpus-per-node=3g.20gb:2" in options_of(header_of(mig, tmp_path))
+
+
+def test_merging_is_paid_by_the_same_account_and_asks_for_no_gpu(tmp_path):
+    path = tmp_path / "cluster.yaml"
+    path.write_text("cpu: {partition: c}\ngpu: {partition: g}\n")
+    flags = {
+        "account": "us", "partition": "g", "nodes": 2, "env": ["A=1"],
+        "sbatch": ["gres=gpu:a100:1", "mail-type=END"],
+    }  # fmt: skip
+    config = EvaluateConfig(base_model="tiny", data="a", output="b")
+    entry = PipelineEntry("evaluate", shards=8, at_once=2)
+    shards, merge = jobs_of("evaluate", entry, config, Cluster(path, flags), "here")
+    assert (len(shards.works), shards.at_once, shards.resources.gpus) == (8, 2, 1)
+    light = merge.resources
+    assert (light.account, light.partition, light.nodes, light.gpus) == ("us", "c", 1, 0)
+    assert (light.env, light.sbatch) == (["A=1"], ["mail-type=END"])
+
+
+@pytest.mark.parametrize(
+    ("text", "both"),
+    [
+        ("sbatch: {partition: other}", "sbatch partition=other contradicts partition: g"),
+        ("sbatch: {time: 5}", "sbatch time=5 contradicts time: 01:00:00"),
+        ("sbatch: {ntasks: 3}", "sbatch ntasks=3 contradicts tasks_per_node: 0"),
+        ("sbatch: {gpus: 3}", "sbatch gpus=3 contradicts gpus_per_node: 2"),
+        ("sbatch: {gres: 'gpu:3'}", "sbatch gres=gpu:3 contradicts gpus_per_node: 2"),
+        ("sbatch: {mem: 0}\n  mem_gb: 4", "sbatch mem=0 contradicts mem_gb: 4"),
+        ("sbatch: {signal: B:TERM}", "sbatch signal=B:TERM contradicts signal_delay_s: 120"),
+        ("sbatch: {dependency: singleton}", "sbatch dependency=singleton contradicts after: "),
+        ("sbatch: {no-requeue: true}", "sbatch no-requeue contradicts requeue, which the kit sets"),
+        ("sbatch: {open-mode: truncate}", "open-mode=truncate contradicts open-mode=append"),
+        ("sbatch: [array=1-3]", "array=1-3 contradicts array=0-SHARDS"),
+        ("srun: {kill-on-bad-exit: 0}", "kill-on-bad-exit=0 contradicts kill-on-bad-exit=1"),
+        ("srun: [nodes=1]", "srun nodes=1 contradicts nodes: 1"),
+        ("env: {WORLD_SIZE: 3}", "WORLD_SIZE=3 contradicts WORLD_SIZE as the job sets it"),
+        ("sbatch: {A: us}", "'A=us' is no option of sbatch"),
+        ("srun: [-n 2]", "'-n 2' is no option of srun"),
+        ("sbatch: {comment: \"a\\nb\"}", "is no option of sbatch"),
+        ("sbatch: {exclusive: }", "exclusive has no value"),
+        ("env: {A-B: 1}", "'A-B=1' sets no variable"),
+        ("env: [A]", "'A' sets no variable"),
+        ("env: {A: }", "A has no value"),
+        ("after: [soon]", "'soon' is no job"),
+    ],
+)  # fmt: skip
+def test_what_contradicts_the_kit_is_told_with_both(text, both, tmp_path):
+    with pytest.raises(ConfigError, match=re.escape(both)) as caught:
+        gpu_job(f'{text}\n  partition: g\n  gpus_per_node: 2\n  time: "01:00:00"', tmp_path)
+    assert caught.value.fix
+
+
+def test_what_the_kit_says_too_contradicts_nothing(tmp_path):
+    job = gpu_job("sbatch: {requeue: true, mem: 0}\n  srun: {kill-on-bad-exit: 1}", tmp_path)
+    assert options_of(header_of(job, tmp_path)) >= {"--requeue", "--mem=0"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "started"),
+    [
+        (
+            {"container": "/images/m 1.sif", "bind": ["/scratch"]},
+            "apptainer exec --nv --bind RUN --bind HERE --bind /scratch --pwd HERE "
+            "'/images/m 1.sif' bash -c TRAP -- python",
+        ),
+        (
+            {"container": "m.sif", "container_exec": "singularity exec", "python": "python3"},
+            "singularity exec --bind RUN --bind HERE --pwd HERE m.sif bash -c TRAP -- python3",
+        ),
+        ({"python": "/opt/env/bin/python"}, "/opt/env/bin/python"),
+        ({}, sys.executable),
+    ],
+    ids=["apptainer", "singularity", "python", "plain"],
+)  # fmt: skip
+def test_the_command_line_in_a_container(keys, started, tmp_path, monkeypatch):
+    """As it would run, the signal that asks to save being ignored until Python listens, on either
+    side; and requeued from outside, as there is no scontrol in an image."""
+    here = tmp_path / "my project"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    lines = header_of(Resources(**keys), tmp_path).splitlines()
+    (line,) = (x for x in lines if x.startswith("srun "))
+    words = shlex.split(line)
+    trap = "trap '' USR2; exec \"$@\""
+    expected = [
+        {"RUN": str(tmp_path / "run"), "HERE": str(here), "TRAP": trap}.get(word, word)
+        for word in shlex.split(started)
+    ]
+    assert words[words.index("bash") :] == [
+        "bash", "-c", trap, "--", *expected, "-u", "-m", "submitit.core._submit",
+        str(tmp_path / "run" / "slurm" / "sft" / "logs"),
+    ]  # fmt: skip
+    assert any("scontrol requeue" in x for x in lines) == ("container" in keys)
+
+
+@pytest.mark.parametrize("key", ["srun", "sbatch"])
+def test_the_options_of_pyxis(key, tmp_path):
+    """Are srun's, as a batch script in an image would find no srun there."""
+    image = "nvcr.io#nvidia/pytorch:25.01-py3"
+    keys = {key: [f"container-image={image}", "container-mounts=/scratch:/scratch"]}
+    header = header_of(Resources(**keys), tmp_path)
+    assert not [x for x in options_of(header) if x.startswith("--container")]
+    (line,) = (x for x in header.splitlines() if x.startswith("srun "))
+    words = shlex.split(line)
+    assert words[words.index("--export=ALL") + 1 : words.index("bash")] == [
+        f"--container-workdir={ROOT}", f"--container-image={image}",
+        "--container-mounts=/scratch:/scratch",
+    ]  # fmt: skip
+    assert words[words.index("--") + 1] == "python"
+    assert "scontrol requeue" in header
 
 
 # ------------------------------------------------------------------------ fingerprints
@@ -380,7 +546,7 @@ def test_mistakes_in_a_sweep_file(text, message, tmp_path):
     path = tmp_path / "sweep.yaml"
     path.write_text(f"stage: train_sft\n{text}\n")
     with pytest.raises(ConfigError, match=message):
-        read_sweep(path, CLUSTER_FILE, str(tmp_path))
+        read_sweep(path, Cluster(CLUSTER_FILE), str(tmp_path))
 
 
 @pytest.mark.parametrize("grid", [{}, {"seed": 3}, {"seed": []}])
@@ -393,13 +559,13 @@ def test_a_sweep_of_what_does_not_train(tmp_path):
     path = tmp_path / "sweep.yaml"
     path.write_text("stage: evaluate\ngrid: {seed: [1]}\n")
     with pytest.raises(ConfigError, match="only training can be swept"):
-        read_sweep(path, CLUSTER_FILE, None)
+        read_sweep(path, Cluster(CLUSTER_FILE), None)
 
 
 def test_runs_of_a_sweep_wait_for_nothing_of_each_other(tmp_path):
     path = tmp_path / "sweep.yaml"
     content = {"stage": "train_sft", "config": {"data": "a.json"}, "grid": {"seed": [1, 2]}}
     path.write_text(yaml.safe_dump(content))
-    _, jobs = read_sweep(path, CLUSTER_FILE, str(tmp_path / "run"))
+    _, jobs = read_sweep(path, Cluster(CLUSTER_FILE), str(tmp_path / "run"))
     assert [job.after for job in in_order(jobs[:1], path)] == [()]
     assert Path(jobs[0].works[1].config.output_dir).name == "seed=2"

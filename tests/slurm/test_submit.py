@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,8 +21,11 @@ from helpers import (
 from ranks import launcher, run
 from slurm_client import (
     CLUSTER_FILE,
+    Image,
     ask,
     logs_of,
+    program,
+    show,
     submit,
     wait_for,
     write_yaml,
@@ -242,39 +246,57 @@ def test_a_sweep_of_four_of_which_one_fails(client, prepared, tmp_path):
         "stage": "train_sft",
         "at_once": 2,
         "config": settings,
-        "grid": {"learning_rate": [1e-3, 1e-4], "seed": [1, 2]},
+        "grid": {"learning_rate": ["1e-3", "1e-4"], "seed": [1, 2]},
         "metrics": ["loss", "token_accuracy"],
     }
     file = write_yaml(tmp_path / "sweep.yaml", content)
     command = ("sweep", "--cfg", file, "--cluster", CLUSTER_FILE)
-    victim = tmp_path / "sweep" / "learning_rate=0.0001_seed=2"
+    victim = tmp_path / "sweep" / "learning_rate=1e-4_seed=2"
     victim.mkdir(parents=True)
     (victim / "stop").touch()  # a request that was left over is refused
     client.submit(*command)
     runs = Record(tmp_path / "sweep" / "slurm" / "runs" / "0").request["job_id"].split("_")[0]
     assert "ArrayTaskThrottle=2 " in ask("scontrol", "--oneliner", "show", "job", runs) + " "
     client.finish()
-    table = json.loads((tmp_path / "sweep" / "table" / "table.json").read_text())
-    assert len(table["runs"]) == 3
-    (failure,) = table["failures"]
-    assert failure["point"] == {"learning_rate": 1e-4, "seed": 2}
+    runs = list(client.status(tmp_path / "sweep").values())
+    (failure,) = (run for run in runs if run["state"] != "COMPLETED")
+    assert failure["point"] == {"learning_rate": "1e-4", "seed": "2"}
     why = "exit code 2, a request to stop is left over"
     assert (failure["state"], failure["why"]) == ("FAILED", why)
-    groups = {g["point"]["learning_rate"]: g["metrics"]["loss"] for g in table["groups"]}
-    assert [groups[rate]["n"] for rate in ("0.001", "0.0001")] == [2, 1]
-    losses = [r["metrics"]["loss"] for r in table["runs"] if r["point"]["learning_rate"] == 1e-3]
-    assert groups["0.001"]["mean"] == pytest.approx(sum(losses) / 2)
-    assert groups["0.001"]["sd"] == pytest.approx(abs(losses[0] - losses[1]) / 2**0.5)
-    assert groups["0.001"]["sd"] > 0
-    text = (tmp_path / "sweep" / "table" / "table.txt").read_text()
-    assert f"learning_rate 0.0001, seed 2: FAILED ({why})" in text
-    assert "+-" in text
+    shown = client.submit("status", tmp_path / "sweep")
+    assert re.search(rf"seed=2 +{failure['job_id']} +FAILED \({why}\)", shown)
+    table = [re.split("  +", line) for line in shown.splitlines()[-3:]]
+    assert table[0] == ["", "n", "loss", "token_accuracy"]
+    assert [row[:2] for row in table[1:]] == [
+        ["learning_rate 1e-3", "2"],
+        ["learning_rate 1e-4", "1"],
+    ]
+    losses = [run["metrics"]["loss"] for run in runs if run["point"]["learning_rate"] == "1e-3"]
+    sd = abs(losses[0] - losses[1]) / 2**0.5
+    assert sd > 0
+    assert table[1][2] == f"{sum(losses) / 2:.4g} +- {sd:.3g}"
+    assert "+-" not in table[2][2]
     (victim / "stop").unlink()
     shown = client.submit(*command)
     assert "runs: job" in shown
     client.finish()
-    table = json.loads((tmp_path / "sweep" / "table" / "table.json").read_text())
-    assert (len(table["runs"]), table["failures"]) == (4, [])
+    states = [run["state"] for run in client.status(tmp_path / "sweep").values()]
+    assert states == ["COMPLETED"] * 4
+
+
+def test_shards_run_as_many_at_once_as_is_said(client, prepared, tmp_path):
+    """One, where there are two nodes. In place of Python, what says when it runs."""
+    log = tmp_path / "log"
+    python = program(
+        tmp_path / "python", f"echo start >> {log}", "sleep 0.3", f"echo end >> {log}"
+    ) / "python"  # fmt: skip
+    settings = {"base_model": "tiny", "data": prepared["test"], "output": tmp_path / "evaluation"}
+    flags = ("--shards", 4, "--at_once", 1, "--python", python)
+    client.stage("evaluate", settings, *flags)
+    first = Record(tmp_path / "evaluation" / "slurm" / "evaluate_shards" / "0").request["job_id"]
+    assert "ArrayTaskThrottle=1 " in show(first.split("_")[0]) + " "
+    client.finish()
+    assert log.read_text().split() == ["start", "end"] * 5
 
 
 @pytest.mark.parametrize("name", ["100%done", "run%j", "a\\b", "a\nb"])
@@ -305,6 +327,9 @@ def test_a_run_folder_that_nodes_may_not_see(hosts, heard, monkeypatch, capsys, 
         (["--nodez", 2], "did you mean 'nodes'"),
         (["--max_stepz", 2], "did you mean 'max_steps'"),
         (["--accelerate_config", "none.yaml"], "no such config file"),
+        (["--sbatch", "licences=x"], "unrecognized option '--licences=x'"),
+        (["--srun", "container-image=x"], "unrecognized option '--container"),
+        (["--after", 999999], "job 999999 is not known to SLURM"),
     ],
 )
 def test_what_cannot_be_had_is_refused_before_anything_is_submitted(
@@ -364,18 +389,45 @@ def test_status_of_nothing(tmp_path):
     assert "nothing was submitted" in done.stderr
 
 
-def test_status_when_slurm_has_forgotten(client, prepared, tmp_path):
-    """What was written down counts."""
+def test_options_variables_and_a_container_arrive_and_it_waits_for_another(
+    client, prepared, tmp_path
+):
+    """One job that is all of these. And its state when SLURM has forgotten it: what was written
+    down counts."""
     output = tmp_path / "train.json"
-    root = prepared["train"].parent / "SLAKE"
-    client.stage("prepare_data", {"dataset": "SLAKE", "slake_root": root, "output": output})
-    client.finish()
+    settings = {
+        "dataset": "SLAKE", "slake_root": prepared["train"].parent / "SLAKE", "output": output,
+    }  # fmt: skip
+    image = Image(tmp_path)
+    outer = ask("sbatch", "--parsable", "--hold", "--mem=100", "-o", "/dev/null", "--wrap", "true")
+    outer = outer.strip()
+    passed = ("comment=two words", "mail-user=a@b.org", "mail-type=FAIL", "nice=7", "exclusive")
+    shown = client.stage(
+        "prepare_data", settings, "--after", outer, "--sbatch", *passed, *image.flags,
+        "HF_HOME=/a b/$HOME", "NOTE='\"",
+    )  # fmt: skip
     run_folder = tmp_path / "train.json.run"
+    record = Record(run_folder / "slurm" / "prepare_data")
+    job_id = record.request["job_id"]
+    assert f"prepare_data: job {job_id}, after {outer}" in shown
+    assert f"afterok:{outer}(unfulfilled)" in show(job_id)
+    subprocess.run(["scontrol", "release", outer], check=True)
+    client.finish()
+    job = show(job_id)
+    for arrived in (
+        "Comment=two words", "MailUser=a@b.org", "MailType=FAIL", "OverSubscribe=NO", "Nice=7",
+        "JobName=train.json.run.prepare_data", "JobState=COMPLETED",
+    ):  # fmt: skip
+        assert arrived in job, job
+    assert re.search(r"EndTime=(\S+)", show(outer))[1] <= re.search(r"StartTime=(\S+)", job)[1]
+    seen = image.seen.read_bytes().split(b"\0")
+    assert {b"HF_HOME=/a b/$HOME", b"NOTE='\""} <= set(seen)
+    binds = f"--bind {run_folder} --bind {ROOT} --pwd {ROOT}"
+    assert image.calls.read_text().startswith(f"exec --nv {binds} phantom.sif bash -c trap")
 
     def status() -> dict:
         return client.status(run_folder)["prepare_data"]
 
-    record = Record(run_folder / "slurm" / "prepare_data")
     record.write_request(**record.request | {"job_id": "999999"})
     assert status()["state"] == "COMPLETED"
     (record.folder / "done.json").unlink()
