@@ -162,8 +162,8 @@ BREAKS = (
     Break(
         "a cluster file is not typed",
         "slurm/resources.py",
-        "return content | parts[kind]",
-        'return read_yaml(path, as_text=True).get("gpu", {})',
+        "return merged(content, parts[kind])",
+        'return read_yaml(self.path, as_text=True).get("gpu", {})',
         ("tests/slurm/test_plan.py::test_values_of_a_cluster_file_that_mean_nothing",),
     ),
     Break(
@@ -185,8 +185,8 @@ BREAKS = (
     Break(
         "every rank asks for the requeue",
         JOBS,
-        "requeue(job.job_id)) if main else 0",
-        "requeue(job.job_id))",
+        "requeue(job.job_id, record)) if main else 0",
+        "requeue(job.job_id, record))",
         ("tests/slurm/test_jobs.py::test_only_who_asks_for_it_is_requeued",),
     ),
     Break(
@@ -227,9 +227,40 @@ BREAKS = (
     Break(
         "a stage runs though the one before has failed",
         "slurm/submission.py",
-        '"afterany" if job.after_any else "afterok"',
-        '"afterany"',
+        'after=f"afterok:',
+        'after=f"afterany:',
         ("tests/slurm/test_jobs.py::test_a_job_waits_for_the_success_of_those_before_it",),
+    ),
+    Break(
+        "an option that is passed on overrules the kit",
+        "slurm/resources.py",
+        "if FIXED.get(name, entry) != entry:",
+        "if False:",
+        ("tests/slurm/test_plan.py::test_what_contradicts_the_kit_is_told_with_both",),
+    ),
+    Break(
+        "a variable's value is read by the shell",
+        "slurm/cluster.py",
+        'f"export {name}={shlex.quote(value)}"',
+        "f'export {name}=\"{value}\"'",
+        (
+            "tests/slurm/test_plan.py"
+            "::test_options_and_variables_of_a_cluster_file_reach_the_sbatch_file",
+        ),
+    ),
+    Break(
+        "Python in a container dies of the signal that asks it to save",
+        "slurm/cluster.py",
+        "[*listening, *container, *listening, *python]",
+        "[*listening, *container, *python]",
+        ("tests/slurm/test_plan.py::test_the_command_line_in_a_container",),
+    ),
+    Break(
+        "a job waits for one that has failed",
+        "slurm/cluster.py",
+        'if job is None or not (job.alive or job.state == "COMPLETED"):',
+        "if job is None:",
+        ("tests/slurm/test_jobs.py::test_a_job_waits_for_those_of_others_that_can_still_end_well",),
     ),
     Break(
         "other data under the same name change nothing",
