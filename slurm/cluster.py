@@ -19,9 +19,9 @@ from submitit.helpers import clean_env
 from kit.errors import UserError
 from slurm.resources import Resources, minutes_of
 
+SECONDS_BETWEEN_TRIES = (0, 2, 10, 30)  # of a requeue
 SIGNAL = "USR2"  # what kit.run.stop.StopRequest hears
-NAMED = ("partition", "account", "qos", "constraint", "nodelist", "exclude")
-UNNAMED = ("reservation", "begin")  # by submitit
+NAMED = ("partition", "account", "qos", "constraint", "nodelist", "exclude", "reservation", "begin")
 SEE = "see sinfo -o '%P %l %D %c %m %G'"  # partitions: time limit, nodes, cores, MB, GPUs
 ON_ONE_MACHINE = ("ext2/ext3", "xfs", "btrfs", "zfs", "tmpfs", "ramfs", "overlayfs", "f2fs")
 submitit.JobEnvironment.USR_SIG = SIGNAL  # whatever SUBMITIT_PREEMPT_SIGNAL says
@@ -58,19 +58,21 @@ def executor_for(
         "dependency": after,
         "array_parallelism": at_once,
         "setup": [
+            "job=${SLURM_ARRAY_JOB_ID-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID+_$SLURM_ARRAY_TASK_ID}",
+            f"rm -f {_asked(folder)}",  # by one that was killed then
             *resources.setup,
             *(f"export {name}={shlex.quote(value)}" for name, _, value in variables),
             # the working directory may hold the kit too, and a user's reward functions
             f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(code))}:$PYTHONPATH:$PWD",
             "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}",
         ],
-        "teardown": requeue_from_outside(folder) if resources.in_container else None,
+        "teardown": requeueing(folder),
         "srun_args": srun_options(resources),
         "additional_parameters": {"requeue": True}
         | ({"kill-on-invalid-dep": "yes"} if after else {})
-        | {key: getattr(resources, key) for key in UNNAMED if getattr(resources, key)}
+        | {key: getattr(resources, key) for key in NAMED if getattr(resources, key)}
         | {name: value or True for name, _, value in options if not name.startswith("container-")},
-    } | {key: getattr(resources, key) for key in NAMED}
+    }
     executor.update_parameters(
         **{key: value for key, value in parameters.items() if value is not None}
     )
@@ -104,17 +106,26 @@ def srun_options(resources: Resources) -> list[str]:
     ]
 
 
-def requeue_from_outside(folder: Path) -> list[str]:
-    """Lines behind the command of a job in a container, where there is no scontrol
-    (``slurm.jobs.requeue``)."""
-    asked = f"{shlex.quote(str(folder))}/requeue-$SLURM_JOB_ID"
+def requeueing(folder: Path) -> list[str]:
+    """Lines behind the command of a job: have SLURM start it again if it has asked for that by a
+    file in ``folder`` (``Record.ask_requeue``), unless it is being cancelled."""
+    waits = " ".join(map(str, SECONDS_BETWEEN_TRIES))
     return [
         "code=$?",
-        f"rm {asked} 2>/dev/null || exit $code",
-        "scontrol show job $SLURM_JOB_ID | grep -q JobState=RUNNING || exit 0",
-        "scontrol requeue $SLURM_JOB_ID || { echo 'error: saved, but SLURM does not requeue it: "
-        "submit the same command again' >&2; exit 1; }",
+        f"rm {_asked(folder)} 2>/dev/null || exit $code",
+        f"for seconds in {waits}; do",
+        "    sleep $seconds",
+        "    now=$(scontrol show job $job) && [[ $now != *JobState=RUNNING* ]] && exit 0",
+        "    said=$(scontrol requeue $job 2>&1) && exit 0",
+        "done",
+        'echo "error: saved, but SLURM does not requeue job $job: $said" >&2',
+        "echo '  fix:   submit the same command again: it goes on from where this ended' >&2",
+        "exit 1",
     ]
+
+
+def _asked(folder: Path) -> str:
+    return f"{shlex.quote(str(folder))}/requeue-$job"
 
 
 def submit(executor: submitit.SlurmExecutor, functions: Sequence[object]) -> list[str]:
@@ -251,7 +262,7 @@ def job_state(job_id: str) -> JobState | None:
         return _accounted(job_id)
     states = []
     for line in text.splitlines():  # the elements of an array
-        facts = dict(re.findall(r"(\w+)=(\S*)", line))
+        facts = dict(reversed(re.findall(r"(\w+)=(\S*)", line)))  # a comment may hold others
         reason = facts.get("Reason", "None")
         restarts = int(facts.get("Restarts", 0))
         states.append(JobState(facts["JobState"], "" if reason == "None" else reason, restarts))

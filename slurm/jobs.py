@@ -2,19 +2,16 @@
 
 SLURM tells the ranks, the accelerate configuration the rest, so that it means the same here as
 under ``accelerate launch``. A signal sets the flag of ``kit.run.stop.StopRequest``, and
-nothing else; when all ranks have saved, rank 0 has the job requeued, and it goes on by itself.
+nothing else; when all ranks have saved, rank 0 asks the batch script around them to requeue the job
+(``slurm.cluster.requeueing``): an image has no scontrol.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-import shutil
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 from submitit import JobEnvironment
@@ -26,7 +23,6 @@ from kit.files import read_json
 from slurm.records import Record
 
 MAX_STARTS_WITHOUT_PROGRESS = 5
-SECONDS_BETWEEN_TRIES = (0, 2, 10, 30)
 
 
 class StageJob:
@@ -61,7 +57,9 @@ class StageJob:
         from kit.run.stop import EXIT_REQUEUE  # loads torch, which not every stage needs
 
         if code == EXIT_REQUEUE:
-            return exit_code_of(lambda: requeue(job.job_id, record)) if main else 0
+            if main:
+                record.ask_requeue(job.job_id)
+            return 0
         return code
 
     def run_stage(self, record: Record, job: JobEnvironment) -> int:
@@ -131,33 +129,3 @@ def join_ranks(record: Record) -> None:
     elif ranks.world_size == 1:  # as started by plain Python
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
             del os.environ[name]
-
-
-def requeue(job_id: str, record: Record) -> int:
-    """Have SLURM start this job again, unless it is being cancelled; in a container, by the script
-    around it (``slurm.cluster.requeue_from_outside``).
-
-    Raises:
-        UserError: SLURM does not do it; everything is saved.
-    """
-    if shutil.which("scontrol") is None:
-        Path(record.request["logs"], f"requeue-{os.environ['SLURM_JOB_ID']}").touch()
-        return 0
-    complaint = ""
-    for seconds in SECONDS_BETWEEN_TRIES:
-        time.sleep(seconds)
-        with contextlib.suppress(OSError):
-            asked = subprocess.run(
-                ["scontrol", "--oneliner", "show", "job", job_id], capture_output=True, text=True
-            )
-            if asked.returncode == 0 and "JobState=RUNNING" not in asked.stdout:
-                return 0
-            done = subprocess.run(["scontrol", "requeue", job_id], capture_output=True, text=True)
-            if done.returncode == 0:
-                return 0
-            complaint = done.stderr.strip()
-    raise UserError(
-        f"saved, but SLURM does not requeue job {job_id}: {complaint}",
-        where="scontrol requeue",
-        fix="submit the same command again: it goes on from where this ended",
-    )

@@ -72,6 +72,10 @@ class Record:
             count += 1
         return count
 
+    def ask_requeue(self, job_id: str) -> None:
+        """For the batch script, when it has ended."""
+        Path(self.request["logs"], f"requeue-{job_id}").touch()
+
     # ------------------------------------------------------------------ ends
     def write_done(self) -> None:
         made = {os.path.abspath(p): sha256_of(p) for p in self.stage.files_of(self.config)}

@@ -7,11 +7,7 @@ from pathlib import Path
 
 from text_reward import by_letters
 
-from slurm import jobs
-
 calls = 0
-if "TRIES" in os.environ:  # to be requeued: so many, without the waits of up to 30 s
-    jobs.SECONDS_BETWEEN_TRIES = (0,) * int(os.environ["TRIES"])
 
 
 def reward(completions, **_):

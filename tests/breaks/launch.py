@@ -185,16 +185,26 @@ BREAKS = (
     Break(
         "every rank asks for the requeue",
         JOBS,
-        "requeue(job.job_id, record)) if main else 0",
-        "requeue(job.job_id, record))",
+        "            if main:\n                record.ask",
+        "            if True:\n                record.ask",
         ("tests/slurm/test_jobs.py::test_only_who_asks_for_it_is_requeued",),
     ),
     Break(
         "a cancelled job is requeued",
-        JOBS,
-        'if asked.returncode == 0 and "JobState=RUNNING" not in asked.stdout:',
-        "if asked.returncode != 0:",
-        ("tests/slurm/test_jobs.py::test_a_job_that_is_being_cancelled_stays_so",),
+        "slurm/cluster.py",
+        "[[ $now != *JobState=RUNNING* ]] && exit 0",
+        "true",
+        (
+            "tests/slurm/test_jobs.py"
+            "::test_a_job_that_asks_is_requeued_unless_it_is_being_cancelled",
+        ),
+    ),
+    Break(
+        "with one element of an array all of it is requeued",
+        "slurm/cluster.py",
+        "${SLURM_ARRAY_TASK_ID+_$SLURM_ARRAY_TASK_ID}",
+        "",
+        ("tests/slurm/test_jobs.py::test_one_element_of_an_array_is_requeued",),
     ),
     Break(
         "a requeued run begins anew",

@@ -20,6 +20,7 @@ from helpers import (
 from ranks import launcher, run
 from slurm_client import Image, has_steps, logs_of, pid_of, program, start_at, wait_for
 
+from slurm import cluster as cluster_of_slurm
 from slurm.jobs import MAX_STARTS_WITHOUT_PROGRESS
 from slurm.records import Record
 
@@ -249,7 +250,9 @@ def stopped_while_saving(pid: int, folder) -> int:
     return 0
 
 
-def test_slurm_refuses_to_requeue_then_the_user_cancels(client, settings, uninterrupted, tmp_path):
+def test_slurm_refuses_to_requeue_then_the_user_cancels(
+    client, settings, uninterrupted, tmp_path, monkeypatch
+):
     """Refused: all is saved, it says so, and the same command goes on. Cancelled means cancelled,
     also right after a signal that asks for a requeue; submitted again, it goes on."""
     folder = tmp_path / "grpo"
@@ -258,12 +261,14 @@ def test_slurm_refuses_to_requeue_then_the_user_cancels(client, settings, uninte
         'if [ "$1" = requeue ]; then echo "slurm_requeue error: disabled" >&2; exit 1; fi',
         'exec /usr/bin/scontrol "$@"',
     )
-    refuses = {"PATH": f"{programs}:{os.environ['PATH']}", "TRIES": "2"}
+    refuses = {"PATH": f"{programs}:{os.environ['PATH']}"}
+    monkeypatch.setattr(cluster_of_slurm, "SECONDS_BETWEEN_TRIES", (0, 0))
     grpo = GrpoRun(client, settings(folder), folder, hold=True, **refuses)
     grpo.await_held()
     grpo.signal()
     client.finish()
     assert grpo.status["state"] == "FAILED"
+    assert "SLURM does not requeue" in grpo.status["why"]
     log = logs_of(grpo.record.folder)
     assert f"SLURM does not requeue job {grpo.job_id}: slurm_requeue error: disabled" in log
     assert "submit the same command again" in log

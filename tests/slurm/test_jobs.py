@@ -1,17 +1,20 @@
 """What one rank of a job does, without a cluster: when it goes on, and when it is requeued."""
 
 import os
+import re
+import subprocess
 from types import SimpleNamespace
 
 import pytest
+from slurm_client import program
 
 from kit.command import to_yaml
 from kit.errors import UserError
 from kit.run.checkpoint import publish
 from kit.run.stop import EXIT_REQUEUE, EXIT_STOPPED
 from kit.train.config import SftConfig
-from slurm import jobs, submission
-from slurm.jobs import MAX_STARTS_WITHOUT_PROGRESS, StageJob, requeue
+from slurm import cluster, submission
+from slurm.jobs import MAX_STARTS_WITHOUT_PROGRESS, StageJob
 from slurm.plan import Job
 from slurm.records import Record
 from slurm.resources import Resources
@@ -47,7 +50,7 @@ def job_of(rank: int = 0) -> SimpleNamespace:
 )
 def test_only_who_asks_for_it_is_requeued(code, rank, left_with, requeued, record, monkeypatch):
     asked, done = [], []
-    monkeypatch.setattr(jobs, "requeue", lambda job_id, record: asked.append(job_id) or 0)
+    monkeypatch.setattr(Record, "ask_requeue", lambda self, job_id: asked.append(job_id))
     monkeypatch.setattr(StageJob, "run_stage", lambda self, record, job: code)
     monkeypatch.setattr(Record, "write_done", lambda self: done.append(True))
     assert StageJob(str(record.folder)).attempt(job_of(rank)) == left_with
@@ -68,38 +71,68 @@ def test_attempts_are_told_apart_after_a_kill_in_the_middle_of_a_line(record):
 
 
 @pytest.fixture
-def scontrol(tmp_path, monkeypatch):
-    """A stand-in for SLURM's command: what it was asked, and how to have it answer."""
+def ended(record, tmp_path, monkeypatch):
+    """What the batch script of job 7, or of an element of array 7, does when its command has ended
+    with a code, with a stand-in for SLURM's command that finds it in a state."""
+    monkeypatch.setattr(cluster, "SECONDS_BETWEEN_TRIES", (0, 0))
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
 
-    def answering(state: str, requeue_code: int):
-        path = tmp_path / "bin" / "scontrol"
-        path.parent.mkdir()
-        path.write_text(
-            f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n'
-            f'case "$*" in *show*) echo JobId=7 JobState={state};; *) exit {requeue_code};; esac\n'
+    def run(code: int, state: str = "RUNNING", refuses: int = 0, since=True) -> SimpleNamespace:
+        bin_ = program(
+            tmp_path / "bin" / "scontrol",
+            f'echo "$@" >> {tmp_path}/asked',
+            f'[[ "$*" = *show* ]] && echo JobId=7 JobState={state} && exit 0',
+            f"echo disabled >&2; exit {refuses}",
         )
-        path.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
-        monkeypatch.setattr(jobs, "SECONDS_BETWEEN_TRIES", (0, 0))
+        monkeypatch.setenv("PATH", f"{bin_}:{os.environ['PATH']}")
+        executor = cluster.executor_for(tmp_path, tmp_path / "slurm" / "code", "x", Resources())
+        setup, _, rest = re.split("# command|# teardown", cluster.header(executor, 1))
+        if since:  # it has asked while its command ran
+            setup = setup.replace("rm -f", "test -e")
+        script = f"{setup}\n(exit {code})\n{rest}"
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+        asked = tmp_path / "asked"
+        lines = asked.read_text().splitlines() if asked.exists() else []
+        requeued = [x.split()[1] for x in lines if x.startswith("requeue")]
+        return SimpleNamespace(code=done.returncode, requeued=requeued, said=done.stderr)
 
-    def requests() -> int:
-        return (tmp_path / "asked").read_text().count("requeue 7")
-
-    return SimpleNamespace(answering=answering, requests=requests)
-
-
-@pytest.mark.parametrize(("state", "requests"), [("RUNNING", 1), ("CANCELLED", 0), ("FAILED", 0)])
-def test_a_job_that_is_being_cancelled_stays_so(state, requests, record, scontrol):
-    scontrol.answering(state, 0)
-    assert requeue("7", record) == 0
-    assert scontrol.requests() == requests
+    return run
 
 
-def test_a_refusal_is_told_after_some_tries(record, scontrol):
-    scontrol.answering("RUNNING", 1)
-    with pytest.raises(UserError, match="does not requeue job 7"):
-        requeue("7", record)
-    assert scontrol.requests() == 2
+@pytest.mark.parametrize("state", ["RUNNING", "CANCELLED", "FAILED"])
+def test_a_job_that_asks_is_requeued_unless_it_is_being_cancelled(state, record, ended):
+    record.ask_requeue("7")
+    end = ended(0, state)
+    assert (end.code, end.requeued) == (0, ["7"] if state == "RUNNING" else [])
+    assert ended(0).requeued == end.requeued, "it asked once"
+
+
+def test_one_element_of_an_array_is_requeued(record, ended, monkeypatch):
+    """Not all of it, whose number the last element bears too."""
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    record.ask_requeue("7_3")
+    assert ended(0).requeued == ["7_3"]
+
+
+def test_what_an_earlier_start_asked_that_was_killed_counts_no_more(record, ended):
+    record.ask_requeue("7")
+    end = ended(1, since=False)
+    assert (end.code, end.requeued) == (1, [])
+
+
+@pytest.mark.parametrize("code", [0, 1, 98])
+def test_a_job_that_does_not_ask_ends_as_it_ended(code, ended):
+    end = ended(code)
+    assert (end.code, end.requeued, end.said) == (code, [], "")
+
+
+def test_a_refusal_is_told_after_some_tries(record, ended):
+    record.ask_requeue("7")
+    end = ended(0, refuses=1)
+    assert (end.code, end.requeued) == (1, ["7", "7"])
+    assert "error: saved, but SLURM does not requeue job 7: disabled" in end.said
+    assert "fix:   submit the same command again" in end.said
 
 
 @pytest.fixture
@@ -178,7 +211,7 @@ def test_work_is_done_while_what_it_made_stands_as_it_left_it(record):
 
 
 def test_a_job_waits_for_the_success_of_those_before_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(submission.cluster, "executor_for", lambda *_, after, **__: after)
+    monkeypatch.setattr(cluster, "executor_for", lambda *_, after, **__: after)
     job = Job("grpo", (), Resources(), after=("sft", "done before"))
     plan = submission.Submission(tmp_path, [job])
     assert plan.executor_of(job, {"sft": ["12_0", "12_1"]}, []) == "afterok:12"
@@ -205,9 +238,9 @@ def test_a_job_waits_for_those_of_others_that_can_still_end_well(shown, waits, m
             raise UserError("slurm_load_jobs error: Invalid job id specified")
         return shown
 
-    monkeypatch.setattr(submission.cluster, "ask", ask)
+    monkeypatch.setattr(cluster, "ask", ask)
     if isinstance(waits, list):
-        assert submission.cluster.awaited(["7"]) == waits
+        assert cluster.awaited(["7"]) == waits
     else:
         with pytest.raises(UserError, match=waits):
-            submission.cluster.awaited(["7"])
+            cluster.awaited(["7"])
