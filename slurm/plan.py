@@ -15,6 +15,7 @@ from kit.command import option, parse_mapping, parse_part, require
 from kit.errors import ConfigError
 from kit.files import sha256_of
 from kit.run.launch_files import read_launch_file
+from kit.shipped import LAUNCHES, find
 from kit.yaml_files import read_yaml
 from slurm.resources import Cluster, Resources, read_part
 from slurm.stages import Stage, stage_named
@@ -36,7 +37,7 @@ class Entry:
 
     @property
     def launch(self) -> Path | None:
-        return Path(self.accelerate_config) if self.accelerate_config else None
+        return find(self.accelerate_config, LAUNCHES) if self.accelerate_config else None
 
     def own(self, where: object) -> dict:
         """Its own keys of :class:`Resources`, typed."""

@@ -18,7 +18,7 @@ from helpers import ROOT, flags_of
 from kit import command
 from slurm.submit import main
 
-CLUSTER_FILE = ROOT / "slurm" / "local_cluster" / "cluster.yaml"
+CLUSTER_FILE = ROOT / "tests" / "local_cluster" / "cluster.yaml"
 PATIENCE = 300.0  # seconds; no job here takes half of that, beside a busy second core too
 
 

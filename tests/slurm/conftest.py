@@ -4,9 +4,8 @@ import os
 import subprocess
 
 import pytest
+from local_cluster import LocalCluster, missing
 from slurm_client import SlurmClient, wait_for
-
-from slurm.local_cluster import LocalCluster, missing
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import local_cluster
 import pytest
 from helpers import ROOT
-
-from slurm import local_cluster
-from slurm.local_cluster import HOSTS, LocalCluster, missing
+from local_cluster import HOSTS, LocalCluster, missing
 
 pytestmark = pytest.mark.xdist_group("slurm")
 needs_slurm = pytest.mark.skipif(missing() is not None, reason=str(missing()))
@@ -17,7 +16,7 @@ needs_slurm = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
 def command(what: str, folder: Path) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "slurm/local_cluster", what, "--folder", str(folder), "--nodes", "3"],
+        [sys.executable, "tests/local_cluster", what, "--folder", str(folder), "--nodes", "3"],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
 

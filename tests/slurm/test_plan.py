@@ -23,6 +23,7 @@ from kit.errors import ConfigError
 from kit.evaluate.config import EvaluateConfig
 from kit.train.config import SftConfig
 from slurm import cluster as cluster_of_slurm
+from slurm import submit
 from slurm.plan import PipelineEntry, fingerprints, in_order, jobs_of, read_pipeline
 from slurm.resources import Cluster, Resources, minutes_of
 from slurm.stages import STAGES
@@ -42,7 +43,7 @@ def _in_the_repository(monkeypatch):
 
 def pipeline(tmp_path, change=lambda content: None) -> dict:
     """The jobs of the local pipeline by name, after a change to its file."""
-    content = yaml.safe_load((SLURM / "local_cluster" / "pipeline.yaml").read_text())
+    content = yaml.safe_load((CLUSTER_FILE.with_name("pipeline.yaml")).read_text())
     change(content)
     path = tmp_path / "pipeline.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False))
@@ -59,7 +60,7 @@ def test_each_stage_names_a_function_that_takes_its_configuration(name):
     assert {stage.output} <= {f.name for f in dataclasses.fields(stage.config_class)}
 
 
-@pytest.mark.parametrize("folder", [SLURM, SLURM / "local_cluster"], ids=["slurm", "local"])
+@pytest.mark.parametrize("folder", [SLURM, CLUSTER_FILE.parent], ids=["slurm", "local"])
 def test_shipped_pipelines(folder):
     _, jobs = read_pipeline(folder / "pipeline.yaml", Cluster(folder / "cluster.yaml"), None)
     names = [job.name for job in jobs]
@@ -567,3 +568,37 @@ def test_runs_of_a_sweep_wait_for_nothing_of_each_other(tmp_path):
     _, jobs = read_sweep(path, Cluster(CLUSTER_FILE), str(tmp_path / "run"))
     assert [job.after for job in in_order(jobs[:1], path)] == [()]
     assert Path(jobs[0].works[1].config.output_dir).name == "seed=2"
+
+
+# ------------------------------------------------------------------------ slurm/README.md
+README = (SLURM / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("site", re.findall(r"```yaml\n(.*?)```", README, re.DOTALL))
+def test_the_sites_of_the_readme_are_cluster_files(site, tmp_path):
+    path = tmp_path / "cluster.yaml"
+    path.write_text(site)
+    _, jobs = read_pipeline(SLURM / "pipeline.yaml", Cluster(path), str(tmp_path / "run"))
+    sft = next(job for job in jobs if job.name == "sft")
+    assert (sft.resources.gpus > 1, sft.resources.gpus) == (True, sft.resources.per_node)
+    header_of(sft.resources, tmp_path)
+
+
+def test_the_readme_names_every_key():
+    named = set(re.findall(r"`(\w+)`", README))
+    assert {f.name for f in dataclasses.fields(Resources)} <= named
+    assert len(re.findall(r"```yaml", README)) == 3
+
+
+def test_the_commands_of_the_readme_are_read(tmp_path, monkeypatch, capsys):
+    """Each by its own parser, with --dry_run; there is no SLURM here."""
+    monkeypatch.setattr("shutil.which", lambda program: None)
+    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL)).replace("\\\n", "")
+    read = 0
+    for line in blocks.splitlines():
+        words = shlex.split(line.partition(" #")[0])
+        if words[:2] == ["medvqa", "slurm"] and words[2] not in ("status", "cancel"):
+            assert submit.main([*words[2:], "--dry_run", "--run_dir", str(tmp_path / "run")]) == 0
+            read += 1
+    assert read >= 6
+    assert "#SBATCH --gpus-per-node=a100:4" in capsys.readouterr().out

@@ -77,7 +77,7 @@ class LocalCluster:
             what, fix = problem.split(": ", 1)
             raise UserError(what, where="this machine", fix=fix)
         if self._pids():
-            fix = "stop it first: python slurm/local_cluster stop"
+            fix = "stop it first: python tests/local_cluster stop"
             raise UserError("a cluster is running there", where=self.folder, fix=fix)
         shutil.rmtree(self.folder, ignore_errors=True)
         (self.folder / "state").mkdir(parents=True)
@@ -129,22 +129,11 @@ class LocalCluster:
             f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={self.port + number}"
             for number, name in enumerate(self.names, start=1)
         ]
-        text = TEMPLATE.read_text(encoding="utf-8").format(
-            count=self.nodes,
-            host=host,
-            port=self.port,
-            folder=self.folder,
-            requeue_delay=self.requeue_delay,
-            node_timeout=self.node_timeout,
-            kill_wait=self.kill_wait,
-            memory_mb=8000,
-            nodes="\n".join(lines),
-            grace=self.grace,
-        )
+        settings = vars(self) | {"host": host, "lines": "\n".join(lines)}
+        text = TEMPLATE.read_text(encoding="utf-8").format(**settings)
         self.configuration.write_text(text, encoding="utf-8")
-        (self.folder / "gres.conf").write_text(
-            f"NodeName=n[1-{self.nodes}] Name=gpu Count=1 File=/dev/null\n", encoding="utf-8"
-        )
+        gres = f"NodeName=n[1-{self.nodes}] Name=gpu Count=1 File=/dev/null\n"
+        (self.folder / "gres.conf").write_text(gres, encoding="utf-8")
 
     def _name_nodes(self, remove: bool = False) -> None:
         """Let the nodes' names be found, as those of a cluster are."""
@@ -158,14 +147,9 @@ class LocalCluster:
         key = self.folder / "munge.key"
         key.write_bytes(os.urandom(1024))
         key.chmod(0o400)
-        files = {
-            "key-file": key,
-            "socket": self.folder / "munge.socket",
-            "pid-file": self.folder / "munged.pid",
-            "log-file": self.folder / "munged.log",
-            "seed-file": self.folder / "munged.seed",
-        }
-        _run("munged", "--force", *[f"--{name}={path}" for name, path in files.items()])
+        files = [f"--{kind}-file={self.folder}/munged.{kind}" for kind in ("pid", "log", "seed")]
+        socket_ = f"--socket={self.folder}/munge.socket"
+        _run("munged", "--force", f"--key-file={key}", socket_, *files)
 
     def _await_nodes(self) -> None:
         def ready() -> bool:

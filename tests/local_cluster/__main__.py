@@ -1,17 +1,18 @@
-"""A SLURM on this machine: python slurm/local_cluster start, and stop."""
+"""A SLURM on this machine: python tests/local_cluster start, and stop."""
 
 import argparse
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from kit.command import run
-from slurm.local_cluster import FOLDER, LocalCluster
+from local_cluster import FOLDER, LocalCluster
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python slurm/local_cluster", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python tests/local_cluster", description=__doc__)
     parser.add_argument("what", choices=["start", "stop"])
     parser.add_argument("--folder", type=Path, default=FOLDER, help="its state and logs")
     parser.add_argument("--nodes", type=int, default=2, help="nodes of one core and one GPU")
