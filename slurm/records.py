@@ -35,10 +35,6 @@ class Record:
         return self.folder / "accelerate.yaml"
 
     @property
-    def logs(self) -> Path:
-        return self.folder / "logs"
-
-    @property
     def request(self) -> dict:
         """Empty before it was ever submitted."""
         return read_json(self.folder / "request.json")

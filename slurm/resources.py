@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from kit.command import option, parse_part
+from kit.command import option, parse_part, require
 from kit.errors import ConfigError
 from kit.run.launch_files import read_launch_file
 from kit.yaml_files import read_yaml
@@ -28,7 +28,7 @@ FIXED = {  # options that the kit sets in each job
     "kill-on-bad-exit": "kill-on-bad-exit=1", "kill-on-invalid-dep": "kill-on-invalid-dep=yes",
     "job-name": "job-name=RUN.STAGE", "array": "array=0-SHARDS%AT_ONCE", "chdir": "chdir of here",
     "output": "output to its logs", "error": "error to its logs", "unbuffered": "unbuffered",
-    "export": "export=ALL", "parsable": "what it reads of the answer",
+    "srun export": "export=ALL", "parsable": "what it reads of the answer",
     "quiet": "what it reads of the answer", "wait": "what it reads of the answer",
 }  # fmt: skip
 RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -87,16 +87,13 @@ class Resources:
             ("signal_delay_s", 1), ("mem_gb", 1),
         ):  # fmt: skip
             value = getattr(self, name)
-            if value is not None and value < least:
-                what = f"{name} must be at least {least}, not {value}"
-                raise ConfigError(what, where=name, fix="fix the value")
+            require(value is None or value >= least, name, f"must be at least {least}", value)
         if self.minutes * 60 <= self.signal_delay_s:
-            raise ConfigError(
-                f"the signal to save comes {self.signal_delay_s} s ahead of a time limit of "
-                f"{self.minutes} minutes",
-                where=f"time: {self.time}, signal_delay_s: {self.signal_delay_s}",
-                fix="ask for more time, or a shorter delay",
+            what = (
+                f"the signal to save comes {self.signal_delay_s} s ahead of {self.minutes} minutes"
             )
+            where = f"time: {self.time}, signal_delay_s: {self.signal_delay_s}"
+            raise ConfigError(what, where=where, fix="ask for more time, or a shorter delay")
         for job_id in self.after:
             if not re.fullmatch(r"\d+(_\d+)?", job_id):
                 fix = "write numbers, as squeue shows them"
@@ -128,8 +125,9 @@ class Resources:
         if own and (own != "mem_gb" or self.mem_gb):
             what = f"{key} {entry} contradicts {own}: {getattr(self, own)}"
             raise ConfigError(what, where=key, fix=f"say it by {own} alone")
-        if FIXED.get(name, entry) != entry:
-            what = f"{key} {entry} contradicts {FIXED[name]}, which the kit sets"
+        fixed = FIXED.get(f"{key} {name}", FIXED.get(name, entry))
+        if fixed != entry:
+            what = f"{key} {entry} contradicts {fixed}, which the kit sets"
             raise ConfigError(what, where=key, fix=f"leave {name} out")
 
     @property

@@ -15,7 +15,7 @@ from kit.errors import UserError
 from kit.files import log_rows
 from slurm.cluster import JobState, job_state
 from slurm.records import Record, records_of
-from slurm.sweep import cells_of
+from slurm.sweep import table_of_runs
 
 COMMAND = "medvqa slurm"
 SHOWN_METRICS = ("loss", "reward", "kl", "eval_loss", "eval_reward")
@@ -151,7 +151,7 @@ def table_of(statuses: Sequence[Status]) -> str:
         lines += ["", "logs:", *(f"  {s.name}: {s.logs}" for s in failed)]
     ended = [(s.point, s.metrics) for s in statuses if s.point and s.state == "COMPLETED"]
     if ended:
-        lines += ["", *columns(cells_of(ended))]
+        lines += ["", *columns(table_of_runs(ended))]
     return "\n".join(lines)
 
 

@@ -54,7 +54,7 @@ def submit_all(run: Path, jobs: Sequence[Job], *, dry_run: bool) -> int:
         )
     plan = Submission(run, jobs)
     for job in jobs:
-        if job not in plan.todo:
+        if not plan.left[job.name]:
             print(f"{job.name}: done and unchanged")
     for job in plan.todo:
         if checked:
@@ -148,26 +148,21 @@ class Submission:
         """Write the records of a job's works and submit it; returns what to say of it."""
         awaited = cluster.awaited(job.resources.after)
         executor = self.executor_of(job, self.ids, awaited)
-        works = self.left[job.name]
-        records = [self.record_of(work) for work in works]
-
-        def write(job_ids: Sequence[str]) -> None:
-            for record, work, job_id in zip(records, works, job_ids, strict=True):
-                record.write_request(
-                    stage=work.stage.name,
-                    fingerprint=self.prints[work.name],
-                    job_id=job_id,
-                    order=self.jobs.index(job),
-                    code=str(self.code),
-                    logs=str(executor.folder),
-                    shown=work.shown,
-                )
-
-        for record, work in zip(records, works, strict=True):
+        records = [self.record_of(work) for work in self.left[job.name]]
+        for record, work in zip(records, self.left[job.name], strict=True):
             prepare_record(record, work, job, self.prints[work.name])
-        write([""] * len(works))  # it may start before its number is known
+            record.write_request(
+                stage=work.stage.name,
+                fingerprint=self.prints[work.name],
+                job_id="",  # it may start before its number is known
+                order=self.jobs.index(job),
+                code=str(self.code),
+                logs=str(executor.folder),
+                shown=work.shown,
+            )
         ids = cluster.submit(executor, [StageJob(str(record.folder)) for record in records])
-        write(ids)
+        for record, job_id in zip(records, ids, strict=True):
+            record.write_request(**record.request | {"job_id": job_id})
         self.ids[job.name] = ids
         shown = ", ".join(ids) if len(ids) < 4 else f"{ids[0]} to {ids[-1]}"
         waits = ", ".join([*awaited, *(name for name in job.after if name in self.ids)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import re
 import statistics
@@ -13,7 +12,7 @@ from pathlib import Path
 from kit.command import option, parse_mapping, parse_part
 from kit.errors import ConfigError
 from kit.yaml_files import read_yaml
-from slurm.plan import Entry, Job, PipelineEntry, Work, filled, jobs_of, require_launch
+from slurm.plan import Entry, Job, Work, filled, require_launch
 from slurm.resources import Cluster
 from slurm.stages import stage_named
 
@@ -38,24 +37,21 @@ def read_sweep(path: str | Path, cluster: Cluster, run: str | None) -> tuple[Pat
     stage = stage_named(content.stage, f"{path}, stage")
     if not stage.trains:
         raise ConfigError("only training can be swept", where=path, fix="train_sft or train_grpo")
+    resources = cluster.resources(stage.kind, content.launch, content.own(path))
     fixed = filled(content.config, folder)
-    works = []
+    works: list[Work] = []
     for number, point in enumerate(points(content.grid, path)):
         output = folder / name_of(point)
         if any(work.output == output for work in works):
             fix = "leave one out: they would write the same folder"
             raise ConfigError(f"two runs are named {output.name}", where=path, fix=fix)
-        config = parse_mapping(
-            stage.config_class, fixed | point | {"output_dir": str(output)}, path
-        )
+        own = fixed | point | {"output_dir": str(output)}
         shown = {"point": point, "metrics": content.metrics}
+        config = parse_mapping(stage.config_class, own, path)
         works.append(Work(f"{RUNS}/{number}", stage, config, shown))
-    keys = {f.name: getattr(content, f.name) for f in dataclasses.fields(Entry)}
-    (one,) = jobs_of(RUNS, PipelineEntry(**keys), works[0].config, cluster, path)
-    for work in works[1:]:
-        require_launch(content.launch, one.resources, work)
+        require_launch(content.launch, resources, works[-1])
     at_once = content.at_once or len(works)
-    return folder, [dataclasses.replace(one, works=tuple(works), at_once=at_once)]
+    return folder, [Job(RUNS, tuple(works), resources, content.launch, at_once=at_once)]
 
 
 def points(grid: dict, where: object) -> list[dict]:
@@ -85,44 +81,27 @@ def name_of(point: dict) -> str:
     return "_".join(re.sub(r"[^\w.=-]+", "-", f"{k}={v}") for k, v in point.items())
 
 
-# ------------------------------------------------------------------------ the table
-def summarise(rows: Sequence[tuple[dict, dict]]) -> list[tuple[dict, int, dict]]:
-    """Of the points and metrics of runs: each point without its seed, how many seeds there are, and
-    mean and standard deviation (of a sample, n - 1; None of one) of each metric over them.
+def table_of_runs(runs: Sequence[tuple[dict, dict]]) -> list[list[str]]:
+    """The points and metrics of runs as a table: a row for each point without its seed, with how
+    many seeds there are, and mean and standard deviation (of a sample, n - 1) over them.
 
-    >>> summarise([({"beta": 0, "seed": s}, {"loss": s}) for s in (1, 3)])
-    [({'beta': 0}, 2, {'loss': (2, 1.4142135623730951)})]
-    """
-    groups: dict[tuple, list[dict]] = {}
-    for point, metrics in rows:
-        key = tuple((k, v) for k, v in point.items() if k != "seed")
-        groups.setdefault(key, []).append(metrics)
-    found = []
-    for key, members in groups.items():
-        spread = {}
-        for name in dict.fromkeys(name for metrics in members for name in metrics):
-            values = [metrics[name] for metrics in members if name in metrics]
-            sd = statistics.stdev(values) if len(values) > 1 else None
-            spread[name] = (statistics.mean(values), sd)
-        found.append((dict(key), len(members), spread))
-    return found
-
-
-def cells_of(rows: Sequence[tuple[dict, dict]]) -> list[list[str]]:
-    """The table for people.
-
-    >>> cells_of([({"beta": 0, "seed": s}, {"loss": s}) for s in (1, 3)])
+    >>> table_of_runs([({"beta": 0, "seed": s}, {"loss": s}) for s in (1, 3)])
     [['', 'n', 'loss'], ['beta 0', '2', '2 +- 1.41']]
     """
-    names = list(dict.fromkeys(name for _, metrics in rows for name in metrics))
-    cells = [["", "n", *names]]
-    for point, count, metrics in summarise(rows):
-        words = ", ".join(f"{key} {value}" for key, value in point.items()) or "all"
-        cells.append([words, str(count), *(_cell(*metrics.get(x, (None, None))) for x in names)])
-    return cells
+    names = list(dict.fromkeys(name for _, metrics in runs for name in metrics))
+    groups: dict[str, list[dict]] = {}
+    for point, metrics in runs:
+        words = ", ".join(f"{key} {value}" for key, value in point.items() if key != "seed")
+        groups.setdefault(words or "all", []).append(metrics)
+    rows = [["", "n", *names]]
+    for words, members in groups.items():
+        cells = (_cell([metrics[x] for metrics in members if x in metrics]) for x in names)
+        rows.append([words, str(len(members)), *cells])
+    return rows
 
 
-def _cell(mean: float | None, sd: float | None) -> str:
-    if mean is None:
+def _cell(values: Sequence[float]) -> str:
+    if not values:
         return "-"
-    return f"{mean:.4g}" + (f" +- {sd:.3g}" if sd is not None else "")
+    spread = f" +- {statistics.stdev(values):.3g}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.4g}{spread}"

@@ -244,7 +244,7 @@ BREAKS = (
     Break(
         "an option that is passed on overrules the kit",
         "slurm/resources.py",
-        "if FIXED.get(name, entry) != entry:",
+        "if fixed != entry:",
         "if False:",
         ("tests/slurm/test_plan.py::test_what_contradicts_the_kit_is_told_with_both",),
     ),

@@ -366,6 +366,7 @@ def test_merging_is_paid_by_the_same_account_and_asks_for_no_gpu(tmp_path):
         ("sbatch: {open-mode: truncate}", "open-mode=truncate contradicts open-mode=append"),
         ("sbatch: [array=1-3]", "array=1-3 contradicts array=0-SHARDS"),
         ("srun: {kill-on-bad-exit: 0}", "kill-on-bad-exit=0 contradicts kill-on-bad-exit=1"),
+        ("srun: {export: NONE}", "srun export=NONE contradicts export=ALL, which the kit sets"),
         ("srun: [nodes=1]", "srun nodes=1 contradicts nodes: 1"),
         ("env: {WORLD_SIZE: 3}", "WORLD_SIZE=3 contradicts WORLD_SIZE as the job sets it"),
         ("sbatch: {A: us}", "'A=us' is no option of sbatch"),
@@ -385,7 +386,9 @@ def test_what_contradicts_the_kit_is_told_with_both(text, both, tmp_path):
 
 
 def test_what_the_kit_says_too_contradicts_nothing(tmp_path):
-    job = gpu_job("sbatch: {requeue: true, mem: 0}\n  srun: {kill-on-bad-exit: 1}", tmp_path)
+    job = gpu_job(
+        "sbatch: {requeue: true, mem: 0, export: NONE}\n  srun: {kill-on-bad-exit: 1}", tmp_path
+    )
     assert options_of(header_of(job, tmp_path)) >= {"--requeue", "--mem=0"}
 
 
