@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar, get_origin, get_type_hints
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 import yaml
 from transformers.hf_argparser import HfArgumentParser, string_to_bool
@@ -35,14 +35,14 @@ DEEPSPEED_NOTICES = (
 )
 
 
-def option(default=dataclasses.MISSING, *, help: str, aliases: Sequence[str] = (), **kwargs):
+def option(
+    default: Any = dataclasses.MISSING, *, help: str, aliases: Sequence[str] = (), **kwargs: Any
+) -> Any:
     """A dataclass field with its help text and the short flags that mean the same.
 
     A mutable default is given as ``default_factory``.
     """
-    metadata = {"help": help.replace("%", "%%")}
-    if aliases:
-        metadata["aliases"] = list(aliases)
+    metadata = {"help": help.replace("%", "%%")} | ({"aliases": [*aliases]} if aliases else {})
     return dataclasses.field(default=default, metadata=metadata, **kwargs)
 
 
@@ -182,7 +182,7 @@ def _refuse(error: UserError) -> None:
     sys.exit(EXIT_USER_ERROR)
 
 
-def to_yaml(config) -> str:
+def to_yaml(config: Any) -> str:
     """The resolved configuration, readable by ``--cfg`` again (so without empty lists, which are
     the default where they may be)."""
     values = {key: value for key, value in dataclasses.asdict(config).items() if value != []}

@@ -31,7 +31,7 @@ class UserError(Exception):
             lines.append(f"  fix:   {self.fix}")
         return "\n".join(lines)
 
-    def __reduce__(self):  # so that it passes whole from one process to another
+    def __reduce__(self) -> tuple:  # so that it passes whole from one process to another
         return _rebuild, (type(self), self.args, self.__dict__)
 
 

@@ -174,6 +174,33 @@ def test_configuration_needs_no_torch():
     assert (done.stdout.strip(), done.returncode) == ("False", 0), done.stderr
 
 
+def unannotated(body: list[ast.stmt], prefix: str) -> Iterator[str]:
+    """Public functions and methods that leave the type of a parameter or of the result open."""
+    for node in body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from unannotated(node.body, f"{prefix}.{node.name}")
+        hidden = isinstance(node, ast.FunctionDef) and re.match(r"_(?!_)", node.name)
+        if isinstance(node, ast.FunctionDef) and not hidden:
+            names = {name.id for name in node.decorator_list if isinstance(name, ast.Name)}
+            bound = prefix.rpartition(".")[2][0].isupper() and "staticmethod" not in names
+            a = node.args
+            taken = [*(a.posonlyargs + a.args)[bound:], a.vararg, *a.kwonlyargs, a.kwarg]
+            known = node.returns or node.name in ("__init__", "__post_init__")
+            if not known or any(each and each.annotation is None for each in taken):
+                yield f"{prefix}.{node.name}"
+
+
+def test_what_is_public_says_its_types():
+    """Which ``py.typed`` promises to whoever imports it."""
+    assert (ROOT / "kit/py.typed").is_file()
+    trees = {module_name(path): ast.parse(path.read_text("utf-8")).body for path in MODULES}
+    assert not [name for module, body in trees.items() for name in unannotated(body, module)]
+    open_ones = ast.parse(
+        "def f(a): ...\nclass A:\n def g(self): ...\n def h(self, *b) -> None: ..."
+    )
+    assert [*unannotated(open_ones.body, "m")] == ["m.f", "m.A.g", "m.A.h"]
+
+
 def test_scripts_do_nothing_but_start_the_command_of_their_name():
     scripts = {path.stem: path.read_text("utf-8") for path in (ROOT / "launch").glob("*.py")}
     assert scripts.keys() == COMMANDS.keys() - {"phantoms"}

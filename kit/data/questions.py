@@ -117,7 +117,9 @@ def check_row(value: Any, where: str) -> dict:
     return value
 
 
-def text_field(row: dict, field: str, where: str, fixed: Fixed, number_as_text=False) -> str:
+def text_field(
+    row: dict, field: str, where: str, fixed: Fixed, number_as_text: bool = False
+) -> str:
     """A text that is there and not empty, with its white space collapsed (counted in ``fixed``).
 
     Raises:

@@ -79,7 +79,7 @@ def paths_of(shown: Shown) -> tuple[str, ...]:
     return (shown,) if isinstance(shown, str) else shown
 
 
-def to_json(record) -> dict[str, Any]:
+def to_json(record: Known) -> dict[str, Any]:
     """A record as plain JSON values, what is known of any question last; of several images is
     spoken only where there are some."""
     value = dataclasses.asdict(record)

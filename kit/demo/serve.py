@@ -23,6 +23,8 @@ from kit.evaluate.ask import ask, checked_question, mode_of, record_of, require_
 from kit.evaluate.ask_config import AskConfig
 
 if TYPE_CHECKING:
+    import gradio as gr
+
     from kit.evaluate.answering import Predictor
 
 HOST = "127.0.0.1"
@@ -95,7 +97,7 @@ def require_port(port: int) -> None:
             raise UserError(what, where=f"{HOST}:{port}", fix=fix) from error
 
 
-def page_of(config: AskConfig, answer: Callable[[str | None, str | None], str]):
+def page_of(config: AskConfig, answer: Callable[[str | None, str | None], str]) -> gr.Blocks:
     """The page as a ``gradio.Blocks``, with its ``look`` for launching it. ``answer`` gives the
     HTML for the path of an image and a question."""
     import gradio as gr

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -115,7 +115,9 @@ def bounds_of(config: BoxCheckConfig) -> tuple[int, int]:
     return min(size["shortest_edge"], largest), largest
 
 
-def sizes(count: int, smallest: int, largest: int, rng: np.random.Generator):
+def sizes(
+    count: int, smallest: int, largest: int, rng: np.random.Generator
+) -> Iterator[tuple[int, int]]:
     """``(width, height)`` of images of which each is resized by a factor that is far from 1, so
     that the conventions differ, to bounds of their area: larger ones, and where there is room
     every third a smaller one; none of a shape like another's, and no side a multiple of a patch's.
@@ -126,8 +128,8 @@ def sizes(count: int, smallest: int, largest: int, rng: np.random.Generator):
         if number % 3 == 2 and (small := smallest / factor**2) > 2 * SMALLEST_SIDE**2:
             area = small
         across = math.exp(rng.uniform(-0.8, 0.8))  # up to 2.2 times as wide as high, and back
-        width, height = math.sqrt(area * across), math.sqrt(area / across)
-        yield tuple(round(side) // 2 * 2 + 1 for side in (width, height))
+        width, height = round(math.sqrt(area * across)), round(math.sqrt(area / across))
+        yield width // 2 * 2 + 1, height // 2 * 2 + 1
 
 
 def draw_spots(

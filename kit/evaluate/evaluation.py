@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from kit.data.audit import question_only_floor, volumes_of
 from kit.data.canvas import Canvas
 from kit.data.records import SftRecord, read_sft_records
@@ -118,7 +120,9 @@ class References:
     consistency: Consistency | None
 
 
-def consistency_of(config: EvaluateConfig, modes: Sequence[str], device) -> Consistency | None:
+def consistency_of(
+    config: EvaluateConfig, modes: Sequence[str], device: torch.device | str
+) -> Consistency | None:
     """What compares captions with questions, if that is wanted and any mode has captions."""
     captioned = any("caption" in REQUIRED_KEYS[mode] for mode in modes)
     if not (config.consistency and captioned):

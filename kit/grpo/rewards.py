@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import torch
 from torch import nn
 
 from kit.counterfactual.images import ImageCache
@@ -43,7 +44,7 @@ class Rewards:
     def __init__(
         self,
         config: GrpoConfig,
-        device,
+        device: torch.device | str,
         autocast: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
     ):
         self.config, self.autocast = config, autocast

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -24,15 +25,15 @@ TREE_ATTENTION = "tree_sdpa"  # the name under which transformers knows it
 class OnDevice:
     """A dataclass whose tensors go to a device together."""
 
-    def to(self, device: torch.device | str, non_blocking: bool = True):
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> Self:
         """The same on another device."""
         return self._with(lambda value: value.to(device, non_blocking=non_blocking))
 
-    def pin_memory(self):
+    def pin_memory(self) -> Self:
         """The same in memory from which a GPU copies by itself; a DataLoader calls it."""
         return self._with(lambda value: value.pin_memory())
 
-    def _with(self, change: Callable):
+    def _with(self, change: Callable) -> Self:
         changed = {
             field.name: change(value)
             for field in dataclasses.fields(self)

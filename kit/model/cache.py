@@ -33,7 +33,9 @@ class RowCache:
         for buffer, states in zip(self.layers[layer], (keys, values), strict=True):
             buffer[:, :, self.used : end] = states
 
-    def update(self, keys: Tensor, values: Tensor, layer: int, *_, **__) -> list[Tensor]:
+    def update(
+        self, keys: Tensor, values: Tensor, layer: int, *_: object, **__: object
+    ) -> list[Tensor]:
         """As transformers' attention layers take a cache: all of them, trunks repeated."""
         self.append(keys, values, layer)
         end = self.used + keys.shape[2]
@@ -43,7 +45,7 @@ class RowCache:
         before = [b[self.trunks.owner_R].to(keys.dtype) for b in self.trunks.layers[layer]]
         return [torch.cat(parts, dim=2) for parts in zip(before, own, strict=True)]
 
-    def get_seq_length(self, *_) -> int:
+    def get_seq_length(self, *_: object) -> int:
         return self.used + (self.trunks.visible.shape[1] if self.trunks else 0)
 
     def attend(self, q_RKGD: Tensor, bias_R11C: Tensor, scale: float, layer: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -64,5 +65,5 @@ class LogprobModel(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: PackedBatch, **options) -> TokenLogprobs:
+    def forward(self, batch: PackedBatch, **options: Any) -> TokenLogprobs:
         return token_logprobs(self.model, batch, **options)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Hashable
+from typing import Any, TypeVar
+
+Value = TypeVar("Value")
 
 
 class Kept:
@@ -21,13 +24,13 @@ class Kept:
         self.limit, self.n_bytes = limit, 0
         self._held: OrderedDict[Hashable, tuple[object, int]] = OrderedDict()
 
-    def get(self, key: Hashable):
+    def get(self, key: Hashable) -> Any:
         if key not in self._held:
             return None
         self._held.move_to_end(key)
         return self._held[key][0]
 
-    def put(self, key: Hashable, value, n_bytes: int):
+    def put(self, key: Hashable, value: Value, n_bytes: int) -> Value:
         """Keep a value, and give it back; those that were not used for longest go, itself if it
         is too large."""
         self.n_bytes += n_bytes - self._held.pop(key, (None, 0))[1]

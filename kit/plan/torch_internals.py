@@ -55,7 +55,13 @@ class LiveBytes(TorchDispatchMode):
         self.now = self.now_large = self.peak = self.peak_large = 0
         self._known: set[int] = set()
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self,
+        function: Callable,
+        types: Sequence[type],
+        args: tuple = (),
+        kwargs: dict | None = None,
+    ) -> object:
         flat, spec = tree_flatten((args, kwargs or {}))
         if any(isinstance(value, Tensor) and value.is_meta for value in flat):
             flat = [value.to("meta") if isinstance(value, Tensor) else value for value in flat]

@@ -15,7 +15,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 CAN_PLOT = find_spec("plotly") is not None
 
 
-def render(template: str, **values) -> str:
+def render(template: str, **values: object) -> str:
     """The page of a template. Text in ``values`` is escaped; what the template gives to the filter
     ``embedded`` is put into the page as JSON for its scripts."""
     return _environment().get_template(template).render(**values)

@@ -15,6 +15,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6)
 BINS = 10
@@ -28,7 +29,7 @@ class Curve:
     risk: np.ndarray
 
 
-def risk_coverage_curve(confidence: Sequence[float], correct: Sequence[float]) -> Curve:
+def risk_coverage_curve(confidence: ArrayLike, correct: ArrayLike) -> Curve:
     """The risk-coverage curve of answers that are right (1) or wrong (0), or right to a degree.
 
     >>> risk_coverage_curve([0.9, 0.1, 0.5], [1, 0, 1]).risk.round(3).tolist()
@@ -40,7 +41,7 @@ def risk_coverage_curve(confidence: Sequence[float], correct: Sequence[float]) -
     return Curve(ranks / len(expected), np.cumsum(expected) / ranks)
 
 
-def aurc(confidence: Sequence[float], correct: Sequence[float]) -> float:
+def aurc(confidence: ArrayLike, correct: ArrayLike) -> float:
     """Area under the risk-coverage curve, 0 (best) to 1.
 
     >>> round(aurc([0.9, 0.1, 0.5], [1, 0, 1]), 3)
@@ -49,7 +50,7 @@ def aurc(confidence: Sequence[float], correct: Sequence[float]) -> float:
     return float(risk_coverage_curve(confidence, correct).risk.mean())
 
 
-def oracle_aurc(correct: Sequence[float]) -> float:
+def oracle_aurc(correct: ArrayLike) -> float:
     """AURC if every right answer were more confident than every wrong one.
 
     >>> oracle_aurc([0, 1, 1]) == aurc([0.1, 0.5, 0.9], [0, 1, 1])
@@ -58,7 +59,7 @@ def oracle_aurc(correct: Sequence[float]) -> float:
     return aurc(correct, correct)
 
 
-def excess_aurc(confidence: Sequence[float], correct: Sequence[float]) -> float:
+def excess_aurc(confidence: ArrayLike, correct: ArrayLike) -> float:
     """AURC above that of the oracle; 0 where the confidence parts right from wrong."""
     return aurc(confidence, correct) - oracle_aurc(correct)
 
@@ -71,7 +72,7 @@ class Resampled:
     records and errors before it, W the records in it, e its rate of errors, H harmonic numbers.
     """
 
-    def __init__(self, confidence: Sequence[float], correct: Sequence[float]):
+    def __init__(self, confidence: ArrayLike, correct: ArrayLike):
         self.confidence = np.asarray(confidence, dtype=np.float64)
         self.wrong = 1 - np.asarray(correct, dtype=np.float64)
         self._by_confidence = _order_and_levels(self.confidence)
@@ -108,7 +109,7 @@ class Resampled:
 
 
 def at_threshold(
-    confidence: Sequence[float], correct: Sequence[float], threshold: float
+    confidence: ArrayLike, correct: ArrayLike, threshold: float
 ) -> tuple[float, float | None]:
     """The share of questions whose confidence is at least ``threshold`` (coverage), and the
     accuracy on them, None where there are none.
@@ -130,9 +131,7 @@ class Bin:
     accuracy: float
 
 
-def reliability(
-    confidence: Sequence[float], correct: Sequence[float], n_bins: int = BINS
-) -> list[Bin]:
+def reliability(confidence: ArrayLike, correct: ArrayLike, n_bins: int = BINS) -> list[Bin]:
     """Answers by confidence in bins of equal mass, least confident first.
 
     Bins hold as many answers each, give or take one; answers of equal confidence stay together,
@@ -162,9 +161,7 @@ def _equal_mass(confidence: np.ndarray, n_bins: int) -> list[np.ndarray]:
     return [order[a:b] for a, b in zip(bounds, [*bounds[1:], n], strict=True)]
 
 
-def calibration_error(
-    confidence: Sequence[float], correct: Sequence[float], n_bins: int = BINS
-) -> float:
+def calibration_error(confidence: ArrayLike, correct: ArrayLike, n_bins: int = BINS) -> float:
     """Expected calibration error with bins of equal mass: the mean over answers of how far the
     accuracy of their bin is from its confidence (Naeini et al. 2015; equal mass as in Nixon et
     al. 2019, arXiv 1904.01685).
@@ -177,7 +174,7 @@ def calibration_error(
 
 
 def calibration_noise(
-    confidence: Sequence[float], correct: Sequence[float], clusters: Sequence[Hashable]
+    confidence: ArrayLike, correct: ArrayLike, clusters: Sequence[Hashable]
 ) -> float:
     """What calibration error answers of this many clusters would show on average if confidence
     and accuracy were equal in every bin: the error is a sum of absolute values, and so leans up.
@@ -205,7 +202,7 @@ def _order_and_levels(confidence: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return order, np.concatenate([[0], falling])
 
 
-def _levels(confidence: Sequence[float], correct: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def _levels(confidence: ArrayLike, correct: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """The size and the sum of errors of each level of confidence, from high to low."""
     confidence = np.asarray(confidence, dtype=np.float64)
     order, starts = _order_and_levels(confidence)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import special
 
 CONFIDENCE = 0.95
@@ -44,7 +45,7 @@ def cluster_of(row: Mapping) -> str:
 
 
 def mean_interval(
-    values: Sequence[float],
+    values: ArrayLike,
     clusters: Sequence[Hashable],
     bounds: Interval = (0.0, 1.0),
     confidence: float = CONFIDENCE,
@@ -68,7 +69,7 @@ def statistic_interval(
     counted: Counted,
     clusters: Sequence[Hashable],
     *,
-    correct: Sequence[float] | None = None,
+    correct: ArrayLike | None = None,
     bounds: Interval = (0.0, 1.0),
     lean: float = 0.0,
     confidence: float = CONFIDENCE,
@@ -119,8 +120,8 @@ class Difference:
 
 
 def paired_difference(
-    a: Sequence[float],
-    b: Sequence[float],
+    a: ArrayLike,
+    b: ArrayLike,
     clusters: Sequence[Hashable],
     bounds: Interval = (0.0, 1.0),
     seed: int = 0,
@@ -185,7 +186,7 @@ class Discordant:
     only_b: int
 
 
-def discordant(a: Sequence[float], b: Sequence[float]) -> Discordant:
+def discordant(a: ArrayLike, b: ArrayLike) -> Discordant:
     """
     >>> discordant([1, 0, 0, 0], [1, 1, 1, 0])
     Discordant(only_a=0, only_b=2)

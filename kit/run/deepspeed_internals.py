@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -94,7 +96,7 @@ def whole_model(wrapped: nn.Module) -> Iterator[None]:
             hooks._register_deepspeed_module(hooks.module)
 
 
-def innermost(optimizer) -> torch.optim.Optimizer:
+def innermost(optimizer: Any) -> torch.optim.Optimizer:
     """The AdamW inside accelerate's and DeepSpeed's wrappers."""
     while hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer
@@ -117,7 +119,7 @@ def shape_of(parameter: nn.Parameter) -> torch.Size:
     return getattr(parameter, "ds_shape", parameter.shape)
 
 
-def gathered_parameter(parameter: nn.Parameter):
+def gathered_parameter(parameter: nn.Parameter) -> AbstractContextManager:
     """The parameter whole on every rank for a while, where ZeRO-3 has spread it."""
     if not is_zero3(parameter):
         return contextlib.nullcontext()
@@ -154,7 +156,7 @@ def set_whole_tensor(parameter: nn.Parameter, value: Tensor, key: str | None = N
         parameter.copy_(value)
 
 
-def init_adam_state(zero_optimizer, inner: torch.optim.Optimizer, step: Tensor) -> None:
+def init_adam_state(zero_optimizer: Any, inner: torch.optim.Optimizer, step: Tensor) -> None:
     """Create AdamW's state for the flat tensors of this rank, as its first step would."""
     third = hasattr(zero_optimizer, "fp32_partitioned_groups_flat")
     counts = hasattr(inner, "ds_opt_adam")  # in whole numbers
@@ -168,7 +170,7 @@ def init_adam_state(zero_optimizer, inner: torch.optim.Optimizer, step: Tensor) 
     link_states(zero_optimizer)
 
 
-def link_states(zero_optimizer) -> None:
+def link_states(zero_optimizer: Any) -> None:
     """Tell every parameter where AdamW's state of it lies. ZeRO-1 and 2 do so after the step of
     the first parameter group, when the others have none yet, and then never again."""
     if hasattr(zero_optimizer, "_lazy_init_hp_params_optimizer_state"):

@@ -9,6 +9,7 @@ import platform
 import resource
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -74,7 +75,7 @@ def fix_algorithms(wanted: bool) -> None:
         torch.backends.cudnn.benchmark = False
 
 
-def join(**options) -> Accelerator:
+def join(**options: Any) -> Accelerator:
     """An ``Accelerator`` that has joined all the processes that were launched.
 
     Without a GPU accelerate must be told how: for plain processes ``cpu=True``, which would drop

@@ -26,6 +26,7 @@ from kit.files import (
     write_json,
     write_jsonl,
 )
+from kit.run.config import RunConfig
 from kit.run.folder_lock import FolderLock
 from kit.run.process import environment, peak_memory_bytes
 
@@ -41,7 +42,7 @@ class RunLog:
     def __init__(
         self,
         accelerator: Accelerator,
-        config,
+        config: RunConfig,
         *,
         total_steps: int,
         first_step: int,
@@ -120,7 +121,7 @@ class RunLog:
     def advance(self) -> None:
         self.bar.update(1)
 
-    def finish(self, **facts) -> None:
+    def finish(self, **facts: object) -> None:
         """Write ``summary.json`` and close."""
         self.bar.close()
         if self.active:

@@ -90,7 +90,7 @@ def save(
     accelerator: Accelerator,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    scheduler,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
     progress: Progress,
     made_of: dict | None = None,
 ) -> Path:
@@ -184,7 +184,7 @@ def resume(
     accelerator: Accelerator,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    scheduler,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
 ) -> Progress:
     """Load a checkpoint into model, optimizer, scheduler and random generators; with
     ``resume_weights_only`` into the model alone.

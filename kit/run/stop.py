@@ -40,7 +40,7 @@ class StopRequest:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self.SIGNALS)
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

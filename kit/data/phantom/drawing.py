@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import ArrayLike
 
 _SUBPIXEL_BITS = 4
 
@@ -27,7 +28,7 @@ class Frame:
     radii: tuple[float, float]
     turn: float = 0.0
 
-    def to_pixels(self, outline) -> np.ndarray:
+    def to_pixels(self, outline: ArrayLike) -> np.ndarray:
         """``(n, 2)`` unit coordinates to ``(n, 2)`` pixels."""
         stretched = np.asarray(outline, dtype=float) * self.radii
         cos, sin = math.cos(self.turn), math.sin(self.turn)
@@ -129,7 +130,7 @@ def blob(
     return np.stack([x + reach * np.cos(around), y + reach * np.sin(around)], axis=1)
 
 
-def smooth(corners, rounds: int = 3) -> np.ndarray:
+def smooth(corners: ArrayLike, rounds: int = 3) -> np.ndarray:
     """A closed outline with its corners cut off (Chaikin 1974)."""
     points = np.asarray(corners, dtype=float)
     for _ in range(rounds):
@@ -139,18 +140,18 @@ def smooth(corners, rounds: int = 3) -> np.ndarray:
     return points
 
 
-def wobble(corners, amount: float, rng: np.random.Generator) -> np.ndarray:
+def wobble(corners: ArrayLike, amount: float, rng: np.random.Generator) -> np.ndarray:
     """The corners, each moved a little."""
     corners = np.asarray(corners, dtype=float)
     return corners + rng.uniform(-amount, amount, corners.shape)
 
 
-def scaled(corners, scale: float, about: tuple[float, float]) -> np.ndarray:
+def scaled(corners: ArrayLike, scale: float, about: tuple[float, float]) -> np.ndarray:
     """The corners drawn towards (or away from) a point."""
     return (np.asarray(corners, dtype=float) - about) * scale + about
 
 
-def mirrored(corners) -> np.ndarray:
+def mirrored(corners: ArrayLike) -> np.ndarray:
     """The corners on the other side of the middle line x = 0."""
     return np.asarray(corners, dtype=float) * (-1, 1)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
+from numpy.typing import ArrayLike
 
 from kit.data.phantom.drawing import Canvas, Frame, ellipse, smooth
 
@@ -39,12 +40,21 @@ class Scene:
     organs: list[Organ] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)
 
-    def tissue(self, outline, level: float, *, texture: float = 0.0, soft: float = 0.0) -> None:
+    def tissue(
+        self, outline: ArrayLike, level: float, *, texture: float = 0.0, soft: float = 0.0
+    ) -> None:
         """Fill an outline given in unit coordinates."""
         self.canvas.fill(self.frame.to_pixels(outline), level, texture=texture, soft=soft)
 
     def organ(
-        self, label: str, outline, level: float, *, texture: float = 5.0, soft: float = 0.0, tone=""
+        self,
+        label: str,
+        outline: ArrayLike,
+        level: float,
+        *,
+        texture: float = 5.0,
+        soft: float = 0.0,
+        tone: str = "",
     ) -> Organ:
         """Draw an organ and remember where it is."""
         self.tissue(outline, level, texture=texture, soft=soft)
@@ -53,14 +63,20 @@ class Scene:
         self.organs.append(organ)
         return organ
 
-    def hide(self, outline, *, soft: float = 0.0) -> np.ndarray:
+    def hide(self, outline: ArrayLike, *, soft: float = 0.0) -> np.ndarray:
         """Take what an outline covers out of the organs drawn so far; returns what it covers."""
         cover = self.canvas.cover(self.frame.to_pixels(outline), soft=soft)
         self.organs = [replace(organ, cover=organ.cover * (1 - cover)) for organ in self.organs]
         return cover
 
     def line(
-        self, points, level: float, thickness: int, *, soft: float = 0.0, strength=1.0
+        self,
+        points: ArrayLike,
+        level: float,
+        thickness: int,
+        *,
+        soft: float = 0.0,
+        strength: float = 1.0,
     ) -> None:
         """Draw an open line given in unit coordinates."""
         cover = self.canvas.stroke(self.frame.to_pixels(points), thickness)
@@ -74,7 +90,12 @@ class Scene:
 
 
 def open_scene(
-    kind: str, rng: np.random.Generator, *, size: tuple[int, int], radii: tuple[float, float], level
+    kind: str,
+    rng: np.random.Generator,
+    *,
+    size: tuple[int, int],
+    radii: tuple[float, float],
+    level: float,
 ) -> Scene:
     """``size``: width and height before jitter, ``radii``: the body's, as parts of the size."""
     width, height = (int(s + rng.integers(-10, 11)) for s in size)

@@ -21,6 +21,7 @@ from kit.grpo.policy import build_policy
 from kit.grpo.rollout import Task, roll_out
 from kit.model.load import load_processor
 from kit.model.logprobs import LogprobModel, token_logprobs
+from kit.model.processor import Processor
 from kit.model.sampler import Sampling, question_prompt
 from kit.model.sharing import Branch, PackedBatch, Tree, Trunk, pack
 from kit.prompting.messages import build_messages
@@ -76,7 +77,7 @@ class Ours:
         return [whole_prompt(self.processor, path, self.case) for path in self.case.paths[0]]
 
 
-def whole_prompt(processor, path: str, case: Case) -> Trunk:
+def whole_prompt(processor: Processor, path: str, case: Case) -> Trunk:
     """An image with the question after it."""
     image = processor.prepare_image(open_image(path))
     prompt = question_prompt(processor, image, [case.question], MODE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from statistics import median
 
-from kit.demo.bench import machine
+from kit.demo.bench import grpo, machine, sft
 from kit.demo.bench.cases import Case
 from kit.plan.flops import update_flops
 from kit.plan.memory import build_on_meta
@@ -12,7 +12,7 @@ from kit.plan.memory import build_on_meta
 TIMED = {"grpo": "update", "sft": "step"}  # what takes the time of an update
 
 
-def share_of_matmul(case: Case, ours, steps: list[dict[str, float]]) -> dict:
+def share_of_matmul(case: Case, ours: grpo.Ours | sft.Ours, steps: list[dict[str, float]]) -> dict:
     """FLOP/s of this kit's last updates over those of a large matrix product on the same device,
     of the same type; of SFT, whose steps read images too, over the whole step.
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from peft import LoraConfig
 from torch import Tensor, nn
-from transformers import TrainerCallback
+from transformers import ProcessorMixin, Trainer, TrainerCallback
 
 from kit.demo.bench.cases import ALPHA, LEARNING_RATE, Case, R
 from kit.demo.bench.machine import now
@@ -59,16 +59,16 @@ class Turns(TrainerCallback):
 
         setattr(owner, name, call)
 
-    def on_train_begin(self, *_, **__):
+    def on_train_begin(self, *_: object, **__: object) -> None:
         self.started = now(self.device)
 
-    def on_step_end(self, *_, **__):
+    def on_step_end(self, *_: object, **__: object) -> None:
         step = now(self.device) - self.started
         self.turn(self.parts | {"step": step})
         self.parts, self.started = {}, now(self.device)
 
 
-def run(trainer, steps: int, turns: Turns) -> None:
+def run(trainer: Trainer, steps: int, turns: Turns) -> None:
     """So many steps of a trainer."""
     trainer.args.max_steps = steps
     trainer.add_callback(turns)
@@ -95,10 +95,9 @@ def gradient_error(ours: tuple[nn.Module, Tensor], theirs: tuple[nn.Module, Tens
     return float(apart / sum(gradient.square().sum() for gradient in found[1]).sqrt())
 
 
-def plain_processor(base: str):
+def plain_processor(base: str) -> ProcessorMixin:
     """Transformers' processor without the part for videos, which needs torchvision."""
     from transformers import AutoImageProcessor, AutoTokenizer, Qwen2VLProcessor
-    from transformers.processing_utils import ProcessorMixin
 
     class PlainProcessor(Qwen2VLProcessor):
         attributes = ("image_processor", "tokenizer")
