@@ -29,6 +29,7 @@ PAGES = {
 }
 FOREIGN = {
     "pip", "pytest", "apt-get", "export", "$EDITOR", "hf", "git", "cd", "cp", "source", "python3",
+    "mkdir",
 }  # fmt: skip
 LAUNCH_FLAGS = {"--config_file", "--accelerate_config", "--num_processes"}
 
