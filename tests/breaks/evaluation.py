@@ -298,9 +298,9 @@ BREAKS = (
     ),
     Break(
         "slices of one scan count as many",
-        "kit/evaluate/evaluation.py",
-        'str(path): f"{dataset}/{volume}"',
-        'str(path): f"{dataset}/{path}"',
+        "kit/data/audit.py",
+        'f"{dataset}/{names[path]}"',
+        'f"{dataset}/{path}"',
         ("tests/evaluate/test_evaluation.py::test_slices_of_one_scan_are_one_volume",),
     ),
     Break(

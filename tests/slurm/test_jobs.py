@@ -92,8 +92,8 @@ def ended(record, tmp_path, monkeypatch):
         script = f"{setup}\n(exit {code})\n{rest}"
         done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
         asked = tmp_path / "asked"
-        lines = asked.read_text().splitlines() if asked.exists() else []
-        requeued = [x.split()[1] for x in lines if x.startswith("requeue")]
+        told = asked.read_text() if asked.exists() else ""
+        requeued = re.findall(r"^requeue (\S+)", told, re.MULTILINE)
         return SimpleNamespace(code=done.returncode, requeued=requeued, said=done.stderr)
 
     return run
