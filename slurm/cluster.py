@@ -96,7 +96,7 @@ def srun_options(resources: Resources) -> list[str]:
     """What srun is told beside the job's size and the places of its logs."""
     options = [*resources.srun, *(x for x in resources.sbatch if x.startswith("container-"))]
     if resources.in_container and not resources.container:  # pyxis, which starts in the image's own
-        options.insert(0, f"container-workdir={os.getcwd()}")
+        options.append(f"container-workdir={os.getcwd()}")
     return [
         f"--cpus-per-task={resources.cpus_per_task}",  # no longer taken from sbatch
         "--kill-on-bad-exit=1",  # a rank that dies takes the others with it

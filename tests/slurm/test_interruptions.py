@@ -141,7 +141,7 @@ def test_runs_into_its_time_limit_and_is_preempted(client, settings, uninterrupt
     assert status["done"] in (1, 2), "2 if it had come to the step in which it is held"
     subprocess.run(["scontrol", "update", f"JobId={grpo.job_id}", "TimeLimit=60"], check=True)
     for kind in ("0_result", "1_result", "submitted"):
-        (grpo.record.logs / f"{grpo.job_id}_{kind}.pkl.save_tmp").write_bytes(b"half")
+        (grpo.record.folder / "logs" / f"{grpo.job_id}_{kind}.pkl.save_tmp").write_bytes(b"half")
     done = [0, status["done"]]
     for number in range(PREEMPTIONS):
         grpo.hold()

@@ -439,8 +439,8 @@ def test_the_options_of_pyxis(key, tmp_path):
     (line,) = (x for x in header.splitlines() if x.startswith("srun "))
     words = shlex.split(line)
     assert words[words.index("--export=ALL") + 1 : words.index("bash")] == [
-        f"--container-workdir={ROOT}", f"--container-image={image}",
-        "--container-mounts=/scratch:/scratch",
+        f"--container-image={image}", "--container-mounts=/scratch:/scratch",
+        f"--container-workdir={ROOT}",
     ]  # fmt: skip
     assert words[words.index("--") + 1] == "python"
 

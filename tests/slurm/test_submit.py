@@ -328,7 +328,7 @@ def test_a_run_folder_that_nodes_may_not_see(hosts, heard, monkeypatch, capsys, 
         (["--max_stepz", 2], "did you mean 'max_steps'"),
         (["--accelerate_config", "none.yaml"], "no such config file"),
         (["--sbatch", "licences=x"], "unrecognized option '--licences=x'"),
-        (["--srun", "container-image=x"], "unrecognized option '--container"),
+        (["--srun", "container-image=x"], "unrecognized option '--container-image=x'"),
         (["--after", 999999], "job 999999 is not known to SLURM"),
     ],
 )
