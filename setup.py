@@ -74,7 +74,6 @@ setup(
         "kit": ["py.typed"],
         "kit.model": ["tiny_base/*"],
         "kit.report": ["templates/*"],
-        "kit.audit": ["templates/*"],
     },
     entry_points={"console_scripts": ["medvqa = kit.cli:main"]},
     cmdclass={"build_py": BuildWithConfigs},
