@@ -8,6 +8,7 @@ import pytest
 from kit.files import write_jsonl
 
 chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+LONG = "<b>two_with_a_name_as_long_as_a_page"
 HOSTILE = "<script>document.title = 'broken'</script>"
 
 
@@ -20,7 +21,7 @@ def page_of(asked, audited, prepared, tmp_path):
             rows = [{"qid": r.qid, "pred": a} for r, a in zip(asked.records, said, strict=True)]
             write_jsonl(tmp_path / f"{name}.jsonl", rows)
         found = audited(
-            f"one={tmp_path / 'one.jsonl'}", f"<b>two={tmp_path / 'two.jsonl'}",
+            f"one={tmp_path / 'one.jsonl'}", f"{LONG}={tmp_path / 'two.jsonl'}",
             train_data=str(prepared["test"]), claim=["one:exact/all=0.99", "one:open recall=0.01"],
         )  # fmt: skip
         return tmp_path / "out" / "audit.html", found
@@ -61,7 +62,7 @@ def test_the_page_fits_its_window(page_of, width, scheme):
         page.goto(f"file://{path}")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.evaluate("document.documentElement.dataset.theme") == scheme
-        assert page.title() == "Audit of one, <b>two"
+        assert page.title() == f"Audit of one, {LONG}"
         own = found["systems"]["one"]["metrics"]["exact/all"]
         dot = page.locator(".forest .dot.of-0, .forest .of-0 .dot").first
         track = page.locator(".forest .track").first.bounding_box()
