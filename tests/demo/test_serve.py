@@ -144,3 +144,9 @@ def test_a_port_that_is_taken_is_told_at_once(monkeypatch):
         ):
             pass
         assert f"--port {port + 1}" in caught.value.fix
+
+
+def test_an_image_that_was_deleted_meanwhile_is_to_be_chosen_again(tmp_path):
+    with pytest.raises(UserError, match="no longer kept") as caught:
+        serve.checked_image(str(tmp_path / "x.png"))
+    assert caught.value.fix == "choose it again"
