@@ -34,7 +34,7 @@ EXTRAS = {
     "slurm": ["submitit>=1.5.3"],
     "report": ["plotly>=6"],
     "notebooks": ["jupyterlab>=4", "ipywidgets>=8", "plotly>=6"],
-    "demo": ["gradio>=5"],
+    "demo": ["gradio>=6.27,<7"],
     "bench": ["trl>=1.16,<1.17"],
 }
 USED = ("deepspeed", "qlora", "slurm", "report", "demo")
