@@ -59,6 +59,10 @@ COMMANDS = {
         "published sets or your own data into records, with a report of what was wrong",
         "kit.data.prepare:PrepareConfig", "kit.data.prepare:prepare",
     ),
+    "look": Command(
+        "records as a page: images, boxes, targets, and what is wrong with them",
+        "kit.report.config:LookConfig", "kit.report.look:look", words="data",
+    ),
     "gpu_setup": Command(
         "what a run will take, before it is queued",
         "kit.plan.config:PreflightConfig", "kit.plan.preflight:preflight",

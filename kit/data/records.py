@@ -119,7 +119,8 @@ def read_records(
             problems=problems,
         )
     if not records:
-        raise DataError("no record in the data file", where=path, fix="check prepare_data's report")
+        fix = "check prepare_data's report"
+        raise DataError("no record in the data file", where=path, fix=fix, problems=problems)
     return records, problems
 
 

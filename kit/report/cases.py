@@ -146,7 +146,7 @@ class Pictures:
             parts = zip(images, canvas.by_image(boxes), strict=True)
             whole = canvas.joined([inpaint(i, own, self.method) if own else i for i, own in parts])
             name = f"p{len(self.uris)}"
-            self.uris[name] = _uri(whole)
+            self.uris[name] = picture_uri(Image.fromarray(whole))
             self._names[shown, boxes] = name
         return self._names[shown, boxes]
 
@@ -156,8 +156,8 @@ def _pixels(path: str) -> np.ndarray:
     return np.asarray(open_image(path))
 
 
-def _uri(pixels: np.ndarray) -> str:
-    image = Image.fromarray(pixels)
+def picture_uri(image: Image.Image) -> str:
+    """A small copy of an image, at most ``SIDE`` pixels long, as a data URI. Changes the image."""
     image.thumbnail((SIDE, SIDE))
     stream = io.BytesIO()
     image.save(stream, format="WEBP", quality=QUALITY)
@@ -222,7 +222,7 @@ def _views(row: Mapping, pictures: Pictures):
         if source in flips:
             found = flips[source]
             name = pictures.name(shown, found["region"])
-            marks = _in_percent(found["region"], Canvas.of_row(row).size, "removed")
+            marks = in_percent(found["region"], Canvas.of_row(row).size, "removed")
             yield _view(words, name, found["answer"], found["roi"] == 1, marks)
     source = "gold" if "gold" in flips else "claimed"
     if source in flips:
@@ -231,7 +231,7 @@ def _views(row: Mapping, pictures: Pictures):
         # one that changed the answer, if there is one
         place = next((i for i, one in enumerate(said) if _differs(one, row)), 0)
         region = found["random_regions"][place]
-        marks = _in_percent(region, Canvas.of_row(row).size, "random")
+        marks = in_percent(region, Canvas.of_row(row).size, "random")
         name = pictures.name(shown, region)
         yield _view("without a random region", name, said[place], _differs(said[place], row), marks)
     ablations = row.get("ablations", {})
@@ -271,12 +271,13 @@ def _boxes(row: Mapping) -> list[dict]:
     gold = [region["box"] for region in row["evidence"]]
     labels = [region["label"] for region in row["evidence"]]
     return [
-        *_in_percent(gold, canvas.size, "gold", labels),
-        *_in_percent(map(canvas.claimed, row["boxes"]), canvas.size, "claimed"),
+        *in_percent(gold, canvas.size, "gold", labels),
+        *in_percent(map(canvas.claimed, row["boxes"]), canvas.size, "claimed"),
     ]
 
 
-def _in_percent(boxes, size, kind: str, labels: Sequence[str] = ()) -> list[dict]:
+def in_percent(boxes, size, kind: str, labels: Sequence[str] = ()) -> list[dict]:
+    """Boxes in pixels of a ``(width, height)`` picture as the page draws them over it."""
     width, height = size
     return [
         {

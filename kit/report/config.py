@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from kit.command import option
+from kit.command import option, require
+from kit.data.columns import TableOptions
 from kit.errors import ConfigError
 
 
@@ -82,3 +83,35 @@ class CurvesConfig:
     @property
     def page(self) -> Path:
         return Path(self.output or next(iter(self.folders.values())) / "curves.html")
+
+
+@dataclass
+class LookConfig(TableOptions):
+    """Look at the records of a data file before anything is trained on them."""
+
+    data: str = option("", help="records: of prepare_data, of cf_proxy, or any table")
+    output: str = option("", help="the page to write; left out: runs/look/NAME.html")
+    limit: int = option(
+        200, help="records that the page shows, as many of each kind as their share of the file"
+    )
+    seed: int = option(0, help="of which records these are")
+    tokenizer: str = option(
+        "", help="base model, by folder or hub name, whose tokens the targets are counted in"
+    )
+
+    def __post_init__(self):
+        _ = self.layout  # which checks it
+        if not self.data:
+            fix = "set --data data/train.json"
+            raise ConfigError("no data given", where="data", fix=fix)
+        require(1 <= self.limit <= 5000, "limit", "must be 1 to 5000", self.limit)
+        require(self.seed >= 0, "seed", "must not be negative", self.seed)
+
+    @property
+    def page(self) -> Path:
+        """
+        >>> LookConfig(data="data/train.json").page.as_posix()
+        'runs/look/train.html'
+        """
+        name = self.data.rstrip("/").rpartition("/")[2]
+        return Path(self.output or f"runs/look/{Path(name).stem}.html")

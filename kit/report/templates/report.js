@@ -7,11 +7,8 @@ const PICTURES = readData("pictures");
 const KINDS = readData("kinds");
 const BEST = readData("best");
 const FAILURES = ["confident_error", "miss", "unmoved", "random_flip", "blind"];
-const AT_ONCE = 12;
-const FIELDS = ["model", "kind", "right", "modality", "content_type", "answer_type", "dataset"];
 
 let mode = Object.keys(FIGURES)[0];
-let shown = AT_ONCE;
 
 function drawAll() {
   for (const element of document.querySelectorAll("[data-figure]")) {
@@ -46,39 +43,6 @@ function showFailures() {
   byId("failure-cards").replaceChildren(...failures.map(cardOf));
 }
 
-function svg(tag, attributes) {
-  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  return element;
-}
-
-const STROKES = {
-  gold: { stroke: "var(--gold)", "stroke-width": 2.5 },
-  claimed: { stroke: "var(--claimed)", "stroke-width": 2.5, "stroke-dasharray": "6 3" },
-  removed: { stroke: "var(--removed)", "stroke-width": 2, "stroke-dasharray": "3 2" },
-  random: { stroke: "var(--removed)", "stroke-width": 2, "stroke-dasharray": "3 2" },
-};
-
-function picture(view) {
-  if (!view.picture) {
-    const words = view.picture === null ? "image file is missing" : view.label;
-    return make("div", { className: "picture none", textContent: words });
-  }
-  const overlay = svg("svg", { "aria-hidden": "true" });
-  for (const box of view.boxes) {
-    const rectangle = svg("rect", {
-      x: `${box.x}%`, y: `${box.y}%`, width: `${box.w}%`, height: `${box.h}%`, fill: "none",
-      ...STROKES[box.kind],
-    });
-    const title = svg("title", {});
-    title.textContent = box.label ? `${box.kind}: ${box.label}` : box.kind;
-    rectangle.append(title);
-    overlay.append(rectangle);
-  }
-  const image = make("img", { src: PICTURES[view.picture], alt: view.label, loading: "lazy" });
-  return make("div", { className: "picture" }, image, overlay);
-}
-
 function viewOf(view) {
   const words = make("div", { className: "view-words" }, `${view.label}: ${view.answer || "(no answer)"}`);
   if (view.changed !== null) {
@@ -86,10 +50,6 @@ function viewOf(view) {
     words.append(make("strong", { textContent: ` ${changed}` }));
   }
   return make("div", {}, picture(view), words);
-}
-
-function pair(list, name, value, className = "") {
-  list.append(make("dt", { textContent: name }), make("dd", { textContent: value, className }));
 }
 
 function cardOf(card) {
@@ -116,51 +76,26 @@ function cardOf(card) {
   return make("article", { className: "card" }, tags, make("h3", { textContent: card.question }), answers, views, absent.length ? make("div", { className: "view-words", textContent: absent.join(", ") }) : null, said, more);
 }
 
-function fits(card) {
-  if (card.mode !== mode) return false;
-  for (const field of FIELDS) {
-    const wanted = byId(`f-${field}`).value;
-    if (!wanted) continue;
-    if (field === "kind" ? !card.kinds.includes(wanted) : field === "right" ? (wanted === "right") !== card.right : card[field] !== wanted) return false;
-  }
-  const text = byId("f-search").value.trim().toLowerCase();
-  return !text || [card.question, card.answer, card.gold, card.caption].join(" ").toLowerCase().includes(text);
+function valueOf(card, field) {
+  if (field === "kind") return card.kinds;
+  return field === "right" ? (card.right ? "right" : "wrong") : card[field];
 }
 
-function showCards() {
-  if (!CARDS.length) return;
-  const chosen = CARDS.filter(fits);
-  byId("cards").replaceChildren(...chosen.slice(0, shown).map(cardOf));
-  byId("count").textContent = `${Math.min(shown, chosen.length)} of ${chosen.length} cases`;
-  byId("more").hidden = chosen.length <= shown;
-  const kind = byId("f-kind").value;
-  byId("meaning").textContent = kind ? `${KINDS[kind].words}: ${KINDS[kind].meaning}.` : "";
-}
-
-function fill(field, values, words = (value) => value) {
-  const select = byId(`f-${field}`);
-  select.replaceChildren(make("option", { value: "", textContent: "all" }));
-  for (const value of values) select.append(make("option", { value, textContent: words(value) }));
-  select.parentElement.hidden = values.length < 2;
-}
-
-if (CARDS.length) {
-  const distinct = (field) => [...new Set(CARDS.map((card) => card[field]))].filter(Boolean).sort();
-  fill("model", [...new Set(CARDS.map((card) => card.model))]);
-  const kinds = Object.keys(KINDS).filter((kind) => CARDS.some((card) => card.kinds.includes(kind)));
-  fill("kind", kinds, (kind) => KINDS[kind].words);
-  for (const field of ["modality", "content_type", "answer_type", "dataset"]) fill(field, distinct(field));
-  byId("f-model").value = BEST[mode];
-  for (const field of [...FIELDS, "search"]) {
-    byId(`f-${field}`).addEventListener("input", () => { shown = AT_ONCE; showCards(); });
-  }
-  byId("f-clear").addEventListener("click", () => {
-    for (const field of [...FIELDS, "search"]) byId(`f-${field}`).value = "";
-    shown = AT_ONCE;
-    showCards();
-  });
-  byId("more").addEventListener("click", () => { shown += AT_ONCE; showCards(); });
-}
+const showCards = startGallery({
+  cards: CARDS,
+  cardOf,
+  valueOf,
+  fields: { model: null, kind: (kind) => KINDS[kind].words, right: null, modality: null, content_type: null, answer_type: null, dataset: null },
+  start: { model: BEST[mode] },
+  within: (card) => card.mode === mode,
+  textOf: (card) => [card.question, card.answer, card.gold, card.caption],
+  noun: "cases",
+  unsorted: ["model", "kind"],
+  onShow: () => {
+    const kind = byId("f-kind").value;
+    byId("meaning").textContent = kind ? `${KINDS[kind].words}: ${KINDS[kind].meaning}.` : "";
+  },
+});
 
 byId("mode")?.addEventListener("change", (event) => setMode(event.target.value));
 setMode(mode);
