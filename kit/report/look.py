@@ -79,6 +79,7 @@ def look(config: LookConfig) -> int:
         n_drawn=len(chosen),
         n_flagged=len(flagged),
         n_records=len(records),
+        measured=any(isinstance(record, GrpoRecord) for record in records),
         seed=config.seed,
         side=SIDE,
         most_megabytes=MOST_BYTES // 1_000_000,

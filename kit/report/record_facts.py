@@ -65,9 +65,13 @@ def groups_of(records: Sequence[Record]) -> Iterator[dict]:
 
 
 def answers_of(records: Sequence[Record]) -> list[dict]:
-    """The most frequent answers, and all others together."""
-    counts = Counter(record.answer.strip() for record in records)
-    shown = counts.most_common(MOST_ANSWERS)
+    """The most frequent answers, in any case, and all others together."""
+    spellings = Counter(record.answer.strip() for record in records)
+    counts: Counter[str] = Counter()
+    for spelling, count in spellings.items():
+        counts[spelling.casefold()] += count
+    written = {spelling.casefold(): spelling for spelling, _ in spellings.most_common()[::-1]}
+    shown = [(written[answer], count) for answer, count in counts.most_common(MOST_ANSWERS)]
     rest = len(records) - sum(count for _, count in shown)
     if others := len(counts) - len(shown):
         shown.append((f"{others:,} others", rest))

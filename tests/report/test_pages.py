@@ -7,8 +7,9 @@ import pytest
 from helpers import metrics_of, rows
 
 from kit.files import write_jsonl
-from kit.report.config import CurvesConfig, ReportConfig
+from kit.report.config import CurvesConfig, LookConfig, ReportConfig
 from kit.report.curves import curves
+from kit.report.look import look
 from kit.report.report import report
 
 MODE = "caption_reason_answer"
@@ -190,5 +191,48 @@ def test_curves_are_drawn_and_smoothed(width, scheme, browser, run_of, tmp_path)
     for value, n in zip(smooth, range(1, 8), strict=True):
         expected, mass = 0.8 * expected + 0.2 / n, 0.8 * mass + 0.2
         assert value == pytest.approx(expected / mass)
+    assert said == []
+    context.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_records_are_filtered_and_their_boxes_lie_on_them(
+    width, scheme, browser, prepared, tmp_path
+):
+    look(LookConfig(data=str(prepared["train"]), output=str(tmp_path / "look.html"), limit=40))
+    context = browser.new_context(
+        viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True
+    )
+    page, said = context.new_page(), []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(f"file://{tmp_path / 'look.html'}")
+    page.wait_for_selector("#cards .card")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    cards = page.evaluate("CARDS")
+
+    def count() -> int:
+        return int(page.locator("#count").inner_text().split(" of ")[1].split()[0])
+
+    assert count() == len(cards)
+    page.select_option("#f-boxes", "yes")
+    boxed = [card for card in cards if card["views"][0]["boxes"]]
+    assert 0 < count() == len(boxed) < len(cards)
+    drawn = page.locator("#cards .card").first.locator("svg rect")
+    assert drawn.count() == len(boxed[0]["views"][0]["boxes"])
+    outside = "e => { const a = e.getBoundingClientRect(), b = e.closest('.picture')"
+    outside += (
+        ".getBoundingClientRect(); return a.right > b.right + 3 || a.bottom > b.bottom + 3; }"
+    )
+    assert not drawn.first.evaluate(outside)
+    page.fill("#f-search", boxed[0]["question"])
+    assert 0 < count() == sum(card["question"] == boxed[0]["question"] for card in boxed)
+    page.locator("#cards summary").first.click()
+    assert page.locator("#cards pre").nth(1).inner_text() == boxed[0]["texts"][1][1]
+    page.click("#f-clear")
+    assert count() == len(cards)
+    if page.locator("[data-why]").count():
+        page.locator("[data-why]").first.click()
+        assert 0 < count() < len(cards)
     assert said == []
     context.close()

@@ -1,5 +1,5 @@
 "use strict";
-// Pictures with boxes over them, and a gallery of cards with filters. PICTURES is the page's own.
+// Pictures (of the page's PICTURES) with boxes over them, and a gallery of cards with filters.
 
 function svg(tag, attributes) {
   const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
