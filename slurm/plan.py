@@ -128,6 +128,9 @@ def jobs_of(
     work = Work(name, stage, config)
     require_launch(launch, resources, work)
     if entry.shards == 1:
+        if entry.at_once:
+            what, fix = f"at_once {entry.at_once} of one job", "say into how many: shards"
+            raise ConfigError(what, where=f"{name}: at_once", fix=fix)
         return [Job(name, (work,), resources, launch)]
     if not hasattr(config, "num_shards"):
         fix = "evaluate and cf_proxy can"

@@ -101,8 +101,8 @@ def submit_stage(options: argparse.Namespace, rest: list[str]) -> int:
         print(flags_help(Resources))
     flags, rest = parse_known(Resources, rest)
     config = parse(stage.config_class, rest, also=Resources)
-    entry = PipelineEntry(stage.name, options.accelerate_config, options.at_once)
-    entry.shards = options.shards
+    shared = {key: getattr(options, key) for key in ("accelerate_config", "at_once", "shards")}
+    entry = PipelineEntry(stage.name, **shared)
     cluster = Cluster(find(options.cluster, SLURM), flags)
     jobs = jobs_of(stage.name, entry, config, cluster, "command line")
     output = stage.output_of(config)

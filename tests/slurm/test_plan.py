@@ -143,6 +143,8 @@ def test_two_stages_that_write_the_same(tmp_path):
         (lambda c: c["stages"]["sft"].update(config=["a"]), "must be a mapping"),
         (lambda c: c["stages"]["cf_proxy"].update(shards=0), "shards must be at least 1"),
         (lambda c: c["stages"]["cf_proxy"].update(shards="two"), "shards.*'two'"),
+        (lambda c: c["stages"]["cf_proxy"].update(at_once=0), "at_once must be at least 1"),
+        (lambda c: c["stages"]["sft"].update(at_once=2), "at_once 2 of one job"),
         (lambda c: c.update(stages=["sft"]), "must be a mapping"),
         (lambda c: c["stages"].update({"../sft": c["stages"].pop("sft")}), "cannot name a stage"),
         (lambda c: c["stages"].update({"50%": c["stages"].pop("sft")}), "cannot name a stage"),
