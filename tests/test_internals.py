@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from kit.plan import accelerate_internals, torch_internals
 from kit.run import deepspeed_internals, extensions
@@ -44,17 +45,36 @@ def test_what_is_leaned_on_is_there(module, names, purpose):
     )
 
 
+ROOT = Path(__file__).resolve().parents[1]
+WANTED = [  # by setup.py
+    Requirement(each)
+    for each in re.findall(
+        r'"([a-z][\w-]*[<>=]=?[\d.,<>=]+)"', (ROOT / "setup.py").read_text("utf-8")
+    )
+]
+
+
 def test_what_is_leaned_on_has_a_ceiling_that_lets_in_what_is_tested():
     """``setup.py``, of which also everything else must allow what is installed here."""
-    text = (Path(__file__).resolve().parents[1] / "setup.py").read_text(encoding="utf-8")
-    wanted = [Requirement(each) for each in re.findall(r'"([a-z][\w-]*[<>=]=?[\d.,<>=]+)"', text)]
-    assert len(wanted) > 25
-    for each in wanted:
+    assert len(WANTED) > 25
+    for each in WANTED:
         with contextlib.suppress(PackageNotFoundError):
             assert version(each.name) in each.specifier, each
     leaned_on = {module.split(".")[0] for module, *_ in LEANS_ON} | {"transformers", "peft"}
-    ceilings = {each.name for each in wanted if "<" in str(each.specifier)}
+    ceilings = {each.name for each in WANTED if "<" in str(each.specifier)}
     assert leaned_on <= ceilings
+
+
+def test_the_versions_that_were_tested_are_allowed():
+    """``.ci/constraints.txt`` names one of each package that setup.py wants, and no place of this
+    machine's."""
+    lines = (ROOT / ".ci/constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"==[\w.]+", str(pin.specifier)) and not pin.url for pin in pins)
+    tested = {canonicalize_name(pin.name): str(pin.specifier)[2:] for pin in pins}
+    assert len(tested) == len(pins)
+    for each in WANTED:
+        assert tested[canonicalize_name(each.name)] in each.specifier, each
 
 
 def test_what_is_not_there_is_found():
