@@ -6,6 +6,8 @@ STATISTICS = "kit/report/statistics.py"
 RISK = "kit/report/risk_coverage.py"
 GROUNDING = "kit/scoring/grounding.py"
 METRICS = "kit/report/metrics.py"
+LOOK = "kit/report/look.py"
+FINDINGS = "kit/report/findings.py"
 
 BREAKS = (
     Break(
@@ -174,5 +176,26 @@ BREAKS = (
         "hits = sum(count for word, count in said.items() if word in wanted)",
         "hits = sum(1 for word in said if word in wanted)",
         ("tests/scoring/test_conventions.py::test_llava_med_agrees_with_a_plain_rewriting",),
+    ),
+    Break(
+        "a sample of whatever comes",
+        LOOK,
+        "key=lambda number: (strata[number], draw.random())",
+        "key=lambda number: draw.random()",
+        ("tests/report/test_look.py::test_a_sample_has_the_shares_of_the_whole",),
+    ),
+    Break(
+        "boxes of the second image are measured by the first",
+        FINDINGS,
+        "size = sizes[record.images[region.image - 1]]",
+        "size = sizes[record.image]",
+        ("tests/report/test_look.py::test_nothing_is_said_of_a_good_file",),
+    ),
+    Break(
+        "every answer to a question that came before is a copy",
+        FINDINGS,
+        'found["repeated" if same else "contradicting"]',
+        'found["repeated"]',
+        ("tests/report/test_look.py::test_what_several_records_say_together",),
     ),
 )

@@ -40,10 +40,14 @@ def record(image="a.png", question="Is there a mass?", answer="yes", **changes) 
 
 @pytest.fixture
 def table(tmp_path):
-    """Writes records beside a few images: a, b and c of 400x200 pixels, small of 60x60."""
-    for name in ("a", "b", "c"):
-        Image.effect_noise((400, 200), 60).save(tmp_path / f"{name}.png")
-    Image.effect_noise((60, 60), 60).save(tmp_path / "small.png")
+    """Writes records beside a few images: a, b and c of 200 pixels' height, small of 60x60."""
+    for name, size in {
+        "a": (400, 200),
+        "b": (500, 200),
+        "c": (400, 200),
+        "small": (60, 60),
+    }.items():
+        Image.effect_noise(size, 60).save(tmp_path / f"{name}.png")
 
     def write(*lines: dict) -> Path:
         write_jsonl(tmp_path / "data.json", lines)
@@ -92,7 +96,7 @@ def test_what_is_wrong_with_a_record_is_said(words, table, capsys):
 def test_nothing_is_said_of_a_good_file(table, capsys):
     """Boxes of the second image are in its own pixels; a box may be a pixel over the edge."""
     taught = {"boxes": [[1, 100, 200, 500, 600], [2, 0, 0, 1000, 1000]]}
-    whole = {"label": "Liver", "box_xyxy_pixels": [0, 0, 401, 200], "image": 2}
+    whole = {"label": "Liver", "box_xyxy_pixels": [0, 0, 501, 200], "image": 2}
     data = table(
         record(more_images=["b.png"], regions=[BOX, whole], target=taught),
         record("b.png", answer="Liver", choices=["Lung", "Liver"], target={"answer": "b"}),
