@@ -58,7 +58,7 @@ def executor_for(
         "dependency": after,
         "array_parallelism": at_once,
         "setup": [
-            "job=${SLURM_ARRAY_JOB_ID-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID+_$SLURM_ARRAY_TASK_ID}",
+            "MEDVQA_JOB=${SLURM_ARRAY_JOB_ID-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID+_$SLURM_ARRAY_TASK_ID}",
             f"rm -f {_asked(folder)}",  # by one that was killed then
             *resources.setup,
             *(f"export {name}={shlex.quote(value)}" for name, _, value in variables),
@@ -115,17 +115,17 @@ def requeueing(folder: Path) -> list[str]:
         f"rm {_asked(folder)} 2>/dev/null || exit $code",
         f"for seconds in {waits}; do",
         "    sleep $seconds",
-        "    now=$(scontrol show job $job) && [[ $now != *JobState=RUNNING* ]] && exit 0",
-        "    said=$(scontrol requeue $job 2>&1) && exit 0",
+        "    now=$(scontrol show job $MEDVQA_JOB) && [[ $now != *JobState=RUNNING* ]] && exit 0",
+        "    said=$(scontrol requeue $MEDVQA_JOB 2>&1) && exit 0",
         "done",
-        'echo "error: saved, but SLURM does not requeue job $job: $said" >&2',
+        'echo "error: saved, but SLURM does not requeue job $MEDVQA_JOB: $said" >&2',
         "echo '  fix:   submit the same command again: it goes on from where this ended' >&2",
         "exit 1",
     ]
 
 
 def _asked(folder: Path) -> str:
-    return f"{shlex.quote(str(folder))}/requeue-$job"
+    return f"{shlex.quote(str(folder))}/requeue-$MEDVQA_JOB"
 
 
 def submit(executor: submitit.SlurmExecutor, functions: Sequence[object]) -> list[str]:
