@@ -40,8 +40,11 @@ if os.environ.get("CI"):
 
 
 def pytest_collection_modifyitems(items) -> None:
-    """The tests on SLURM first: they are one long row, and wait for much of it."""
-    items.sort(key=lambda item: "slurm" not in item.path.parts)
+    """The tests on SLURM first: they are one long row, and wait for much of it. Then all that are
+    slow, so that no worker of pytest-xdist is left with one of them at the end."""
+    items.sort(
+        key=lambda item: ("slurm" not in item.path.parts, not item.get_closest_marker("slow"))
+    )
 
 
 def pytest_collection_finish(session) -> None:

@@ -849,18 +849,13 @@ def test_really_full_disk_while_evaluating(kilobytes, disk, work, command):
 def test_in_its_own_process(work):
     """As documented; libraries must not add tracebacks or warnings of their own."""
     half_an_image(work)
-    processes = [
-        start("train", work),
-        start("evaluate", work, "--base_model", "Qwen/Qwen2-VL-2B-Instruct", "--skip_bad"),
-    ]
-    train, offline = (process.communicate()[1] for process in processes)
-    assert [process.returncode for process in processes] == [2, 2]
-    assert train.startswith("error: 2 broken lines\n  where: data.json\n  fix:   fix them")
-    assert "images/0.png" in train
+    process = start("evaluate", work, "--base_model", "Qwen/Qwen2-VL-2B-Instruct", "--skip_bad")
+    offline = process.communicate()[1]
+    assert process.returncode == 2
     assert offline.startswith("error: cannot load the model: ")
     assert "where: Qwen/Qwen2-VL-2B-Instruct" in offline
     assert "without a network give a local folder" in offline
-    assert not any(word in train + offline for word in ("Traceback", "Warning"))
+    assert not any(word in offline for word in ("Traceback", "Warning"))
     assert not (work / "out").exists()
 
 

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 import kit
 from kit.cli import COMMANDS
 
@@ -209,6 +211,7 @@ def test_scripts_do_nothing_but_start_the_command_of_their_name():
         assert text.partition('"""\n\n')[2] == body, name
 
 
+@pytest.mark.slow
 def test_importing_every_module_starts_nothing(tmp_path):
     """No output, no file, no thread, no network, in one fresh process."""
     code = f"""

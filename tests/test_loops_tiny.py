@@ -112,7 +112,7 @@ def test_real_sample_from_original_layouts_to_scored_answers(realdata, tmp_path)
 def test_quickstart_in_small(tmp_path, capsys):
     folder = tmp_path / "run"
     config = QuickstartConfig(
-        output_dir=str(folder), train_images=16, test_images=4, sft_epochs=0.5, grpo_records=16,
+        output_dir=str(folder), train_images=16, test_images=3, sft_epochs=0.5, grpo_records=8,
         grpo_steps=2,
     )  # fmt: skip
     assert quickstart(config) == 0
@@ -133,7 +133,7 @@ def test_quickstart_in_small(tmp_path, capsys):
     trained = {row["image"] for row in lines_of(data / "train.json")}
     assert not trained & {row["image"] for row in lines_of(data / "test.json")}
     assert len(trained) == 16
-    assert len(lines_of(data / "grpo.jsonl")) == 16
+    assert len(lines_of(data / "grpo.jsonl")) == 8
     assert rows(folder / "grpo")[-1]["step"] == 2
     assert most_apart(adapter_of(folder / "sft"), adapter_of(folder / "grpo")) > 0
     assert Image.open(folder / "examples.png").width > 100

@@ -25,6 +25,8 @@ from kit.model.load import load_base
 from kit.model.sampler import Completion
 from kit.prompting.messages import MODES
 
+pytestmark = pytest.mark.xdist_group("evaluation")  # one worker's, whose tests share it
+
 # What other tools read, in both modes.
 PROMISED = (
     "exact/all", "exact/open", "exact/closed", "llava_med/open_recall",

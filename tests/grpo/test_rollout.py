@@ -43,8 +43,10 @@ def test_greedy_rollouts_equal_transformers_generate(base_model, processor, task
         assert [completion.token_ids for completion in group.completions] == [expected] * 2
 
 
-@pytest.mark.parametrize("num_generations", [1, 2, pytest.param(8, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(
+    ("num_generations", "checkpointing"),
+    [(2, False), pytest.param(8, True, marks=pytest.mark.slow)],
+)
 def test_a_shared_prompt_equals_repeated_prompts(
     exact_model, processor, tasks, num_generations, checkpointing
 ):

@@ -58,13 +58,13 @@ def separate_rows(model, processor, trees):
     return torch.cat(result)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_logprobs_and_lora_gradients_equal_separate_rows(exact, trees, checkpointing):
+def test_logprobs_and_lora_gradients_equal_separate_rows(exact, trees):
+    """In float64 with checkpointing, in float32 without."""
     model = add_lora(exact.model, r=4, alpha=8, dropout=0.0, freeze_vision_tower=False)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)
-    if checkpointing:
+    if exact.model.dtype == torch.float64:
         model.activation_checkpointing_enable({"use_reentrant": False})
     model.train()
     weights = torch.randn(

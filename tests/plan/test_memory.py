@@ -176,10 +176,13 @@ def test_sampling_within_a_tenth(merge, prepared, processor, fresh_model, monkey
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("finetuning", ["lora", "full"])
-@pytest.mark.parametrize("launch", ["cpu_zero1", "cpu_zero2", "cpu_zero3"])
+@pytest.mark.parametrize(
+    ("launch", "finetuning"),
+    [("cpu_zero1", "full"), ("cpu_zero2", "full"), ("cpu_zero3", "full"), ("cpu_zero3", "lora")],
+)
 def test_within_a_tenth_under_zero(launch, finetuning, prepared, tmp_path):
-    """On one of two ranks, in its second step."""
+    """On one of two ranks, in its second step. Of what LoRA trains little is spread before ZeRO-3
+    spreads what it does not."""
     file = tmp_path / "memory.json"
     settings = {
         "base_model": "tiny", "data": prepared["train"], "output_dir": tmp_path / "run",

@@ -90,9 +90,9 @@ def page_of(seed: int, gain: float = 0.0, n_images: int = 40) -> tuple[bool, boo
 
 @pytest.mark.slow
 def test_a_page_of_equal_models_seldom_calls_any_two_different():
-    """At most 5% (7 of 300 when this was written); 60 are within chance of that."""
-    alarms = sum(page_of(seed)[0] for seed in range(60))
-    assert alarms <= 7
+    """At most 5% (7 of 300 when this was written); 40 are within chance of that."""
+    alarms = sum(page_of(seed)[0] for seed in range(40))
+    assert alarms <= 5
 
 
 @pytest.mark.slow

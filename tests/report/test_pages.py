@@ -57,7 +57,8 @@ def opened(browser, written):
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark"), (820, "dark")])
-def test_the_page_fits_its_window_and_shows_its_plots(opened, width, scheme):
+def test_the_page_fits_its_window_and_shows_its_plots(opened, evaluations, width, scheme):
+    """And its verdict above the fold."""
     page = opened(width, scheme)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate("document.documentElement.dataset.theme") == scheme
@@ -73,10 +74,6 @@ def test_the_page_fits_its_window_and_shows_its_plots(opened, width, scheme):
     light = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (paper, ink)]
     assert (light[0] > light[1]) == (scheme == "light")
     assert abs(light[0] - light[1]) > 450  # readable
-
-
-def test_the_verdict_stands_above_the_fold(opened, evaluations):
-    page = opened(390)
     box = page.locator(".short .lead:visible").first.bounding_box()
     assert box["y"] + box["height"] < 900
     lead = page.locator(".short .lead:visible").first.inner_text()

@@ -8,6 +8,7 @@ import torch
 from helpers import adapter_of, most_apart, rows
 from hooks import poison
 from ranks import launcher, run
+from safetensors.torch import load_file
 
 from kit.errors import UserError
 from kit.grpo import grpo
@@ -107,25 +108,25 @@ def test_grpo_too(trained, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launch", ["cpu", "cpu_zero1", "cpu_zero2", "cpu_zero3"])
+@pytest.mark.parametrize("launch", ["cpu", "cpu_zero2", "cpu_zero3"])
 def test_all_ranks_leave_it_out_together(launch, prepared, tmp_path):
     """One rank's loss is not finite; the parameters stay those of the step before. And no gradient
     passes the frozen tower, whose outputs checkpointing would have it computed for."""
     flags = [
         "--base_model=tiny", f"--data={prepared['train']}", "--report_to=none", "--lr=1e-3",
-        "--batch_size=2", "--logging_steps=1", "--save_steps=0", "--warmup_ratio=0",
+        "--batch_size=2", "--logging_steps=1", "--save_steps=1", "--warmup_ratio=0",
         "--lr_scheduler_type=constant_with_warmup", "--questions_per_image=1",
         "--gradient_checkpointing=true",
     ]  # fmt: skip
-    for steps in (1, 2):
-        folder = tmp_path / str(steps)
-        own = [f"--steps={steps}", f"--output_dir={folder}"]
-        command = [*launcher(launch), "launch/train_sft.py", *flags, *own]
-        done = run(command, hook=partial(poison, rank=1))
-        assert done.returncode == 0, done.stderr
-    (told,) = rows(tmp_path / "2", "skipped_steps.jsonl")
+    command = [*launcher(launch), "launch/train_sft.py", *flags, f"--output_dir={tmp_path}"]
+    done = run([*command, "--steps=2"], hook=partial(poison, rank=1))
+    assert done.returncode == 0, done.stderr
+    (told,) = rows(tmp_path, "skipped_steps.jsonl")
     assert len(told["records"]) == 2, "of rank 1"
-    assert most_apart(adapter_of(tmp_path / "1"), adapter_of(tmp_path / "2")) == 0
+    after_one = load_file(tmp_path / "checkpoint-1" / "trained.safetensors")
+    after_one = {name.replace(".default", ""): weight for name, weight in after_one.items()}
+    assert any(w.abs().max() > 0 for name, w in after_one.items() if "lora_B" in name)
+    assert most_apart(after_one, adapter_of(tmp_path)) == 0
 
 
 def test_out_of_memory_says_what_to_change(prepared, tmp_path):

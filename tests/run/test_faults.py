@@ -48,8 +48,14 @@ FILES = (
 
 
 @pytest.fixture
-def finished(undisturbed, prepared, trained) -> Path:
-    return undisturbed("sft", settings_of("sft", prepared, trained, "-"))
+def finished(once, start) -> Path:
+    """The folder of a run to its end."""
+
+    def make(folder: Path) -> None:
+        assert start("sft", folder) == 0
+        assert all(row["grad_norm"] for row in rows(folder)), "its steps move the weights"
+
+    return once("finished", make)
 
 
 def test_a_checkpoint_holds_these_files(finished):
@@ -167,6 +173,7 @@ def test_data_that_has_changed_is_refused(stage, start, tmp_path, monkeypatch):
         assert start(stage, tmp_path / "anew", **again) == 0
 
 
+@pytest.mark.slow
 def test_dropout_goes_on_where_it_was(start, tmp_path):
     """What the random generators give next."""
     changes = {"lora_dropout": 0.3, "max_steps": 3}
@@ -184,7 +191,6 @@ def test_two_runs_never_share_a_folder(finished, start, tmp_path, monkeypatch):
     with FolderLock(tmp_path / "run"), pytest.raises(UserError, match="another process is writing"):
         start("sft", tmp_path / "run", resume_from_checkpoint="latest")
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
-    assert start("sft", tmp_path / "run", resume_from_checkpoint="latest") == 0
 
 
 # ---------------------------------------------------------------------- full disks
@@ -284,10 +290,11 @@ def test_no_code_in_an_adapter_is_run(trained, name, start, tmp_path):
 
 @pytest.mark.slow
 def test_killed_again_and_again_it_is_the_same_run(prepared, trained, taught_family, tmp_path):
-    """Ten times, each family; ``python tests/faults/kill.py --kills 100`` for more."""
+    """Each family, GRPO in one process and under ZeRO-2, SFT under ZeRO-3; for more of them
+    ``python tests/faults/kill.py --kills 100``."""
     bases = (taught_family("qwen3_vl"), taught_family("qwen2_5_vl"), "tiny")
     data = (prepared["train"], trained["sft"], trained["data"])
-    cases = kill.make_cases(tmp_path, *data, bases)
-    kill.run_cases(cases, 10, seed=3)
-    assert sum(case.kills for case in cases) == 10
+    cases = [kill.make_cases(tmp_path, *data, bases)[number] for number in (1, 3, 4)]
+    kill.run_cases(cases, 6, seed=3)
+    assert sum(case.kills for case in cases) == 6
     assert not [difference for case in cases for difference in case.differences]

@@ -25,6 +25,7 @@ MOMENTS = {
 }
 
 
+ONE_IS_ENOUGH = {("sft", "update"), ("grpo", "saving")}  # of each pair that is much the same
 HOWS = [("SIGTERM", moment) for moment in MOMENTS] + [("stop file", ("grpo", "rollout"))]
 
 
@@ -71,10 +72,12 @@ def test_stopping_at_any_moment_and_going_on(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launch", ["cpu", "cpu_zero3"])
-@pytest.mark.parametrize("whom", ["one rank", "all", "stop file"])
+@pytest.mark.parametrize(
+    ("launch", "whom"), [("cpu", "one rank"), ("cpu", "all"), ("cpu_zero3", "stop file")]
+)
 def test_all_ranks_leave_together(launch, whom, undisturbed, prepared, trained, tmp_path):
-    changes = {"max_steps": 12, "save_steps": 0, "report_to": "none"}
+    """Of ZeRO-2 one rank is asked below, of ZeRO-3 all in tests/run/test_launchers.py."""
+    changes = {"max_steps": 8, "save_steps": 0, "report_to": "none"}
     settings = settings_of("grpo", prepared, trained, tmp_path / "parts", **changes)
     whole = undisturbed("grpo", settings, launch)
     command = [*launcher(launch), "launch/train_grpo.py", *flags_of(settings)]
@@ -97,7 +100,7 @@ def test_all_ranks_leave_together(launch, whom, undisturbed, prepared, trained, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", MOMENTS, ids="-".join)
+@pytest.mark.parametrize("moment", [m for m in MOMENTS if m not in ONE_IS_ENOUGH], ids="-".join)
 def test_one_rank_is_asked_at_any_moment(moment, undisturbed, prepared, trained, tmp_path):
     """SIGTERM to rank 1 of 2 under ZeRO-2, in the second call of what is going on."""
     stage = moment[0]

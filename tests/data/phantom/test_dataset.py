@@ -19,6 +19,7 @@ from kit.data.slake import read_slake
 from kit.data.vqa_rad import read_vqa_rad
 from kit.errors import UserError
 
+pytestmark = pytest.mark.xdist_group("phantoms")  # which are drawn once, by one worker
 NAMED = re.compile(
     r"(?:Does the picture contain|Is there|Is) (.+?)(?: present)?(?: in this image)?\?$"
 )
