@@ -155,6 +155,8 @@ def run(stage: Callable[[], object]) -> None:
         sys.exit(stage() or 0)
     except UserError as error:
         _refuse(error)
+    except KeyboardInterrupt:
+        sys.exit(130)  # as a shell has it
     except BrokenPipeError:  # the reader of our output went away (``| head``)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -240,8 +242,7 @@ def _parser(config_class: type, where: str, **options) -> _Parser:
 
 
 def _with_cfg(parser: _Parser) -> _Parser:
-    told = f"YAML file of the keys below, which flags override; or {', '.join(names(CONFIGS))}"
-    parser.add_argument("--cfg", help=told)
+    parser.add_argument("--cfg", help=f"YAML file of these keys, or {', '.join(names(CONFIGS))}")
     return parser
 
 

@@ -68,8 +68,8 @@ def test_what_is_leaned_on_has_a_ceiling_that_lets_in_what_is_tested():
 def test_the_versions_that_were_tested_are_allowed():
     """``.ci/constraints.txt`` names one of each package that setup.py wants, and no place of this
     machine's."""
-    lines = (ROOT / ".ci/constraints.txt").read_text(encoding="utf-8").splitlines()
-    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    text = (ROOT / ".ci/constraints.txt").read_text(encoding="utf-8")
+    pins = [Requirement(line) for line in re.findall(r"^[^#\n].*", text, re.MULTILINE)]
     assert all(re.fullmatch(r"==[\w.]+", str(pin.specifier)) and not pin.url for pin in pins)
     tested = {canonicalize_name(pin.name): str(pin.specifier)[2:] for pin in pins}
     assert len(tested) == len(pins)

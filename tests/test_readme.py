@@ -3,6 +3,7 @@ main one run, in the order in which they stand there."""
 
 import csv
 import dataclasses
+import json
 import re
 import shlex
 from itertools import pairwise
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from helpers import adapter_of, metrics_of, most_apart, rows
 from PIL import Image
+from worked_out import lines_of, require_worked_out
 
 from kit import cli
 from kit.cli import COMMANDS
@@ -85,7 +87,7 @@ def typed(monkeypatch):
     """Reads a command as far as its own parser does; returns what would have been started."""
     monkeypatch.chdir(ROOT)
     for name in ("submit_all", "cancel", "status_of", "table_of"):
-        monkeypatch.setattr(submit, name, lambda *_, n=name, **__: n)
+        monkeypatch.setattr(submit, name, lambda *_, **__: [])
     monkeypatch.setattr(cli.Command, "run", lambda _, config: type(config).__name__)
     monkeypatch.setattr("kit.run.inputs.require_inputs", lambda *_: None)
     started = []
@@ -126,7 +128,16 @@ def test_a_command_that_is_misspelt_is_not_read(typed):
 
 
 def test_every_flag_that_the_text_names_exists():
-    known = {*LAUNCH_FLAGS, "--help", "--dry_run", "--shards", "--cfg", "--cluster", "--run_dir"}
+    known = {
+        *LAUNCH_FLAGS,
+        "--gres",
+        "--help",
+        "--dry_run",
+        "--shards",
+        "--cfg",
+        "--cluster",
+        "--run_dir",
+    }
     for config_class in (*(c.config_class for c in COMMANDS.values()), Resources):
         for field in dataclasses.fields(config_class):
             known |= {f"--{field.name}", *field.metadata.get("aliases", ())}
@@ -140,7 +151,9 @@ def test_every_flag_that_the_text_names_exists():
 
 
 def test_every_file_that_is_named_is_there():
-    rooms = r"\b(?:kit|launch|tests|slurm|accelerate_configs|ds_configs|data|\.github|\.ci)/"
+    rooms = (
+        r"(?<![\w/])(?:kit|launch|tests|slurm|accelerate_configs|ds_configs|data|\.github|\.ci)/"
+    )
     for name, page in PAGES.items():
         named = {found.rstrip("./") for found in re.findall(rf"{rooms}[\w/.*]+", page)}
         made = {n for n in named if n.startswith("data/") and not n.endswith((".md", ".py"))}
@@ -193,6 +206,32 @@ def lay_out_theirs(folder: Path) -> None:
                 table.writerow([row["qid"], row["answer"]])
 
 
+def require_quickstart(folder: Path, printed: str) -> None:
+    """What it leaves and prints is what was computed."""
+    summary = json.loads((folder / "summary.json").read_text())
+    assert list(summary["seconds"]) == [
+        "phantoms", "prepare_data", "evaluate_base", "train_sft", "evaluate_sft", "cf_proxy",
+        "train_grpo", "evaluate_grpo",
+    ]  # fmt: skip
+    metrics = {name: metrics_of(folder / f"evaluate_{name}") for name in ("base", "sft", "grpo")}
+    assert summary["metrics"] == metrics
+    test, train = (folder / "data" / f"{split}.json" for split in ("test", "train"))
+    for name in metrics:
+        require_worked_out(folder / f"evaluate_{name}", test, train, ("caption_reason_answer",))
+    trained = {row["image"] for row in lines_of(train)}
+    assert not trained & {row["image"] for row in lines_of(test)}
+    assert len(trained) == 16
+    assert len(lines_of(folder / "data/grpo.jsonl")) == 16
+    assert rows(folder / "grpo")[-1]["step"] == 2
+    assert most_apart(adapter_of(folder / "sft"), adapter_of(folder / "grpo")) > 0
+    assert Image.open(folder / "examples.png").width > 100
+    assert (folder / "report" / "report.html").exists()
+    compared = [line.split() for line in printed.splitlines() if line.count("%") == 3]
+    shown = [f"{100 * m['caption_reason_answer/exact/all']:.1f}%" for m in metrics.values()]
+    assert ["exact", "match", *shown] in compared
+    assert str(folder.name) in printed
+
+
 @pytest.mark.slow
 def test_the_blocks_run_as_they_stand_one_after_the_other(tmp_path, monkeypatch, hub, capsys):
     """On phantoms, with the embedded model in place of the hub's, and small."""
@@ -210,6 +249,7 @@ def test_the_blocks_run_as_they_stand_one_after_the_other(tmp_path, monkeypatch,
             assert cli.execute(name, *flags) in (0, None), words
             ran.append(name)
             if name == "quickstart":
+                require_quickstart(tmp_path / "runs/quickstart", capsys.readouterr().out)
                 lay_out_own(tmp_path)
             elif "runs/eval_sft" in flags:
                 lay_out_theirs(tmp_path)
@@ -225,7 +265,9 @@ def test_the_blocks_run_as_they_stand_one_after_the_other(tmp_path, monkeypatch,
     page = (tmp_path / "runs/report/report.txt").read_text(encoding="utf-8")
     shown = [f"{100 * m[f'{mode}/exact/all']:.1f}%" for m in compared.values()]
     assert ["exact", "match", *shown] in [line.split() for line in page.splitlines()]
-    sft, grpo = (adapter_of(tmp_path / f"checkpoints/qwen2vl_{n}") for n in ("sft", "grpo"))
-    assert most_apart(sft, grpo) > 0
+    for stage, metric in (("sft", "loss"), ("grpo", "rewards/answer/mean")):
+        folder = tmp_path / f"checkpoints/qwen2vl_{stage}"
+        assert adapter_of(folder)
+        assert metric in rows(folder)[-1], stage
     assert (tmp_path / "checkpoints/merged/config.json").is_file()
     assert Image.open(tmp_path / "answer.png").width > 100

@@ -276,7 +276,12 @@ def _boxes(row: Mapping) -> list[dict]:
     ]
 
 
-def in_percent(boxes, size, kind: str, labels: Sequence[str] = ()) -> list[dict]:
+def in_percent(
+    boxes: Iterable[Sequence[float]],
+    size: tuple[int, int],
+    kind: str,
+    labels: Sequence[str] = (),
+) -> list[dict]:
     """Boxes in pixels of a ``(width, height)`` picture as the page draws them over it."""
     width, height = size
     return [

@@ -22,8 +22,8 @@ from kit.report.look import look, sample
 
 def embedded(page: Path, name: str):
     """What a page carries for its scripts."""
-    text = re.search(rf'id="{name}">(.*?)</script>', page.read_text(encoding="utf-8"), re.S)[1]
-    return json.loads(text)
+    html = page.read_text(encoding="utf-8")
+    return json.loads(re.search(rf'id="{name}">(.*?)</script>', html, re.S)[1])
 
 
 def looked_at(data, page: Path, **changes) -> list[dict]:
