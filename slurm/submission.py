@@ -192,7 +192,7 @@ class Submission:
         print(f"\n==== {job.name}: {len(works)} x {job.resources.tasks} processes")
         print(cluster.header(executor, len(works)).rstrip())
         for work in works:
-            print(f"\n# {work.name}: launch/{work.stage.name}.py")
+            print(f"\n# {work.name}: medvqa {work.stage.name}")
             if job.launch:
                 print(f"# accelerate_config: {job.launch}")
             print(to_yaml(work.config).rstrip())

@@ -356,7 +356,7 @@ def test_a_dry_run_shows_everything_and_does_nothing(
     for words in (
         "#SBATCH --nodes=2", "#SBATCH --job-name=run.sft\n", "#SBATCH --array=0-1%2",
         "#SBATCH --dependency=", "<sft>",
-        "cpu_zero2.yaml", "launch/train_grpo.py", "num_generations: 4", "srun ",
+        "cpu_zero2.yaml", "medvqa train_grpo", "num_generations: 4", "srun ",
     ):  # fmt: skip
         assert words in shown, words
     assert not (tmp_path / "run").exists()
