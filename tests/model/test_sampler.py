@@ -140,7 +140,7 @@ def test_a_completion_does_not_depend_on_what_is_sampled_beside_it(base_model, p
 def test_sampling_follows_the_distribution(base_model, processor, prompts):
     """First tokens of many samples against the model's own probabilities; with top-k none but
     the k likeliest."""
-    n = 1500
+    n = 4000
     many = [Prompt(prompts[0].trunk, prompts[0].continuations[:1] * n)]
     plain = Sampling(max_new_tokens=1, temperature=2.0)
     noise = torch.rand(n, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
