@@ -130,7 +130,8 @@ def test_a_command_that_is_misspelt_is_not_read(typed):
 def test_every_flag_that_the_text_names_exists():
     known = {
         *LAUNCH_FLAGS,
-        "--gres",
+        "--gres",  # of sbatch
+        "--mpi",  # of srun
         "--help",
         "--dry_run",
         "--shards",
