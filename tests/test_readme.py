@@ -31,7 +31,7 @@ PAGES = {
 }
 FOREIGN = {
     "pip", "pytest", "apt-get", "export", "$EDITOR", "hf", "git", "cd", "cp", "source", "python3",
-    "mkdir",
+    "mkdir", "apptainer", "singularity",
 }  # fmt: skip
 LAUNCH_FLAGS = {"--config_file", "--accelerate_config", "--num_processes"}
 
@@ -132,6 +132,7 @@ def test_every_flag_that_the_text_names_exists():
         *LAUNCH_FLAGS,
         "--gres",  # of sbatch
         "--mpi",  # of srun
+        "--nv",  # of singularity
         "--help",
         "--dry_run",
         "--shards",
