@@ -34,6 +34,9 @@ FOREIGN = {
     "mkdir", "apptainer", "singularity",
 }  # fmt: skip
 LAUNCH_FLAGS = {"--config_file", "--accelerate_config", "--num_processes"}
+OF_SLURM = {  # its own command's, sbatch's, srun's and singularity's
+    "--dry_run", "--shards", "--cluster", "--run_dir", "--json", "--gres", "--mpi", "--nv",
+}  # fmt: skip
 
 # What makes a block small enough to run here, given after its own flags.
 SMALLER = {
@@ -128,18 +131,7 @@ def test_a_command_that_is_misspelt_is_not_read(typed):
 
 
 def test_every_flag_that_the_text_names_exists():
-    known = {
-        *LAUNCH_FLAGS,
-        "--gres",  # of sbatch
-        "--mpi",  # of srun
-        "--nv",  # of singularity
-        "--help",
-        "--dry_run",
-        "--shards",
-        "--cfg",
-        "--cluster",
-        "--run_dir",
-    }
+    known = {*LAUNCH_FLAGS, "--help", "--cfg", *OF_SLURM}
     for config_class in (*(c.config_class for c in COMMANDS.values()), Resources):
         for field in dataclasses.fields(config_class):
             known |= {f"--{field.name}", *field.metadata.get("aliases", ())}
