@@ -1,18 +1,26 @@
 """The notebooks run from top to bottom on a CPU and show the numbers of the runs that they made."""
 
+import base64
+import html
+import io
 import json
 import re
+import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 from helpers import metrics_of, rows
 from nbclient import NotebookClient
+from PIL import Image
+
+from kit.evaluate.figure import MARGIN, SIDE, TEXT_WIDTH
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "launch" / "notebooks").glob("*.ipynb"))
-SLAKE, VQA_RAD = "VRI_SLAKE", "VR1_VAQRAD"
+STUDIES = {"VRI_SLAKE": "SLAKE", "VR1_VAQRAD": "VQA_RAD"}
 MODE = "caption_reason_answer"
+PANEL = (SIDE + TEXT_WIDTH + 3 * MARGIN, SIDE + 2 * MARGIN)  # pixels of a case
 WORDS = {
     "exact match": "exact/all", "question-only floor": "floor/question_only",
     "valid JSON": "json_valid_rate", "answers with boxes": "box_rate",
@@ -32,9 +40,11 @@ def code_of(name: str) -> list[str]:
     return [cell.source for cell in notebook_of(name).cells if cell.cell_type == "code"]
 
 
-def run(name: str, work: Path, changes: dict[str, str] | None = None) -> tuple[str, list[dict]]:
-    """What its cells print, and the plots that they draw; ``changes``: texts of the cells that
-    are put in the place of others."""
+def run(
+    name: str, work: Path, changes: dict[str, str] | None = None
+) -> tuple[str, list[dict], list[dict]]:
+    """What its cells print, the plots that they draw, and all else that they show; ``changes``:
+    texts of the cells that are put in the place of others."""
     notebook = notebook_of(name)
     for old, new in (changes or {}).items():
         assert any(old in cell.source for cell in notebook.cells), old
@@ -50,13 +60,14 @@ def run(name: str, work: Path, changes: dict[str, str] | None = None) -> tuple[s
         )  # fmt: skip
         client.execute()
     outputs = [out for cell in notebook.cells for out in cell.get("outputs", ())]
-    plots = [out.get("data", {}).get("application/vnd.plotly.v1+json") for out in outputs]
+    shown = [out.get("data", {}) for out in outputs]
+    plots = [data.get("application/vnd.plotly.v1+json") for data in shown]
     said = (
-        out.get("text") or out.get("data", {}).get("text/plain", "")
+        out.get("text") or out.get("data", {}).get("text/plain", "") + "\n"
         for out in outputs
         if out.get("name") != "stderr"
     )
-    return "".join(said), [plot for plot in plots if plot]
+    return "".join(said), [plot for plot in plots if plot], shown
 
 
 def tables_of(said: str) -> list[dict]:
@@ -82,6 +93,8 @@ def require_numbers_of(work: Path, said: str, plots: list[dict], models: list[st
     assert [t["models"] for t in tables[-2:]] == [models, models]
     assert [t["models"] for t in tables[:-2]] == [["base"]] * (len(tables) - 2)
     assert len(tables) == 5  # the second of the baseline is of the one mode that has captions
+    said_of = [line for line in said.splitlines() if "each answered once" in line]
+    assert [line.partition(":")[0] for line in said_of] == models
     for table in tables:
         for words, (cells, n) in table["rows"].items():
             if words not in WORDS:
@@ -109,59 +122,99 @@ def require_numbers_of(work: Path, said: str, plots: list[dict], models: list[st
 
 
 def test_notebooks_are_kept_without_what_they_once_printed():
-    assert {path.stem for path in NOTEBOOKS} == {VQA_RAD, SLAKE, "gpu_setup"}
+    assert {path.stem for path in NOTEBOOKS} == {*STUDIES, "study", "gpu_setup"}
     for path in NOTEBOOKS:
         for cell in nbformat.read(path, as_version=4).cells:
             assert not cell.get("outputs"), path
             assert cell.get("execution_count") is None, path
 
 
-def test_the_two_studies_differ_in_the_dataset_alone():
-    """So that each of the tests below is of both."""
-    code = "\n".join(code_of(SLAKE))
-    for of_slake, of_vqa_rad in (
-        ('DATASET = "SLAKE"', 'DATASET = "VQA_RAD"'),
-        ('Path("data/SLAKE")', 'Path("data/VQA_RAD")'),
-        (
-            'write_slake_phantoms(ROOT, images={"train": 24, "validate": 2, "test": 4})',
-            "write_vqa_rad_phantoms(ROOT, images=24, test_images=8)",
-        ),
-        ("slake_root=", "vqa_rad_root="),
-    ):
-        assert code.count(of_slake) == 1
-        code = code.replace(of_slake, of_vqa_rad)
-    assert code == "\n".join(code_of(VQA_RAD))
-
-
-@pytest.mark.parametrize("name", [SLAKE, VQA_RAD])
-def test_the_first_cells_draw_and_prepare_phantoms(name, tmp_path, monkeypatch):
-    if (ROOT / "data" / ("SLAKE" if name == SLAKE else "VQA_RAD")).exists():
+@pytest.mark.parametrize(("name", "dataset"), STUDIES.items())
+def test_the_studies_are_one_and_its_first_cells_prepare_phantoms(
+    name, dataset, tmp_path, monkeypatch
+):
+    assert code_of(name) == [f'DATASET = "{dataset}"\n%run study.ipynb']
+    if (ROOT / "data" / dataset).exists():
         pytest.skip("the real dataset is here: the notebook would take it")
-    monkeypatch.setenv("MEDVQA_WORK", str(tmp_path))
-    monkeypatch.chdir(ROOT / "launch" / "notebooks")
-    names: dict = {}
-    for cell in code_of(name)[:2]:
-        exec(cell, names)
+    names = study_of(tmp_path, monkeypatch, DATASET=dataset)
     for split, least in (("train", 100), ("test", 20)):
         found = rows(tmp_path, f"{split}.json")
         assert len(found) >= least
-        assert {row["dataset"] for row in found} == {names["DATASET"]}
+        assert {row["dataset"] for row in found} == {names["DATASET"]} == {dataset}
+
+
+def study_of(work: Path, monkeypatch, **names) -> dict:
+    """What the study knows when its data are prepared."""
+    monkeypatch.setenv("MEDVQA_WORK", str(work))
+    monkeypatch.chdir(ROOT / "launch" / "notebooks")
+    monkeypatch.setattr("sys.path", [*sys.path])
+    for cell in code_of("study")[:2]:
+        exec(cell, names)
+    return names
+
+
+def test_a_retrained_model_is_asked_anew_and_a_half_written_one_not_at_all(
+    tmp_path, monkeypatch, capsys
+):
+    asked = []
+
+    def evaluate(config):
+        asked.append(Path(config.output).name)
+        folder = Path(config.output)
+        folder.mkdir(exist_ok=True)
+        (folder / "metrics.json").write_text(json.dumps({"time": len(asked)}))
+
+    monkeypatch.setattr("kit.evaluate.evaluation.evaluate", evaluate)
+    names = study_of(tmp_path, monkeypatch, DATASET="SLAKE")
+    _, ask, *_ = (cell for cell in code_of("study") if "evaluation(" in cell or "REAL =" in cell)
+    exec(ask, names)
+    assert names["metrics"] == {"base": {"time": 1}}
+    assert "base: 10 questions in 2 modes" in capsys.readouterr().out
+    exec(ask, names)
+    assert "nothing has changed" in capsys.readouterr().out
+    adapter = tmp_path / "sft"
+    adapter.mkdir()
+    for weights, time in (("a", 2), ("a", 2), ("b", 3)):
+        (adapter / "adapter_model.safetensors").write_text(weights)
+        assert names["evaluation"]("sft", adapter=str(adapter)) == {"time": time}
+    names["SAMPLES"] += 1
+    assert names["evaluation"]("sft", adapter=str(adapter)) == {"time": 4}
+    assert asked == ["eval_base", "eval_sft", "eval_sft", "eval_sft"]
+    train = next(cell for cell in code_of("study") if "def is_trained" in cell)
+    exec(train[: train.index("\n\n\nCHECKPOINTS")], names)
+    assert not names["is_trained"](tmp_path / "nowhere")
+    assert not names["is_trained"](adapter)  # it lacks its configuration
+    assert "left out: " in capsys.readouterr().out
+    (adapter / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    assert names["is_trained"](adapter)
+
+
+def require_pictures(work: Path, shown: list[dict], models: list[str], least: int) -> None:
+    """Pictures of cases of these models as they were drawn, and the report in its whole length."""
+    pictures = [base64.b64decode(data["image/png"]) for data in shown if "image/png" in data]
+    assert pictures == [(work / f"cases_{name}.png").read_bytes() for name in models]
+    for picture in pictures:
+        width, height = Image.open(io.BytesIO(picture)).size
+        assert (width // PANEL[0]) * (height // PANEL[1]) >= least
+    (page,) = (data["text/html"] for data in shown if "<iframe" in data.get("text/html", ""))
+    report = (work / "report" / "report.html").read_text(encoding="utf-8")
+    assert html.unescape(page.partition('srcdoc="')[2].partition('" width')[0]) == report
 
 
 @pytest.mark.slow
 def test_a_study_runs_on_phantoms(tmp_path):
     if (ROOT / "data" / "SLAKE").exists():
         pytest.skip("the real dataset is here: the notebook would take it")
-    said, plots = run(SLAKE, tmp_path)
-    shown = require_numbers_of(tmp_path, said, plots, ["base", "sft", "grpo"])
-    assert shown >= WORDS.keys()
+    said, plots, shown = run("VRI_SLAKE", tmp_path)
+    assert require_numbers_of(tmp_path, said, plots, ["base", "sft", "grpo"]) >= WORDS.keys()
+    require_pictures(tmp_path, shown, ["base", "grpo"], least=3)
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     assert list(report["metrics"]) == ["base", "sft", "grpo"]
 
 
 @pytest.mark.slow
 def test_gpu_setup_says_what_to_do_without_a_gpu(tmp_path):
-    said, _ = run("gpu_setup", tmp_path)
+    said, *_ = run("gpu_setup", tmp_path)
     assert said.count("recommended") >= 2
     assert "not here: cannot load the model" in said  # Qwen2-VL itself, without a network
 
@@ -170,17 +223,22 @@ def test_gpu_setup_says_what_to_do_without_a_gpu(tmp_path):
 def test_a_study_takes_the_real_data_where_they_are(realdata, trained, tmp_path):
     """The real sample, and the embedded model in the place of the one that is not here."""
     changes = {
-        'Path("data/VQA_RAD")': f'Path("{realdata / "VQA_RAD"}")',
+        'DATASET = "SLAKE"': 'DATASET = "VQA_RAD"',
+        'REPOSITORY / "data" / DATASET': f'Path("{realdata}") / DATASET',
         'Qwen/Qwen2-VL-2B-Instruct" if': 'tiny" if',
         "(None, 8) if REAL": "(8, 2) if REAL",
         "256 if REAL": "120 if REAL",
-        'Path("checkpoints/qwen2vl_sft")': f'Path("{trained["sft"]}")',
+        'REPOSITORY / "checkpoints"': f'Path("{tmp_path}")',
     }
-    said, plots = run(VQA_RAD, tmp_path, changes)
+    (tmp_path / "qwen2vl_sft").symlink_to(trained["sft"])
+    (tmp_path / "qwen2vl_grpo").mkdir()
+    said, plots, shown = run("study", tmp_path, changes)
     assert f"tiny on the real VQA_RAD in {realdata / 'VQA_RAD'}" in said
+    assert "left out: " in said
     assert "to compare with the base model: sft" in said
-    shown = require_numbers_of(tmp_path, said, plots, ["base", "sft"])
-    assert "answers flip without evidence" not in shown  # it has no gold boxes
+    shown_words = require_numbers_of(tmp_path, said, plots, ["base", "sft"])
+    assert "answers flip without evidence" not in shown_words  # it has no gold boxes
+    require_pictures(tmp_path, shown, ["base", "sft"], least=3)
     assert not (tmp_path / "phantoms").exists()
     page = (tmp_path / "report" / "report.html").read_text()
     assert "they say nothing about patients" not in page

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +21,14 @@ SIDE, TEXT_WIDTH, MARGIN = 320, 430, 16
 def draw_examples(
     predictions: str | Path, data: str | Path, output: str | Path, count: int = 4
 ) -> None:
-    """Draw ``count`` answers with boxes from ``predictions.jsonl``, of different images and kinds
-    of question, as a PNG. ``data`` is the file that was evaluated."""
+    """Draw ``count`` answers from ``predictions.jsonl``, of different images and kinds of question
+    as far as there are, as a PNG: first those that claim boxes where there are gold ones, none
+    without any box. ``data`` is the file that was evaluated."""
     records = {(r.image, r.qid, r.question): r for r in read_sft_records(data, "skip")[0]}
     rows = [row for _, row in iter_json_lines(predictions)]
-    chosen = _choose([row for row in rows if row["boxes"] and "grounding" in row], count)
+    boxed_rows = [row for row in rows if row["boxes"] or "grounding" in row]
+    boxed_rows.sort(key=lambda row: (not row["boxes"], "grounding" not in row))
+    chosen = _choose(boxed_rows, count)
     if not chosen:
         return
     panels = [_panel(row, records[row["image"], row["qid"], row["question"]]) for row in chosen]
@@ -74,12 +77,12 @@ def marked(
 
 
 def _choose(rows: Sequence[dict], count: int) -> list[dict]:
-    """The first row of each new image and content type, then of each new image."""
+    """The first row of each new image and content type, then of each new image, then others."""
     chosen: list[dict] = []
-    for fresh in (("image", "content_type", "modality"), ("image", "content_type"), ("image",)):
+    for fresh in (("image", "content_type", "modality"), ("image", "content_type"), ("image",), ()):
         for row in rows:
             seen = all(all(row[k] != other[k] for other in chosen) for k in fresh)
-            if seen and len(chosen) < count:
+            if seen and len(chosen) < count and row not in chosen:
                 chosen.append(row)
     return chosen
 
@@ -96,12 +99,24 @@ def _panel(row: dict, record: SftRecord) -> Image.Image:
         (row["question"], INK, 19),
         (f"answer: {row['answer']} ({'right' if right else 'wrong'})", CLAIMED, 19),
         (f"gold: {row['gold']}", GOLD, 19),
+        *((line, INK, 15) for line in _changes(row)),
         (row["caption"], GREY, 15),
         *((f"- {step}", GREY, 15) for step in row["reasoning"]),
-        (f"IoU {row['grounding']['iou']:.2f}", GREY, 15),
     ]
+    if "grounding" in row:
+        paragraphs.append((f"IoU {row['grounding']['iou']:.2f}", GREY, 15))
     write_text(ImageDraw.Draw(panel), (SIDE + 2 * MARGIN, MARGIN), paragraphs)
     return panel
+
+
+def _changes(row: dict) -> Iterator[str]:
+    """What is said without the evidence and the claimed boxes, and without controls of these."""
+    words = {"gold": "the evidence", "claimed": "its own boxes"}
+    for source, found in row.get("flips", {}).items():
+        if source in words:
+            change = "changed" if found["roi"] else "the same"
+            control = f"controls: {found['random']:.0%} changed"
+            yield f"without {words[source]}: {found['answer']} ({change}; {control})"
 
 
 def write_text(

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image, ImageColor
 
 from kit.data.records import Region, SftRecord, read_sft_records, write_records
+from kit.evaluate import figure
 from kit.evaluate.figure import CLAIMED, GOLD, MARGIN, SIDE, TEXT_WIDTH, draw_examples
 from kit.files import write_jsonl
 
@@ -89,17 +90,49 @@ def test_images_and_kinds_differ_first(draw):
         for number in range(6)
     ]  # fmt: skip
     width, height = SIDE + TEXT_WIDTH + 3 * MARGIN, SIDE + 2 * MARGIN
-    assert draw(records).size == (2 * width, 2 * height + 36)  # one an image
+    assert draw(records, count=4).size == (2 * width, 2 * height + 36)
     assert draw(records, count=1).size == (width, height + 36)
     picture = draw(records, count=3)
     assert [round(extent(picture, GOLD, panel)[0]) for panel in range(3)] == [0, 10, 20]
+    assert draw(records, count=9).size == (2 * width, 3 * height + 36)  # each question once
 
 
 def test_nothing_to_show_is_no_picture(draw):
     assert draw([record()], lambda rows: []) is None
-    assert draw([record()], lambda rows: [rows[0] | {"boxes": []}]) is None
-    without = lambda rows: [{k: v for k, v in rows[0].items() if k != "grounding"}]  # noqa: E731
-    assert draw([record()], without) is None
+    assert draw([record()], lambda rows: [ungrounded(rows[0] | {"boxes": []})]) is None
+
+
+def ungrounded(row: dict) -> dict:
+    return {name: value for name, value in row.items() if name != "grounding"}
+
+
+def test_boxes_of_one_kind_are_drawn_too_but_those_that_can_be_compared_come_first(draw):
+    """VQA-RAD has no gold boxes, and a base model may claim none."""
+    assert extent(draw([record()], lambda rows: [ungrounded(rows[0])]), CLAIMED)
+    assert extent(draw([record()], lambda rows: [rows[0] | {"boxes": []}]), GOLD)
+    records = [record(image=f"{number}.png", region=(number, 0, 90, 20)) for number in range(3)]
+
+    def change(rows):
+        return [rows[0] | {"boxes": []}, ungrounded(rows[1]), rows[2]]
+
+    picture = draw(records, change)
+    shown = [round(extent(picture, GOLD, panel)[0]) for panel in range(3)]
+    assert shown == [2, 1, 0]
+
+
+def test_what_changes_without_boxes_is_told(draw, monkeypatch):
+    written = []
+    monkeypatch.setattr(figure, "write_text", lambda draw, at, texts: written.extend(texts))
+    flips = {
+        "gold": {"answer": "right", "roi": 1.0, "random": 0.5},
+        "claimed": {"answer": "left", "roi": 0.0, "random": 0.0},
+        "both": {"answer": "none", "roi": 1.0, "random": 0.0},
+    }
+    draw([record()], lambda rows: [rows[0] | {"flips": flips}])
+    assert [text for text, *_ in written if text.startswith("without")] == [
+        "without the evidence: right (changed; controls: 50% changed)",
+        "without its own boxes: left (the same; controls: 0% changed)",
+    ]
 
 
 def test_long_and_foreign_words_are_no_mistake(draw):
