@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 SHIPPED = ("launch/configs", "launch/notebooks", "accelerate_configs", "ds_configs", "slurm")
-KINDS = (".py", ".yaml", ".json", ".ipynb", ".conf")
+KINDS = (".py", ".yaml", ".json", ".ipynb", ".md")
 
 
 class BuildWithConfigs(build_py):
@@ -71,6 +71,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["kit", "kit.*"]),
     package_data={
+        "": ["README.md"],
         "kit": ["py.typed"],
         "kit.model": ["tiny_base/*"],
         "kit.report": ["templates/*"],
