@@ -209,10 +209,8 @@ def _views(record: Record, sizes: Sizes, pictures: Pictures) -> Iterator[dict]:
 def _measured(record: GrpoRecord) -> Iterator[tuple[str, str]]:
     """What the SFT model said of a GRPO record."""
     yield "the model said", record.prediction or "(nothing)"
-    yield (
-        "which is",
-        "right" if record.answer_correct >= 1 else f"{record.answer_correct:.2f} right",
-    )
+    words = {0.0: "wrong", 1.0: "right"}
+    yield "which is", words.get(record.answer_correct, f"{record.answer_correct:.2f} right")
     if record.caption:
         yield "its caption", record.caption
     for name in ("delta_cf_roi", "delta_cf_rand"):
