@@ -10,7 +10,6 @@ import functools
 import json
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from helpers import rows
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from kit.command import run
+from kit import cli
 from kit.data.records import read_sft_records
 from kit.files import json_line
 from kit.model.adapters import add_lora
@@ -75,11 +74,10 @@ def command(monkeypatch, capsys) -> Callable[..., Left]:
     """Run one of the two scripts in this process."""
 
     def call(name: str, *flags: str) -> Left:
-        main = runpy.run_path(str(ROOT / "launch" / SCRIPTS[name]))["main"]
         monkeypatch.setattr(sys, "argv", [SCRIPTS[name], *GOOD_FLAGS[name].split(), *flags])
         capsys.readouterr()
         with pytest.raises(SystemExit) as left:
-            run(main)
+            cli.main_of(SCRIPTS[name].removesuffix(".py"))
         printed = capsys.readouterr()
         return Left(left.value.code, printed.out, printed.err)
 
@@ -342,7 +340,7 @@ BAD = {
     "image is a folder": of_image(folder_at("images/0.png"), "no such file"),
     "image of another size": Bad(
         ("data.json:1: field 'image_size': is [", "image is 33x44 pixels", "images/0.png",
-         "prepare_data.py"),
+         "prepare_data"),
         picture((33, 44)),
     ),
     "image a URL": at_second(second(image="https://example.org/a.png"), "'image': is a URL"),
@@ -397,7 +395,7 @@ BAD = {
     ),
     "output reasons in numbers": at_second(target(reasoning=[1]), "field 'output': reasoning[0]"),
     # data files
-    "data missing": of_data(without("data.json"), "no such data file", "prepare_data.py"),
+    "data missing": of_data(without("data.json"), "no such data file", "prepare_data"),
     "data a folder": of_data(folder_at("data.json"), "a folder without questions"),
     "data empty": of_data(data(b""), "no record in the data file"),
     "data blank": of_data(data(b"\n \n\t\n"), "no record in the data file"),
