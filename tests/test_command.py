@@ -247,10 +247,14 @@ def test_letters_that_the_locale_lacks_end_no_run(monkeypatch):
     assert out.buffer.getvalue() == "hépatique, \\u809d\n".encode("latin-1")
 
 
-@pytest.mark.parametrize("error", [ValueError("bug"), OSError(errno.EIO, "x"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [ValueError("bug"), OSError(errno.EIO, "x")])
 def test_what_is_no_mistake_of_the_user_is_not_hidden(error):
     with pytest.raises(type(error)):
         run(raising(error))
+
+
+def test_who_interrupts_gets_the_exit_code_of_a_shell():
+    assert ends(raising(KeyboardInterrupt())) == 130
 
 
 def test_threads_tell_of_everything_but_a_full_disk(capsys, monkeypatch):

@@ -45,6 +45,7 @@ BOUNDARIES = {
         "temperature": POSITIVE, "top_p": ("1.001", "1.0"), "top_k": OR_NONE,
         "beta": NOT_NEGATIVE, "epsilon": NOT_NEGATIVE, "epsilon_high": NOT_NEGATIVE,
         "min_reward_std": NOT_NEGATIVE, "importance_sampling_cap": NOT_NEGATIVE,
+        "stall_steps": ("59", "60"),
     },
     EvaluateConfig: INFERENCE | {"num_samples": OR_NONE, "temperature": POSITIVE},
     CfProxyConfig: INFERENCE,

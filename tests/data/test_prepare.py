@@ -583,7 +583,8 @@ def test_images_of_the_test_split_are_left_out_when_asked(data):
 
 
 def test_a_pipeline_on_slurm_trains_on_what_the_documented_commands_prepare(monkeypatch):
-    """README and ``slurm/pipeline.yaml`` differ in nothing but where the file goes."""
+    """README and ``slurm/pipeline.yaml`` differ in where the file goes, and in that the nodes of a
+    cluster download nothing."""
     root = SCRIPT.parents[1]
     readme = (root / "README.md").read_text(encoding="utf-8")
     line = next(line for line in readme.splitlines() if "--output data/train.json" in line)
@@ -591,4 +592,5 @@ def test_a_pipeline_on_slurm_trains_on_what_the_documented_commands_prepare(monk
     documented = parse(PrepareConfig)
     stages = yaml.safe_load((root / "slurm/pipeline.yaml").read_text(encoding="utf-8"))["stages"]
     submitted = PrepareConfig(**stages["prepare_train"]["config"])
-    assert dataclasses.replace(submitted, output=documented.output) == documented
+    assert documented.download
+    assert dataclasses.replace(submitted, output=documented.output, download=True) == documented
