@@ -183,10 +183,10 @@ def execute(name: str, *arguments: str) -> int:
     arguments = with_words(one, arguments)
     launch, arguments = _split_launch(arguments) if one.reads else (None, arguments)
     config = parse(one.config_class, arguments, prog=f"medvqa {name}")
-    if one.reads and "RANK" not in os.environ:
+    if "RANK" not in os.environ:
         from kit.run.inputs import require_inputs
 
-        require_inputs(config, _load(one.reads))
+        require_inputs(config, _load(one.reads) if one.reads else None)
     if launch:
         _launch(launch, name, arguments)
     return one.run(config)

@@ -9,6 +9,7 @@ from typing import Literal
 from kit.command import option, require
 from kit.data.columns import TableOptions
 from kit.errors import ConfigError
+from kit.shipped import CONFIGS, find, names
 
 
 @dataclass
@@ -28,6 +29,9 @@ class PreflightConfig(TableOptions):
         if not self.config:
             fix = "set --config launch/configs/sft.yaml"
             raise ConfigError("no configuration given", where="config", fix=fix)
+        if not find(self.config, CONFIGS).is_file():
+            fix = f"a path, or one of {', '.join(names(CONFIGS))}"
+            raise ConfigError("no such config file", where=self.config, fix=fix)
         count, memory = self.num_processes, self.gpu_memory_gb
         require(count is None or count >= 1, "num_processes", "must be at least 1", count)
         fine = memory is None or 0 < memory < math.inf
