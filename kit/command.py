@@ -228,7 +228,7 @@ class _Parser(HfArgumentParser):
         if "unrecognized arguments:" in message:
             wrong = [w for w in message.split(":", 1)[1].split() if w.startswith("--")]
             hints = [_nearest(w.lstrip("-").split("=")[0], known) for w in wrong]
-            fix = "; ".join(h for h in hints if h) or "see --help for the known options"
+            fix = "; ".join(h for h in hints if h) or "say which flag it is for; see --help"
             what = f"unknown option {' '.join(wrong)}" if wrong else message
             raise ConfigError(what, where=self.where, fix=fix)
         raise ConfigError(message, where=self.where, fix="see --help for what the option takes")

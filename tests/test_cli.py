@@ -51,6 +51,7 @@ def test_help_lists_every_command_and_loads_nothing(tmp_path):
         (["export", "--adapter", "nope", "--output", "o"], "no such adapter folder"),
         (["check_boxes", "--base_model", "./nope", "--output", "o"], "no such model folder"),
         (["gpu_setup", "--stage", "grpo", "--config", "nope"], "no such config file"),
+        (["report", "--output", "o", "a=b"], "say which flag it is for"),
         (["configs", "nope"], "medvqa configs lists them"),
         (["completion", "cmd"], "bash"),
         (["slurm", "status"], "required: run"),
@@ -123,8 +124,14 @@ def test_a_wheel_holds_what_a_checkout_has(tmp_path):
     """And works from it, in an empty folder: by name, and what SLURM would be given."""
     source, folder = tmp_path / "source", tmp_path / "empty"
     folder.mkdir()
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout
-    for name in filter(lambda name: (ROOT / name).is_file(), tracked.splitlines()):
+    beside = ("launch/configs", "launch/notebooks", "accelerate_configs", "ds_configs", "slurm")
+    names = ["setup.py", "pyproject.toml", "README.md"] + [
+        str(path.relative_to(ROOT))
+        for folder in ("kit", *beside)
+        for path in (ROOT / folder).rglob("*.*")
+        if path.is_file() and path.suffix != ".pyc"
+    ]
+    for name in names:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_bytes((ROOT / name).read_bytes())
     build = "import setuptools.build_meta as b; b.build_sdist('..'); b.build_wheel('..')"
@@ -134,15 +141,8 @@ def test_a_wheel_holds_what_a_checkout_has(tmp_path):
     with zipfile.ZipFile(wheel) as held:
         held.extractall(tmp_path / "installed")
         inside = set(held.namelist())
-    beside = (
-        "launch/configs/",
-        "accelerate_configs/",
-        "ds_configs/",
-        "slurm/",
-        "launch/notebooks/",
-    )
-    wanted = {f"kit/_shipped/{n}" for n in tracked.splitlines() if n.startswith(beside)}
-    wanted |= {n for n in tracked.splitlines() if n.startswith("kit/")}
+    wanted = {name for name in names if name.startswith("kit/")}
+    wanted |= {f"kit/_shipped/{name}" for name in names if name.startswith(beside)}
     assert wanted - inside == set()
     (sdist,) = tmp_path.glob("*.tar.gz")
     held = subprocess.run(["tar", "tzf", sdist], capture_output=True, text=True).stdout

@@ -1,6 +1,6 @@
 """Single breaks of the code, each a mistake that one could make, with the tests that notice it."""
 
-from breaks import algorithm, audit, data, evaluation, launch, model, report, run, train
+from breaks import algorithm, audit, command, data, evaluation, launch, model, report, run, train
 from breaks.kind import Break
 
 BREAKS: tuple[Break, ...] = (
@@ -13,4 +13,5 @@ BREAKS: tuple[Break, ...] = (
     *run.BREAKS,
     *train.BREAKS,
     *launch.BREAKS,
+    *command.BREAKS,
 )
