@@ -62,7 +62,7 @@ FLAGS = {
     EvaluateConfig: ["--data=d", "--output=o", "--base_model=tiny"],
     CfProxyConfig: ["--data=d", "--output=o", "--base_model=tiny"],
     ReportConfig: ["--evaluations", "a=b", "--output=o"], CurvesConfig: ["--runs", "r"],
-    PreflightConfig: ["--config=c"], QuickstartConfig: ["--output_dir=nowhere"],
+    PreflightConfig: ["--config=sft"], QuickstartConfig: ["--output_dir=nowhere"],
 }  # fmt: skip
 
 
