@@ -21,7 +21,9 @@ from kit.scoring.faithfulness import Reward
 
 def totals(rewards: Sequence[Sequence[Reward]]) -> Tensor:
     """(groups, completions) float64."""
-    return torch.tensor([[reward.total for reward in group] for group in rewards]).double()
+    return torch.tensor(
+        [[reward.total for reward in group] for group in rewards], dtype=torch.float64
+    )
 
 
 def record_rewards(
