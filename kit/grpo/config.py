@@ -60,8 +60,16 @@ class GrpoConfig(TrainingConfig):
     )
     epsilon: float = option(0.2, help="the ratio is clipped below 1 - epsilon")
     epsilon_high: float | None = option(None, help="and above 1 + epsilon_high; default: epsilon")
-    loss_type: Literal["grpo", "dr_grpo", "bnpo", "dapo"] = option(
-        "dapo", help="what each token counts (kit/grpo/losses.py)"
+    delta: float | None = option(
+        None, help="most that the ratio counts where the advantage is negative (two-sided clipping)"
+    )
+    importance_sampling_level: Literal["token", "sequence"] = option(
+        "token", help="whose likelihood the ratio compares; sequence: the whole completion (GSPO)"
+    )
+    loss_type: Literal["grpo", "dr_grpo", "bnpo", "dapo", "cispo"] = option(
+        "dapo",
+        help="what each token counts (kit/grpo/losses.py); cispo: the ratio is a weight, of at "
+        "most epsilon_high",
     )
     scale_rewards: Literal["group", "batch", "none"] = option(
         "group", help="whose standard deviation advantages are divided by"
@@ -138,6 +146,7 @@ class GrpoConfig(TrainingConfig):
         ):  # fmt: skip
             value = getattr(self, name)
             require(value is None or 0 <= value < float("inf"), name, "must not be negative", value)
+        self._require_clipping()
         steps = self.stall_steps
         require(steps == 0 or steps >= 60, "stall_steps", "must be 0, or 60 and more", steps)
         parse_weights(self.weights)
@@ -155,6 +164,17 @@ class GrpoConfig(TrainingConfig):
                 where=f"finetuning: full, sft_ckpt: {self.sft_ckpt}",
                 fix="give the folder of a full SFT run as base_model, or use finetuning: lora",
             )
+
+    def _require_clipping(self) -> None:
+        high = self.epsilon if self.epsilon_high is None else self.epsilon_high
+        if self.loss_type == "cispo" and high < 1:
+            what = f"cispo takes epsilon_high as the largest ratio itself, which {high} is below 1"
+            fix = "set epsilon_high: 5.0, as its paper's large upper bound"
+            raise ConfigError(what, where="loss_type: cispo, epsilon_high", fix=fix)
+        if self.delta is not None and (self.loss_type == "cispo" or self.delta <= 1 + high):
+            what = f"delta bounds a clipped ratio from above 1 + epsilon_high, {1 + high:g}"
+            fix = "choose a larger delta, and a loss_type that clips"
+            raise ConfigError(what, where=f"delta: {self.delta}", fix=fix)
 
     @property
     def merges(self) -> bool:

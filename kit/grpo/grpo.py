@@ -222,6 +222,7 @@ def update(
     # accelerate divides by the accumulation steps, and DDP and DeepSpeed by the ranks
     undo_means = config.gradient_accumulation_steps * accelerator.num_processes
     high = config.epsilon if config.epsilon_high is None else config.epsilon_high
+    sequences = config.importance_sampling_level == "sequence"
     losses, step_meters = [], Meters()
     for part in batches:
         with accelerator.accumulate(model):
@@ -234,6 +235,9 @@ def update(
                 part.advantages,
                 part.weights,
                 correction_K=importance_weights(old, part.sampled, config.importance_sampling_cap),
+                owner_K=part.batch.branch_index if sequences else None,
+                delta=config.delta,
+                cispo=config.loss_type == "cispo",
                 epsilon=config.epsilon,
                 epsilon_high=high,
                 beta=config.beta,

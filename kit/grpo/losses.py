@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-LossType = Literal["grpo", "dr_grpo", "bnpo", "dapo"]
+LossType = Literal["grpo", "dr_grpo", "bnpo", "dapo", "cispo"]
+RatioLevel = Literal["token", "sequence"]
 
 
 def token_weights(
@@ -27,7 +28,7 @@ def token_weights(
       had (arXiv 2503.20783).
     - ``dapo`` (arXiv 2503.14476) and ``bnpo``: every token the same, over their number. bnpo
       takes the number in the batch and dapo that in all batches of a step; here both take the
-      latter, since a gradient should not depend on how a batch is split.
+      latter, since a gradient should not depend on how a batch is split. ``cispo`` too.
 
     Args:
         owner_K: (K,) int64, the completion of each token, counted from 0 in this batch.
@@ -65,11 +66,27 @@ def importance_weights(old_K: Tensor, sampled_K: Tensor, cap: float) -> Tensor |
     return torch.exp(old_K.detach() - sampled_K).clamp(max=cap)
 
 
+def ratios(log_ratio_K: Tensor, owner_K: Tensor | None = None) -> Tensor:
+    """How many times as likely each token became, (K,), by log-ratios (K,); with ``owner_K``, the
+    completion of each, that of its whole completion: the geometric mean over its tokens (GSPO,
+    arXiv 2507.18071), with its gradient.
+
+    >>> log_ratio = torch.tensor([0.0, 2.0, 1.0]).log1p()
+    >>> [round(ratio, 3) for ratio in ratios(log_ratio, torch.tensor([0, 0, 1])).tolist()]
+    [1.732, 1.732, 2.0]
+    """
+    if owner_K is not None and len(owner_K):
+        counts_N = torch.bincount(owner_K)
+        sums_N = log_ratio_K.new_zeros(len(counts_N)).index_add(0, owner_K, log_ratio_K)
+        log_ratio_K = (sums_N / counts_N.clamp(min=1))[owner_K]
+    return torch.exp(log_ratio_K)
+
+
 @dataclass(frozen=True)
 class GrpoLoss:
     """``loss`` is a scalar with its gradient. The others are (K,) without: ``kl`` the KL term
     (None without a reference), ``clipped_low`` and ``clipped_high`` bool, where the clip took the
-    gradient away."""
+    gradient away (of cispo: where the weight was cut)."""
 
     loss: Tensor
     kl: Tensor | None
@@ -89,6 +106,9 @@ def grpo_loss(
     beta: float,
     bias_correction: bool = True,
     correction_K: Tensor | None = None,
+    owner_K: Tensor | None = None,
+    delta: float | None = None,
+    cispo: bool = False,
 ) -> GrpoLoss:
     """The clipped policy objective with a KL penalty (arXiv 2402.03300, equations 3 and 4).
 
@@ -104,15 +124,25 @@ def grpo_loss(
     it is that of KL(policy||reference) (DeepSeek-V3.2, arXiv 2512.02556, as TRL's
     ``use_bias_correction_kl``).
 
+    ``owner_K``, as :func:`ratios` takes it, makes the ratio that of the whole completion. ``delta``
+    bounds the unclipped ratio too, which the clip leaves free where the advantage is negative
+    (two-sided clipping, INTELLECT-2, arXiv 2505.07291). ``cispo`` cuts the ratio at
+    ``epsilon_high`` (not 1 more) and takes it as a weight without gradient, so that no token's
+    gradient is lost (MiniMax-M1, arXiv 2506.13585).
+
     >>> one = torch.zeros(1)
     >>> float(grpo_loss(one, one, None, one + 2, one + 1,
     ...                 epsilon=0.2, epsilon_high=0.2, beta=0.0).loss)
     -2.0
     """
     logprobs_K = logprobs_K.float()
-    ratio_K = torch.exp(logprobs_K - old_K)
-    clipped_K = ratio_K.clamp(1 - epsilon, 1 + epsilon_high)
-    losses_K = -torch.min(ratio_K * advantages_K, clipped_K * advantages_K)
+    ratio_K = ratios(logprobs_K - old_K, owner_K)
+    if cispo:
+        losses_K = -ratio_K.detach().clamp(max=epsilon_high) * advantages_K * logprobs_K
+    else:
+        clipped_K = ratio_K.clamp(1 - epsilon, 1 + epsilon_high)
+        bounded_K = ratio_K if delta is None else ratio_K.clamp(max=delta)
+        losses_K = -torch.min(bounded_K * advantages_K, clipped_K * advantages_K)
     if correction_K is not None:
         losses_K = losses_K * correction_K
     kl_K = None
@@ -125,6 +155,6 @@ def grpo_loss(
     return GrpoLoss(
         loss=(losses_K * weights_K).sum(),
         kl=None if kl_K is None else kl_K.detach(),
-        clipped_low=(ratio_K < 1 - epsilon) & (advantages_K < 0),
-        clipped_high=(ratio_K > 1 + epsilon_high) & (advantages_K > 0),
+        clipped_low=(ratio_K < 1 - epsilon) & (advantages_K < 0) & (not cispo),
+        clipped_high=(ratio_K > epsilon_high + (not cispo)) & (advantages_K > 0),
     )

@@ -9,6 +9,9 @@ import torch
 from kit.grpo.losses import grpo_loss, importance_weights, token_weights
 
 LOSS_TYPES = ("grpo", "dr_grpo", "bnpo", "dapo")
+OPTIONS = (
+    {"level": "sequence"}, {"delta": 1.4}, {"level": "sequence", "delta": 1.3},
+)  # fmt: skip
 LONGEST = 12
 
 
@@ -29,8 +32,9 @@ def batch(request):
 
 
 def own_loss(
-    batch, loss_type, *, beta, iterations, epsilon, epsilon_high, corrected=True, counted=None
-):
+    batch, loss_type, *, beta, iterations, epsilon, epsilon_high, corrected=True, counted=None,
+    level="token", delta=None,
+):  # fmt: skip
     """The kit's loss on the flat tokens, and its gradient in padded form."""
     counted = torch.ones(6, dtype=torch.bool) if counted is None else counted
     real = batch.mask.bool()
@@ -54,6 +58,9 @@ def own_loss(
         epsilon_high=epsilon_high,
         beta=beta,
         bias_correction=corrected,
+        owner_K=owner if level == "sequence" else None,
+        delta=delta,
+        cispo=loss_type == "cispo",
     )
     result.loss.backward()
     gradient = torch.zeros_like(batch.logprobs)
@@ -92,7 +99,10 @@ def reference_loss(
     return total, logprobs.grad
 
 
-def trl_loss(batch, loss_type, *, beta, iterations, epsilon, epsilon_high, corrected=True):
+def trl_loss(
+    batch, loss_type, *, beta, iterations, epsilon, epsilon_high, corrected=True, level="token",
+    delta=None,
+):  # fmt: skip
     """``GRPOTrainer._compute_loss`` itself, with a stand-in for the trainer around it."""
     trainer = pytest.importorskip("trl.trainer.grpo_trainer", exc_type=ImportError)
     logprobs = batch.logprobs.clone().requires_grad_()
@@ -105,11 +115,11 @@ def trl_loss(batch, loss_type, *, beta, iterations, epsilon, epsilon_high, corre
             logprobs, torch.zeros_like(logprobs), None,
         ),
         aux_loss_enabled=False, top_entropy_quantile=1.0, off_policy_mask_threshold=None,
-        importance_sampling_level="token", beta=beta, loss_type=loss_type, epsilon_low=epsilon,
+        importance_sampling_level=level, beta=beta, loss_type=loss_type, epsilon_low=epsilon,
         epsilon_high=epsilon_high, use_vllm=False, _entropy_bonus_enabled=False,
         current_gradient_accumulation_steps=1, max_completion_length=LONGEST,
         model=SimpleNamespace(training=True), accelerator=accelerator,
-        args=SimpleNamespace(use_bias_correction_kl=corrected, delta=None, steps_per_generation=1),
+        args=SimpleNamespace(use_bias_correction_kl=corrected, delta=delta, steps_per_generation=1),
         _metrics={"train": defaultdict(list)},
     )  # fmt: skip
     inputs = {
@@ -174,6 +184,23 @@ def test_loss_and_gradient_equal_trl(batch, loss_type, case):
     torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=1e-6)
     if case["beta"]:
         assert own.kl.mean().item() == pytest.approx(metrics["kl"][0], abs=1e-6)
+
+
+@pytest.mark.parametrize("loss_type", [*LOSS_TYPES, "cispo"])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("case", [case.values[0] for case in CASES[-3:]], ids=range(3))
+def test_sequence_ratios_and_two_sided_clipping_equal_trl(batch, loss_type, options, case):
+    """And cispo, under which epsilon_high is the largest weight itself."""
+    case = case | options | ({"epsilon_high": 1.1} if loss_type == "cispo" else {})
+    own, gradient = own_loss(batch, loss_type, **case)
+    loss, expected, metrics = trl_loss(batch, loss_type, **case)
+    torch.testing.assert_close(own.loss, loss, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=1e-6)
+    if loss_type == "cispo" and options.get("level") != "sequence":
+        (clipped,) = metrics["cispo_clip_ratio"]
+        assert own.clipped_high.float().mean().item() == pytest.approx(clipped, abs=1e-6)
+        assert not own.clipped_low.any()
+        assert gradient[batch.mask.bool()].abs().min() > 0, "no token's gradient is lost"
 
 
 @pytest.mark.parametrize("corrected", [True, False])
