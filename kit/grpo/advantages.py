@@ -43,6 +43,32 @@ def group_advantages(
     return centred_PG / (group_std(rewards_PG)[:, None] + EPSILON)
 
 
+def normalised_parts(parts_PGR: Tensor, weights_R: Tensor, *, min_std: float = 0.0) -> Tensor:
+    """The weighted sum of reward parts of which each is first normalised within its group, (P, G):
+    so that a part that spreads little is not drowned by one that spreads much (GDPO, arXiv
+    2601.05242; TRL's ``multi_objective_aggregation`` ``normalize_then_sum``). What a completion
+    lacks (NaN) counts as its group's mean; NaN for one that lacks all parts.
+
+    Args:
+        parts_PGR: (groups, completions, parts) float, NaN where absent.
+        weights_R: what each part counts.
+        min_std: a part that spreads less within its group counts 0 there.
+
+    >>> import torch
+    >>> parts = torch.tensor([[[1.0, 0.0], [0.0, 0.1]]])
+    >>> normalised_parts(parts, torch.tensor([1.0, 1.0])).abs().max() < 0.01
+    tensor(True)
+    """
+    there_PGR = ~parts_PGR.isnan()
+    count_PR = there_PGR.sum(dim=1, keepdim=True)
+    centred_PGR = (parts_PGR - parts_PGR.nanmean(dim=1, keepdim=True)).nan_to_num(0.0)
+    variance_PR = (centred_PGR**2).sum(dim=1, keepdim=True) / (count_PR - 1).clamp(min=1)
+    std_PR = variance_PR.sqrt()
+    scaled_PGR = (centred_PGR / (std_PR + EPSILON)).masked_fill(std_PR < min_std, 0.0)
+    total_PG = (scaled_PGR * weights_R).sum(dim=2)
+    return total_PG.masked_fill(~there_PGR.any(dim=2), float("nan"))
+
+
 def group_std(rewards_PG: Tensor) -> Tensor:
     """The unbiased standard deviation of each group, (groups,); 0 for groups of one.
 

@@ -74,6 +74,10 @@ class GrpoConfig(TrainingConfig):
     scale_rewards: Literal["group", "batch", "none"] = option(
         "group", help="whose standard deviation advantages are divided by"
     )
+    multi_objective_aggregation: Literal["sum_then_normalize", "normalize_then_sum"] = option(
+        "sum_then_normalize",
+        help="normalize_then_sum: each part of the reward is normalised within its group first",
+    )
     mask_truncated_completions: bool = option(
         False, help="leave completions that the token limit cut off out of the loss"
     )

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from kit.counterfactual.images import ImageCache
 from kit.data.grpo_records import GrpoRecord, read_grpo_records
-from kit.grpo.advantages import group_advantages, has_no_spread
+from kit.grpo.advantages import EPSILON, group_advantages, has_no_spread, normalised_parts
 from kit.grpo.config import GrpoConfig
 from kit.grpo.losses import grpo_loss, importance_weights
 from kit.grpo.microbatches import MicroBatch, micro_batches, with_fixed_logprobs
 from kit.grpo.policy import build_policy
 from kit.grpo.report import (
     completion_rows,
+    parts_of,
     print_completions,
     record_lengths,
     record_rewards,
@@ -100,7 +101,7 @@ def run(config: GrpoConfig, accelerator: Accelerator, stop: StopRequest) -> int:
             groups, rewards = collect(
                 policy, image_cache, tasks, reward_fn, config, accelerator, meters
             )
-            advantages_PG = advantages_of(rewards, config, accelerator)
+            advantages_PG = advantages_of(rewards, reward_fn.weights, config, accelerator)
             with meters.timed("update"), accelerator.autocast():
                 batches = micro_batches(groups, advantages_PG, processor, config, accelerator)
                 batches = with_fixed_logprobs(policy, reference, batches, config)
@@ -195,9 +196,23 @@ def collect(
 
 
 def advantages_of(
-    rewards: list[list[Reward]], config: GrpoConfig, accelerator: Accelerator
+    rewards: list[list[Reward]],
+    weights: dict[str, float],
+    config: GrpoConfig,
+    accelerator: Accelerator,
 ) -> Tensor:
     """Advantages (P, G) float64 of rewarded groups."""
+    if config.multi_objective_aggregation == "normalize_then_sum":
+        numbers = torch.tensor(list(weights.values()), dtype=torch.float64)
+        scores_PG = normalised_parts(
+            parts_of(rewards, list(weights)), numbers, min_std=config.min_reward_std
+        )
+        known = scores_PG[~scores_PG.isnan()]
+        count, summed, squares = process.total(
+            accelerator, known.numel(), float(known.sum()), float((known**2).sum())
+        )
+        spread = pooled_std(count, summed, squares) + EPSILON
+        return ((scores_PG - summed / max(1, count)) / spread).nan_to_num(0.0)
     rewards_PG = totals(rewards)
     flat = rewards_PG.flatten().tolist()
     sums = process.total(accelerator, len(flat), sum(flat), sum(v * v for v in flat))

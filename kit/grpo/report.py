@@ -26,6 +26,19 @@ def totals(rewards: Sequence[Sequence[Reward]]) -> Tensor:
     )
 
 
+def parts_of(rewards: Sequence[Sequence[Reward]], names: Sequence[str]) -> Tensor:
+    """(groups, completions, parts) float64, NaN where a part is absent."""
+    return torch.tensor(
+        [
+            [
+                [float("nan") if (part := reward.parts[name]) is None else part for name in names]
+                for reward in group
+            ]
+            for group in rewards
+        ]
+    ).double()
+
+
 def record_rewards(
     meters: Meters,
     rewards: Sequence[Sequence[Reward]],
