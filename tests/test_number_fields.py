@@ -41,7 +41,8 @@ BOUNDARIES = {
     SftConfig: TRAINING | {"questions_per_image": COUNT, "max_length": COUNT},
     GrpoConfig: TRAINING | {
         "max_eval_records": COUNT, "max_completion_length": COUNT, "num_iterations": COUNT,
-        "random_draws": COUNT, "num_completions_to_print": COUNT, "num_generations": ("1", "2"),
+        "random_draws": COUNT, "num_completions_to_print": COUNT, "num_generations_eval": COUNT,
+        "num_generations": ("1", "2"), "delta": ("1.2", "1.21"),
         "temperature": POSITIVE, "top_p": ("1.001", "1.0"), "top_k": OR_NONE,
         "beta": NOT_NEGATIVE, "epsilon": NOT_NEGATIVE, "epsilon_high": NOT_NEGATIVE,
         "min_reward_std": NOT_NEGATIVE, "importance_sampling_cap": NOT_NEGATIVE,

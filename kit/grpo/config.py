@@ -36,6 +36,9 @@ class GrpoConfig(TrainingConfig):
     logging_steps: int = option(1, help="steps between logged metrics")
 
     num_generations: int = option(8, help="completions of each prompt: its group")
+    num_generations_eval: int = option(
+        1, help="completions of a held-out prompt; above 1 they are sampled, and means are mean@k"
+    )
     max_completion_length: int = option(256, help="longest completion in tokens")
     temperature: float = option(1.0, help="of sampling, and of the log-probabilities in the loss")
     top_p: float = option(1.0, help="nucleus sampling; 1 is off")
@@ -134,7 +137,7 @@ class GrpoConfig(TrainingConfig):
             raise ConfigError("no model given", where="base_model, sft_ckpt", fix=fix)
         for name in (
             "max_completion_length", "num_iterations", "random_draws", "max_eval_records",
-            "num_completions_to_print",
+            "num_completions_to_print", "num_generations_eval",
         ):  # fmt: skip
             value = getattr(self, name)
             require(value is None or value >= 1, name, "must be at least 1", value)

@@ -14,6 +14,7 @@ from kit.counterfactual.images import ImageCache
 from kit.data.grpo_records import GrpoRecord, read_grpo_records
 from kit.grpo.advantages import EPSILON, group_advantages, has_no_spread, normalised_parts
 from kit.grpo.config import GrpoConfig
+from kit.grpo.held_out import evaluate
 from kit.grpo.losses import grpo_loss, importance_weights
 from kit.grpo.microbatches import MicroBatch, micro_batches, with_fixed_logprobs
 from kit.grpo.policy import build_policy
@@ -27,13 +28,12 @@ from kit.grpo.report import (
     totals,
 )
 from kit.grpo.rewards import Rewards
-from kit.grpo.rollout import MODE, Group, Task, roll_out
+from kit.grpo.rollout import MODE, Group, Task, roll_out, sampling_of
 from kit.grpo.stalls import how_to_read, watch
 from kit.model.folders import named_base, require_adapter
 from kit.model.lengths import require_room
 from kit.model.load import load_processor
 from kit.model.logprobs import LogprobModel
-from kit.model.sampler import Sampling
 from kit.run import failures, process, state, zero
 from kit.run.metrics import Meters, mean_metrics, pooled_std
 from kit.run.stop import StopRequest
@@ -166,9 +166,7 @@ def collect(
 ) -> tuple[list[Group], list[list[Reward]]]:
     """Groups of completions and their rewards; with ``dynamic_sampling`` those without spread are
     sampled again (after DAPO, arXiv 2503.14476, which takes other prompts)."""
-    sampling = Sampling(
-        config.max_completion_length, config.temperature, config.top_p, config.top_k
-    )
+    sampling = sampling_of(config)
     groups: list[Group | None] = [None] * len(tasks)
     rewards: list[list[Reward]] = [[] for _ in tasks]
     unsettled = list(range(len(tasks)))
@@ -268,29 +266,3 @@ def update(
         step_meters.add("grad_norm", [norm])
         meters.merge(step_meters)
     return applied, [math.isfinite(loss) for loss in losses]
-
-
-def evaluate(
-    model: nn.Module,
-    image_cache: ImageCache,
-    records: list[GrpoRecord],
-    reward_fn: Rewards,
-    config: GrpoConfig,
-    accelerator: Accelerator,
-) -> dict[str, float]:
-    """Rewards of greedy completions of held-out prompts, under ``eval/``."""
-    meters = Meters()
-    own = range(accelerator.process_index, len(records), accelerator.num_processes)
-    size = config.per_device_train_batch_size * config.num_generations
-    for start in range(0, len(own), size):
-        tasks = [Task(index, records[index]) for index in own[start : start + size]]
-        sampling = Sampling(config.max_completion_length)
-        with accelerator.autocast():
-            groups = roll_out(
-                model, image_cache, tasks, sampling, num_generations=1, seed=config.seed,
-                merge=config.merges,
-            )  # fmt: skip
-        rewards = reward_fn(model, image_cache, groups)
-        record_rewards(meters, rewards, reward_fn.weights)
-        record_lengths(meters, groups)
-    return {f"eval/{name}": value for name, value in meters.reduce(accelerator).items()}

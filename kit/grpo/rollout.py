@@ -12,6 +12,7 @@ from torch import nn
 from kit.counterfactual.images import ImageCache
 from kit.data.boxes import ON_GRID
 from kit.data.grpo_records import GrpoRecord
+from kit.grpo.config import GrpoConfig
 from kit.model.merged import sampling_weights
 from kit.model.processor import PreparedImage, Processor
 from kit.model.sampler import Completion, Prompt, Sampling, generate, seeded_noise
@@ -43,6 +44,11 @@ class Group:
     def tree(self) -> Tree:
         """The prompt with the completions as its branches, every token of them a target."""
         return Tree(self.trunk, tuple(Branch.of([], c.token_ids) for c in self.completions))
+
+
+def sampling_of(config: GrpoConfig) -> Sampling:
+    """How completions are sampled in training."""
+    return Sampling(config.max_completion_length, config.temperature, config.top_p, config.top_k)
 
 
 def roll_out(

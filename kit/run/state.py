@@ -25,7 +25,7 @@ from kit.run.stop import StopRequest
 # What may differ between the run that saved and the run that resumes.
 FREE_KEYS = {
     "output_dir", "resume_from_checkpoint", "save_steps", "save_total_limit", "logging_steps",
-    "log_completions", "num_completions_to_print", "max_eval_records",
+    "log_completions", "num_completions_to_print", "max_eval_records", "num_generations_eval",
     "eval_steps", "report_to", "dataloader_num_workers", "dataloader_pin_memory", "stall_steps",
     "load_best_model_at_end", "eval_data", "max_skipped_steps", "resume_weights_only",
 }  # fmt: skip

@@ -59,7 +59,7 @@ def config(trained, folder, **changes) -> GrpoConfig:
 
 def test_a_run_leaves_what_was_promised(trained, prepared, tmp_path, capsys):
     changes = {"max_steps": 2, "report_to": ["tensorboard"], "save_steps": 1, "eval_steps": 1}
-    changes |= {"log_completions": True, "max_eval_records": 5}
+    changes |= {"log_completions": True, "max_eval_records": 5, "num_generations_eval": 3}
     assert train(config(trained, tmp_path, eval_data=str(prepared["test"]), **changes)) == 0
     assert {path.name for path in tmp_path.iterdir()} >= {
         "config.yaml", "environment.json", "metrics.jsonl", "completions.jsonl", "summary.json",
@@ -77,6 +77,10 @@ def test_a_run_leaves_what_was_promised(trained, prepared, tmp_path, capsys):
         *(f"rewards/{part}/{what}" for part in parts for what in ("mean", "std", "weighted")),
         "eval/reward", *(f"eval/rewards/{part}/mean" for part in parts),
     }  # fmt: skip
+    held_out = next(row for row in rows(tmp_path) if "eval/reward" in row)
+    mean, best = held_out["eval/rewards/answer/mean"], held_out["eval/answer/best@k"]
+    assert (3 * 5 * mean, 5 * best) == pytest.approx((round(15 * mean), round(5 * best)))
+    assert mean <= best
     first = rows(tmp_path)[0]
     assert first["logprob_drift"] < 1e-4
     assert first["kl"] == pytest.approx(0, abs=1e-6), "the policy starts as its reference"
