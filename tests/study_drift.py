@@ -71,7 +71,7 @@ def drift(base: str, data: Path, way: str, prompts: int) -> dict[str, float]:
             num_generations=8, seed=0, merge=merge,
         )  # fmt: skip
         parts = micro_batches(groups, torch.ones(prompts, 8), processor, config, accelerator)
-        (part,) = with_fixed_logprobs(policy, None, parts, config)
+        (part,) = with_fixed_logprobs(policy, None, parts, config, accelerator)
     apart_K = (part.sampled - part.old).abs()
     weights_K = importance_weights(part.old, part.sampled, float("inf"))
     return {

@@ -44,6 +44,7 @@ BOUNDARIES = {
         "random_draws": COUNT, "num_completions_to_print": COUNT, "num_generations_eval": COUNT,
         "num_generations": ("1", "2"), "delta": ("1.2", "1.21"),
         "temperature": POSITIVE, "top_p": ("1.001", "1.0"), "top_k": OR_NONE,
+        "top_entropy_quantile": ("1.001", "1.0"),
         "beta": NOT_NEGATIVE, "epsilon": NOT_NEGATIVE, "epsilon_high": NOT_NEGATIVE,
         "min_reward_std": NOT_NEGATIVE, "importance_sampling_cap": NOT_NEGATIVE,
         "stall_steps": ("59", "60"),

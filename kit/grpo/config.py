@@ -81,6 +81,9 @@ class GrpoConfig(TrainingConfig):
         "sum_then_normalize",
         help="normalize_then_sum: each part of the reward is normalised within its group first",
     )
+    top_entropy_quantile: float = option(
+        1.0, help="share of a step's tokens, those of highest entropy, that the policy term counts"
+    )
     mask_truncated_completions: bool = option(
         False, help="leave completions that the token limit cut off out of the loss"
     )
@@ -147,7 +150,9 @@ class GrpoConfig(TrainingConfig):
         require(
             0 < self.temperature < float("inf"), "temperature", "must be above 0", self.temperature
         )
-        require(0 < self.top_p <= 1, "top_p", "must be in (0, 1]", self.top_p)
+        for name in ("top_p", "top_entropy_quantile"):
+            value = getattr(self, name)
+            require(0 < value <= 1, name, "must be in (0, 1]", value)
         for name in (
             "top_k", "beta", "epsilon", "epsilon_high", "min_reward_std", "importance_sampling_cap",
         ):  # fmt: skip

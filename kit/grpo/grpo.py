@@ -104,7 +104,7 @@ def run(config: GrpoConfig, accelerator: Accelerator, stop: StopRequest) -> int:
             advantages_PG = advantages_of(rewards, reward_fn.weights, config, accelerator)
             with meters.timed("update"), accelerator.autocast():
                 batches = micro_batches(groups, advantages_PG, processor, config, accelerator)
-                batches = with_fixed_logprobs(policy, reference, batches, config)
+                batches = with_fixed_logprobs(policy, reference, batches, config, accelerator)
         with meters.timed("update"):
             for _ in range(config.num_iterations):
                 applied, finite = update(accelerator, wrapped, optimizer, batches, config, meters)
@@ -249,6 +249,7 @@ def update(
                 part.weights,
                 correction_K=importance_weights(old, part.sampled, config.importance_sampling_cap),
                 owner_K=part.batch.branch_index if sequences else None,
+                kept_K=part.kept,
                 delta=config.delta,
                 cispo=config.loss_type == "cispo",
                 epsilon=config.epsilon,

@@ -107,6 +107,7 @@ def grpo_loss(
     bias_correction: bool = True,
     correction_K: Tensor | None = None,
     owner_K: Tensor | None = None,
+    kept_K: Tensor | None = None,
     delta: float | None = None,
     cispo: bool = False,
 ) -> GrpoLoss:
@@ -124,7 +125,8 @@ def grpo_loss(
     it is that of KL(policy||reference) (DeepSeek-V3.2, arXiv 2512.02556, as TRL's
     ``use_bias_correction_kl``).
 
-    ``owner_K``, as :func:`ratios` takes it, makes the ratio that of the whole completion. ``delta``
+    ``owner_K``, as :func:`ratios` takes it, makes the ratio that of the whole completion.
+    ``kept_K`` (bool) says which tokens the policy term counts; the KL penalty is of all. ``delta``
     bounds the unclipped ratio too, which the clip leaves free where the advantage is negative
     (two-sided clipping, INTELLECT-2, arXiv 2505.07291). ``cispo`` cuts the ratio at
     ``epsilon_high`` (not 1 more) and takes it as a weight without gradient, so that no token's
@@ -143,6 +145,8 @@ def grpo_loss(
         clipped_K = ratio_K.clamp(1 - epsilon, 1 + epsilon_high)
         bounded_K = ratio_K if delta is None else ratio_K.clamp(max=delta)
         losses_K = -torch.min(bounded_K * advantages_K, clipped_K * advantages_K)
+    if kept_K is not None:
+        losses_K = losses_K * kept_K
     if correction_K is not None:
         losses_K = losses_K * correction_K
     kl_K = None

@@ -13,7 +13,7 @@ from kit.grpo.config import GrpoConfig
 from kit.grpo.losses import token_weights
 from kit.grpo.rollout import Group
 from kit.model.adapters import as_reference
-from kit.model.logprobs import token_logprobs
+from kit.model.logprobs import TokenLogprobs, token_logprobs
 from kit.model.processor import Processor
 from kit.model.sampler import evaluating
 from kit.model.sharing import PackedBatch, pack
@@ -24,7 +24,8 @@ from kit.run import process
 class MicroBatch:
     """Groups as the loss takes them. Per target token (K,): ``sampled``, the sampler's
     log-probability; ``advantages``; ``weights`` (``kit.grpo.losses.token_weights``); ``old`` and
-    ``reference`` log-probabilities, None where the loss needs none."""
+    ``reference`` log-probabilities, None where the loss needs none; ``kept``, whether the policy
+    term counts it (None: all)."""
 
     batch: PackedBatch
     sampled: Tensor
@@ -32,6 +33,7 @@ class MicroBatch:
     weights: Tensor
     old: Tensor | None = None
     reference: Tensor | None = None
+    kept: Tensor | None = None
 
 
 def micro_batches(
@@ -95,18 +97,37 @@ def with_fixed_logprobs(
     reference: nn.Module | None,
     batches: Sequence[MicroBatch],
     config: GrpoConfig,
+    accelerator: Accelerator,
 ) -> list[MicroBatch]:
     """Add what stays the same over the updates of a step: the reference's log-probabilities where
-    there is a KL penalty (``reference``: see ``as_reference``), and the policy's own where there
-    is more than one update."""
+    there is a KL penalty (``reference``: see ``as_reference``), the policy's own where there is
+    more than one update, and which tokens are kept where that goes by their entropy."""
+    by_entropy = config.top_entropy_quantile < 1
 
-    def logprobs(by: nn.Module, part: MicroBatch) -> Tensor:
+    def scores(by: nn.Module, part: MicroBatch, entropy: bool = False) -> TokenLogprobs:
         with evaluating(by):
-            return token_logprobs(by, part.batch, temperature=config.temperature).logprobs
+            return token_logprobs(by, part.batch, temperature=config.temperature, entropy=entropy)
 
+    if config.num_iterations > 1 or by_entropy:
+        found = [scores(model, part, by_entropy) for part in batches]
     if config.num_iterations > 1:
-        batches = [replace(part, old=logprobs(model, part)) for part in batches]
+        batches = [replace(p, old=s.logprobs) for p, s in zip(batches, found, strict=True)]
+    if by_entropy:
+        counted = [s.entropy[p.weights > 0] for p, s in zip(batches, found, strict=True)]
+        least = entropy_reached(torch.cat(counted), config.top_entropy_quantile, accelerator)
+        batches = [replace(p, kept=s.entropy >= least) for p, s in zip(batches, found, strict=True)]
     if config.beta:
         with as_reference(model, reference) as start:
-            batches = [replace(part, reference=logprobs(start, part)) for part in batches]
+            batches = [replace(part, reference=scores(start, part).logprobs) for part in batches]
     return list(batches)
+
+
+def entropy_reached(entropy_K: Tensor, share: float, accelerator: Accelerator) -> Tensor:
+    """The entropy (a scalar) that ``share`` of all ranks' tokens reach: the forking tokens, to
+    which the gradient may be left (Wang et al. 2025, arXiv 2506.01939; TRL's
+    ``top_entropy_quantile``, which looks at each micro-batch by itself, and so at another set when
+    a step is split otherwise)."""
+    padded = accelerator.pad_across_processes(entropy_K.float(), dim=0, pad_index=-1)
+    every = accelerator.gather(padded)
+    every = every[every >= 0]
+    return torch.quantile(every, 1 - share) if len(every) else every.new_zeros(())

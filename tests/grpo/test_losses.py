@@ -1,16 +1,18 @@
 """The GRPO loss against a plain float64 reference and against TRL's own code."""
 
 from collections import defaultdict
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from kit.grpo.losses import grpo_loss, importance_weights, token_weights
+from kit.grpo.microbatches import entropy_reached
 
 LOSS_TYPES = ("grpo", "dr_grpo", "bnpo", "dapo")
 OPTIONS = (
-    {"level": "sequence"}, {"delta": 1.4}, {"level": "sequence", "delta": 1.3},
+    {"level": "sequence"}, {"delta": 1.4}, {"level": "sequence", "delta": 1.3}, {"forking": 0.3},
 )  # fmt: skip
 LONGEST = 12
 
@@ -28,12 +30,19 @@ def batch(request):
         old=logprobs + 0.3 * torch.randn(6, LONGEST),
         reference=logprobs + 0.5 * torch.randn(6, LONGEST),
         advantages=torch.randn(6),
+        entropy=torch.rand(6, LONGEST),
     )
+
+
+ALONE = SimpleNamespace(
+    num_processes=1, gather=lambda x: x, gather_for_metrics=lambda x: x, sync_gradients=True,
+    reduce=lambda x, reduction: x, pad_across_processes=lambda x, dim, pad_index: x,
+)  # fmt: skip
 
 
 def own_loss(
     batch, loss_type, *, beta, iterations, epsilon, epsilon_high, corrected=True, counted=None,
-    level="token", delta=None,
+    level="token", delta=None, forking=1.0,
 ):  # fmt: skip
     """The kit's loss on the flat tokens, and its gradient in padded form."""
     counted = torch.ones(6, dtype=torch.bool) if counted is None else counted
@@ -48,6 +57,8 @@ def own_loss(
         n_tokens=float(batch.mask[counted].sum()),
         max_completion_length=LONGEST,
     )
+    entropy = batch.entropy[real]
+    kept = entropy >= entropy_reached(entropy, forking, ALONE) if forking < 1 else None
     result = grpo_loss(
         logprobs,
         batch.old[real] if iterations > 1 else logprobs.detach(),
@@ -59,6 +70,7 @@ def own_loss(
         beta=beta,
         bias_correction=corrected,
         owner_K=owner if level == "sequence" else None,
+        kept_K=kept,
         delta=delta,
         cispo=loss_type == "cispo",
     )
@@ -101,27 +113,24 @@ def reference_loss(
 
 def trl_loss(
     batch, loss_type, *, beta, iterations, epsilon, epsilon_high, corrected=True, level="token",
-    delta=None,
+    delta=None, forking=1.0,
 ):  # fmt: skip
     """``GRPOTrainer._compute_loss`` itself, with a stand-in for the trainer around it."""
     trainer = pytest.importorskip("trl.trainer.grpo_trainer", exc_type=ImportError)
     logprobs = batch.logprobs.clone().requires_grad_()
-    accelerator = SimpleNamespace(
-        num_processes=1, gather=lambda x: x, gather_for_metrics=lambda x: x,
-        reduce=lambda x, reduction: x, sync_gradients=True,
-    )  # fmt: skip
     stand_in = SimpleNamespace(
         _get_per_token_logps_and_entropies=lambda *_, **__: (
-            logprobs, torch.zeros_like(logprobs), None,
+            logprobs, batch.entropy, None,
         ),
-        aux_loss_enabled=False, top_entropy_quantile=1.0, off_policy_mask_threshold=None,
+        aux_loss_enabled=False, top_entropy_quantile=forking, off_policy_mask_threshold=None,
         importance_sampling_level=level, beta=beta, loss_type=loss_type, epsilon_low=epsilon,
         epsilon_high=epsilon_high, use_vllm=False, _entropy_bonus_enabled=False,
         current_gradient_accumulation_steps=1, max_completion_length=LONGEST,
-        model=SimpleNamespace(training=True), accelerator=accelerator,
+        model=SimpleNamespace(training=True), accelerator=ALONE,
         args=SimpleNamespace(use_bias_correction_kl=corrected, delta=delta, steps_per_generation=1),
         _metrics={"train": defaultdict(list)},
     )  # fmt: skip
+    stand_in.get_high_entropy_mask = partial(trainer.GRPOTrainer.get_high_entropy_mask, stand_in)
     inputs = {
         "prompt_ids": torch.zeros(6, 3, dtype=torch.long),
         "prompt_mask": torch.ones(6, 3),
@@ -200,7 +209,8 @@ def test_sequence_ratios_and_two_sided_clipping_equal_trl(batch, loss_type, opti
         (clipped,) = metrics["cispo_clip_ratio"]
         assert own.clipped_high.float().mean().item() == pytest.approx(clipped, abs=1e-6)
         assert not own.clipped_low.any()
-        assert gradient[batch.mask.bool()].abs().min() > 0, "no token's gradient is lost"
+        if "forking" not in options:
+            assert gradient[batch.mask.bool()].abs().min() > 0, "no token's gradient is lost"
 
 
 @pytest.mark.parametrize("corrected", [True, False])

@@ -49,11 +49,11 @@ def part(prepared, fresh_model, processor, config):
 
 
 def test_policy_and_reference_are_scored_as_the_samples_were(part, fresh_model, config):
-    (fixed,) = with_fixed_logprobs(fresh_model, fresh_model, [part], config)
+    (fixed,) = with_fixed_logprobs(fresh_model, fresh_model, [part], config, process.join())
     for found in (fixed.old, fixed.reference):
         torch.testing.assert_close(found, part.sampled, atol=1e-4, rtol=0)
     once = replace(config, num_iterations=1, beta=0.0)
-    (free,) = with_fixed_logprobs(fresh_model, fresh_model, [part], once)
+    (free,) = with_fixed_logprobs(fresh_model, fresh_model, [part], once, process.join())
     assert free.old is None
     assert free.reference is None
 

@@ -65,7 +65,9 @@ class Ours:
         times.append(now(device))
         advantages = torch.randn(shape.images, shape.each, dtype=torch.float64)
         batches = micro_batches(groups, advantages, self.processor, self.config, self.accelerator)
-        batches = with_fixed_logprobs(self.policy, self.reference, batches, self.config)
+        batches = with_fixed_logprobs(
+            self.policy, self.reference, batches, self.config, self.accelerator
+        )
         times.append(now(device))
         grpo.update(self.accelerator, self.wrapped, self.optimizer, batches, self.config, Meters())
         times.append(now(device))
