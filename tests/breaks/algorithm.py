@@ -26,8 +26,8 @@ BREAKS = (
     Break(
         "ratio of the old policy to the new",
         LOSSES,
-        "torch.exp(logprobs_K - old_K)",
-        "torch.exp(old_K - logprobs_K)",
+        "ratios(logprobs_K - old_K, owner_K)",
+        "ratios(old_K - logprobs_K, owner_K)",
         ("tests/grpo/test_losses.py::test_loss_and_gradient_equal_the_reference",),
     ),
     Break(
@@ -40,8 +40,8 @@ BREAKS = (
     Break(
         "the larger of the two objectives",
         LOSSES,
-        "-torch.min(ratio_K * advantages_K",
-        "-torch.max(ratio_K * advantages_K",
+        "-torch.min(bounded_K * advantages_K",
+        "-torch.max(bounded_K * advantages_K",
         ("tests/grpo/test_losses.py::test_loss_and_gradient_equal_the_reference",),
     ),
     Break(
@@ -52,10 +52,39 @@ BREAKS = (
         ("tests/grpo/test_losses.py::test_loss_and_gradient_equal_the_reference",),
     ),
     Break(
+        "the ratio of a completion is the product over its tokens",
+        "kit/grpo/losses.py",
+        "(sums_N / counts_N.clamp(min=1))[owner_K]",
+        "sums_N[owner_K]",
+        ("tests/grpo/test_losses.py::test_sequence_ratios_and_two_sided_clipping_equal_trl",),
+    ),
+    Break(
+        "cispo's weight has a gradient",
+        "kit/grpo/losses.py",
+        "-ratio_K.detach().clamp(max=epsilon_high)",
+        "-ratio_K.clamp(max=epsilon_high)",
+        ("tests/grpo/test_losses.py::test_sequence_ratios_and_two_sided_clipping_equal_trl",),
+    ),
+    Break(
+        "the KL penalty is of high-entropy tokens alone",
+        "kit/grpo/losses.py",
+        "        kl_K = torch.exp(log_ratio_K) - log_ratio_K - 1\n",
+        "        kl_K = torch.exp(log_ratio_K) - log_ratio_K - 1\n"
+        "        kl_K = kl_K if kept_K is None else kl_K * kept_K\n",
+        ("tests/grpo/test_losses.py::test_sequence_ratios_and_two_sided_clipping_equal_trl",),
+    ),
+    Break(
+        "parts of a reward are normalised over the batch alone",
+        "kit/grpo/advantages.py",
+        "(centred_PGR / (std_PR + EPSILON))",
+        "centred_PGR",
+        ("tests/grpo/test_advantages.py::test_parts_that_are_normalised_first_equal_trl",),
+    ),
+    Break(
         "tokens above the clip count as clipped whatever their advantage",
         LOSSES,
-        "(ratio_K > 1 + epsilon_high) & (advantages_K > 0)",
-        "ratio_K > 1 + epsilon_high",
+        "(ratio_K > epsilon_high + (not cispo)) & (advantages_K > 0)",
+        "ratio_K > epsilon_high + (not cispo)",
         ("tests/grpo/test_losses.py::test_a_token_is_clipped_where_that_takes_its_gradient_away",),
     ),
     Break(
@@ -96,8 +125,8 @@ BREAKS = (
     Break(
         "reference and old policy are scored at temperature 1",
         MICROBATCHES,
-        "token_logprobs(by, part.batch, temperature=config.temperature)",
-        "token_logprobs(by, part.batch)",
+        "token_logprobs(by, part.batch, temperature=config.temperature, entropy=entropy)",
+        "token_logprobs(by, part.batch, entropy=entropy)",
         (
             "tests/grpo/test_microbatches.py::test_policy_and_reference_are_scored_as_the_samples_were",
         ),
