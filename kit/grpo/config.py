@@ -53,7 +53,7 @@ class GrpoConfig(TrainingConfig):
         2.0, help="most that a token counts for being likelier to the policy than to the sampler"
     )
     dynamic_sampling: bool = option(
-        False, help="sample a group again, up to 3 times, while its rewards have no spread"
+        False, help="take another prompt, up to 3 times, while a group's rewards have no spread"
     )
 
     num_iterations: int = option(1, help="updates on each step's completions")

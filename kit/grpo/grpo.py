@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -88,7 +90,9 @@ def run(config: GrpoConfig, accelerator: Accelerator, stop: StopRequest) -> int:
         start=start, n_records=len(records), batch=batch, name="grpo", made_of=made_of,
     )  # fmt: skip
     progress, log = schedule.progress, schedule.log
-    stream = RecordStream(EpochOrder(tuple(str(i) for i in range(len(records))), config.seed))
+    places = tuple(str(i) for i in range(len(records)))
+    stream = RecordStream(EpochOrder(places, config.seed))
+    others = RecordStream(EpochOrder(places, ~config.seed))  # an order that no seed gives
     image_cache = ImageCache(processor, config.inpainting)
     accelerator.print(finish.describe(policy, records, dropped, batch, schedule.total_steps))
     accelerator.print(how_to_read(list(reward_fn.weights), config.beta))
@@ -99,8 +103,9 @@ def run(config: GrpoConfig, accelerator: Accelerator, stop: StopRequest) -> int:
         tasks = own_tasks(records, stream, progress.step, own_prompts, accelerator)
         with zero.gathered(accelerator, wrapped):
             groups, rewards = collect(
-                policy, image_cache, tasks, reward_fn, config, accelerator, meters
-            )
+                policy, image_cache, tasks, partial(other_task, records, others), reward_fn,
+                config, accelerator, meters,
+            )  # fmt: skip
             advantages_PG = advantages_of(rewards, reward_fn.weights, config, accelerator)
             with meters.timed("update"), accelerator.autocast():
                 batches = micro_batches(groups, advantages_PG, processor, config, accelerator)
@@ -108,7 +113,7 @@ def run(config: GrpoConfig, accelerator: Accelerator, stop: StopRequest) -> int:
         with meters.timed("update"):
             for _ in range(config.num_iterations):
                 applied, finite = update(accelerator, wrapped, optimizer, batches, config, meters)
-                schedule.count_skipped(applied, suspects(tasks, finite))
+                schedule.count_skipped(applied, suspects(groups, finite))
         schedule.advance()
 
         record_rewards(meters, rewards, reward_fn.weights, config.min_reward_std)
@@ -149,23 +154,31 @@ def own_tasks(
     return [Task(start + offset, records[index]) for offset, index in enumerate(indices)]
 
 
-def suspects(tasks: list[Task], finite: list[bool]) -> list[tuple[GrpoRecord, bool]]:
+def other_task(records: list[GrpoRecord], others: RecordStream, task: Task, attempt: int) -> Task:
+    """What is asked in the place of a prompt without spread; ``attempt`` counts from 1."""
+    number = task.prompt_index * RESAMPLED_AT_MOST + attempt - 1
+    (index,) = others[number : number + 1]
+    return Task(task.prompt_index, records[index])
+
+
+def suspects(groups: list[Group], finite: list[bool]) -> list[tuple[GrpoRecord, bool]]:
     """The records of a step, each with whether the loss of its micro-batch was finite."""
-    size = len(tasks) // len(finite)
-    return [(task.record, finite[number // size]) for number, task in enumerate(tasks)]
+    size = len(groups) // len(finite)
+    return [(group.task.record, finite[number // size]) for number, group in enumerate(groups)]
 
 
 def collect(
     model: nn.Module,
     image_cache: ImageCache,
     tasks: list[Task],
+    other: Callable[[Task, int], Task],
     reward_fn: Rewards,
     config: GrpoConfig,
     accelerator: Accelerator,
     meters: Meters,
 ) -> tuple[list[Group], list[list[Reward]]]:
-    """Groups of completions and their rewards; with ``dynamic_sampling`` those without spread are
-    sampled again (after DAPO, arXiv 2503.14476, which takes other prompts)."""
+    """Groups of completions and their rewards; with ``dynamic_sampling`` an ``other`` prompt takes
+    the place of each without spread (DAPO, arXiv 2503.14476)."""
     sampling = sampling_of(config)
     groups: list[Group | None] = [None] * len(tasks)
     rewards: list[list[Reward]] = [[] for _ in tasks]
@@ -175,7 +188,7 @@ def collect(
             new = roll_out(
                 model,
                 image_cache,
-                [tasks[index] for index in unsettled],
+                [other(tasks[i], attempt) if attempt else tasks[i] for i in unsettled],
                 sampling,
                 num_generations=config.num_generations,
                 seed=config.seed,
