@@ -181,7 +181,7 @@ class GrpoConfig(TrainingConfig):
         high = self.epsilon if self.epsilon_high is None else self.epsilon_high
         if self.loss_type == "cispo" and high < 1:
             what = f"cispo takes epsilon_high as the largest ratio itself, which {high} is below 1"
-            fix = "set epsilon_high: 5.0, as its paper's large upper bound"
+            fix = "set epsilon_high: 5.0, as ScaleRL does (arXiv 2510.13786)"
             raise ConfigError(what, where="loss_type: cispo, epsilon_high", fix=fix)
         if self.delta is not None and (self.loss_type == "cispo" or self.delta <= 1 + high):
             what = f"delta bounds a clipped ratio from above 1 + epsilon_high, {1 + high:g}"
