@@ -183,8 +183,9 @@ class GrpoConfig(TrainingConfig):
             what = f"cispo takes epsilon_high as the largest ratio itself, which {high} is below 1"
             fix = "set epsilon_high: 5.0, as ScaleRL does (arXiv 2510.13786)"
             raise ConfigError(what, where="loss_type: cispo, epsilon_high", fix=fix)
-        if self.delta is not None and (self.loss_type == "cispo" or self.delta <= 1 + high):
-            what = f"delta bounds a clipped ratio from above 1 + epsilon_high, {1 + high:g}"
+        bounds = self.delta is None or 1 + high < self.delta < float("inf")
+        if not bounds or (self.delta is not None and self.loss_type == "cispo"):
+            what = f"delta bounds a clipped ratio, and lies above 1 + epsilon_high, {1 + high:g}"
             fix = "choose a larger delta, and a loss_type that clips"
             raise ConfigError(what, where=f"delta: {self.delta}", fix=fix)
 

@@ -35,8 +35,9 @@ def parts_of(rewards: Sequence[Sequence[Reward]], names: Sequence[str]) -> Tenso
                 for reward in group
             ]
             for group in rewards
-        ]
-    ).double()
+        ],
+        dtype=torch.float64,
+    )
 
 
 def record_rewards(
