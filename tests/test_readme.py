@@ -110,7 +110,7 @@ def typed(monkeypatch):
             words = words[1:]
         for flag, value in pairwise(words):
             assert flag != "--config" or find(value, CONFIGS).is_file(), value  # read by preflight
-        return cli.execute(*words) if words[0] != "local_cluster" else words
+        return cli.execute(*words)
 
     return read
 

@@ -23,12 +23,13 @@ from kit.audit.judge import (
     judge_items,
     judged_figures,
 )
-from kit.audit.leaks import Leaks, leaks_of, thumbnails_of
+from kit.audit.leaks import Leaks, leaks_of
 from kit.audit.page import write_page
 from kit.audit.prediction_files import Predictions, read_predictions
 from kit.audit.scored import System, Test, figures, most_frequent_answers, subsets
 from kit.audit.words import audit_in_words
-from kit.data.audit import question_only_floor, volumes_of
+from kit.data.audit import question_only_floor
+from kit.data.likeness import thumbnails_of, volumes_of
 from kit.data.records import read_sft_records
 from kit.data.types import SftRecord
 from kit.errors import ConfigError

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from kit.data.types import SftRecord
 from kit.data.words import CHINESE
 from kit.report.table import ROWS, Row
-from kit.scoring.accuracy import Scores, score_answer
+from kit.scoring.accuracy import Scores, score_record
 from kit.scoring.vqa_challenge import vqa_hit
 
 VQA = "vqa_challenge/accuracy"
@@ -47,13 +47,7 @@ SHORT = (  # where there is no room for all
 
 def scores_of(answer: str, record: SftRecord) -> Scores:
     """An answer under every convention; None where one has no value for such a question."""
-    scores = score_answer(
-        answer,
-        record.answer,
-        answer_type=record.answer_type,
-        question=record.question,
-        choices=record.choices,
-    )
+    scores = score_record(answer, record)
     english = not (record.choices or CHINESE.search(record.question + record.answer))
     return scores | {VQA: vqa_hit(answer, record.answer) if english else None}
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +11,10 @@ import numpy as np
 
 from kit.data import audit
 from kit.data.choices import without_choices
-from kit.data.images import open_image
+from kit.data.likeness import near_duplicates
 from kit.data.questions import RawQuestion
 from kit.data.types import SftRecord
 from kit.data.words import CHINESE
-from kit.errors import ImageError
 from kit.files import sha256_of
 
 EXAMPLES = 5
@@ -65,22 +62,6 @@ class Leaks:
         }
 
 
-def thumbnails_of(records: Sequence[SftRecord]) -> dict[Path, np.ndarray]:
-    """``[1024]`` thumbnails of the records' images (``kit.data.audit.thumbnail``), but of those
-    that cannot be decoded."""
-
-    def small(path: str) -> np.ndarray | None:
-        try:
-            return audit.thumbnail(open_image(path))
-        except ImageError:
-            return None
-
-    paths = list(dict.fromkeys(path for record in records for path in record.images))
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = dict(zip(paths, pool.map(small, paths), strict=True))
-    return {Path(path): pixels for path, pixels in found.items() if pixels is not None}
-
-
 def leaks_of(
     train: Sequence[SftRecord],
     test: Sequence[SftRecord],
@@ -103,7 +84,7 @@ def leaks_of(
     shared = {n for n, row in enumerate(asked) if train_sums.intersection(row.images)}
     small = {Path(sums[str(path)]): pixels for path, pixels in thumbnails.items()}
     unread = len({*sums.values()} - {str(digest) for digest in small})
-    near_images = audit.near_duplicates(
+    near_images = near_duplicates(
         {p: small[p] for row in asked for p in row.images if p in small and p not in train_sums},
         {p: small[p] for p in train_sums if p in small},
     )

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from kit.data.columns import ALIASES
-from kit.errors import ConfigError, DataError
+from kit.data.columns import ALIASES, parse_columns
+from kit.errors import DataError
 
 FIELDS = ("answer", "id", "question", "image", "gold", "dataset", "mode")
 # What nobody calls anything but a prediction; of a pair the first is made from the second.
@@ -62,15 +62,7 @@ def parse_prediction_columns(pairs: Sequence[str]) -> dict[str, str]:
     >>> parse_prediction_columns(["answer=text", "gold="])
     {'answer': 'text', 'gold': ''}
     """
-    found: dict[str, str] = {}
-    for pair in pairs:
-        name, sign, column = pair.partition("=")
-        if not sign or name.strip() not in FIELDS:
-            what = f"{pair!r} is not field=column"
-            fix = f"write answer=text; the fields are {', '.join(FIELDS)}"
-            raise ConfigError(what, where="prediction_columns", fix=fix)
-        found[name.strip()] = column.strip()
-    return found
+    return parse_columns(pairs, FIELDS, where="prediction_columns", example="answer=text")
 
 
 def find_prediction_columns(

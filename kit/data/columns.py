@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal, TypeVar
 
@@ -56,8 +56,16 @@ class Layout:
     split: str | None = None
 
 
-def parse_columns(pairs: Sequence[str]) -> dict[str, str]:
+def parse_columns(
+    pairs: Sequence[str],
+    fields: Collection[str] = ALIASES,
+    *,
+    where: str = "columns",
+    example: str = "question=q",
+) -> dict[str, str]:
     """``field=column`` of each; an empty column means that there is none.
+
+    ``fields``: those that there are; ``where``, ``example``: the flag and a use of it, as told.
 
     Raises:
         ConfigError: not of that form, or no such field.
@@ -68,10 +76,10 @@ def parse_columns(pairs: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for pair in pairs:
         name, sign, column = pair.partition("=")
-        if not sign or name.strip() not in ALIASES:
+        if not sign or name.strip() not in fields:
             what = f"{pair!r} is not field=column"
-            fix = f"write question=q; the fields are {', '.join(ALIASES)}"
-            raise ConfigError(what, where="columns", fix=fix)
+            fix = f"write {example}; the fields are {', '.join(fields)}"
+            raise ConfigError(what, where=where, fix=fix)
         found[name.strip()] = column.strip()
     return found
 

@@ -16,7 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from kit.data import audit, slake, vqa_rad
+from kit.data import audit, likeness, slake, vqa_rad
 from kit.data.config import PrepareConfig
 from kit.data.download import download
 from kit.data.fields import bad_field
@@ -104,7 +104,7 @@ class _Pictures:
         """``[1024]`` thumbnail of an image, or what is wrong with it."""
         if path not in self._known:
             try:
-                self._known[path] = audit.thumbnail(open_image(path))
+                self._known[path] = likeness.thumbnail(open_image(path))
             except ImageError as error:
                 self._known[path] = error
         return self._known[path]
@@ -167,7 +167,7 @@ def _parted(
 ) -> tuple[list[RawQuestion], dict]:
     """The rows of the split where VQA-RAD's training images are parted, and the report's part."""
     own = [row for row in rows if row.dataset == vqa_rad.DATASET]
-    images = audit.held_out(pictures.thumbnails(own), config.validate_share)
+    images = likeness.held_out(pictures.thumbnails(own), config.validate_share)
     held = sum(row.image in images for row in own)
     wanted = config.split == "validate"
     kept = [r for r in rows if r.dataset != vqa_rad.DATASET or (r.image in images) == wanted]
@@ -244,7 +244,9 @@ def _near_duplicates(
     found: set[Path] = set()
     for dataset in dict.fromkeys(row.dataset for row in train):
         own, others = ([r for r in rows if r.dataset == dataset] for rows in (train, test))
-        found |= set(audit.near_duplicates(pictures.thumbnails(own), pictures.thumbnails(others)))
+        found |= set(
+            likeness.near_duplicates(pictures.thumbnails(own), pictures.thumbnails(others))
+        )
     return found
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kit.data import audit
+from kit.data import likeness
 from kit.data.config import PrepareConfig
 from kit.data.own import OwnReader
 from kit.data.published_sets import LAYOUTS, read_published
@@ -124,7 +124,7 @@ class OwnSplits:
     def _groups(self, rows: list[RawQuestion]) -> dict[Path, float]:
         """For each image a number in 0..1 that the content of its volume decides: the same for all
         slices of one, and for all images that questions show together."""
-        volumes = audit.volumes(self.thumbnails(rows))
+        volumes = likeness.volumes(self.thumbnails(rows))
         group = dict(volumes)
         for row in rows:
             names = {group[path] for path in row.images if path in group}
@@ -133,7 +133,7 @@ class OwnSplits:
         sums: dict[str, str] = {}
         for path, name in group.items():
             sums[name] = min(sha256_of(path), sums.get(name, "~"))
-        return {path: audit.fraction(sums[name]) for path, name in group.items()}
+        return {path: likeness.fraction(sums[name]) for path, name in group.items()}
 
 
 def _problem(row) -> RecordError:

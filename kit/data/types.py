@@ -69,6 +69,21 @@ class SftRecord(Known):
     question: str
     answer: str
 
+    def facts(self) -> dict[str, str | list[str]]:
+        """What a row of answers says of the question."""
+        return {
+            "dataset": self.dataset,
+            "qid": self.qid,
+            "image": self.image,
+            "question": self.question,
+            "gold": self.answer,
+            "choices": list(self.choices),
+            "answer_type": self.answer_type,
+            "content_type": self.content_type,
+            "modality": self.modality,
+            "location": self.location,
+        }
+
 
 def paths_of(shown: Shown) -> tuple[str, ...]:
     """The images that a question shows.

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch
 
-from kit.data.audit import question_only_floor, volumes_of
+from kit.data.audit import question_only_floor
 from kit.data.canvas import Canvas
+from kit.data.likeness import volumes_of
 from kit.data.records import SftRecord, read_sft_records
 from kit.data.types import Shown
 from kit.evaluate.ablations import measure_ablations, other_images
@@ -34,7 +35,7 @@ from kit.report.report import write_page
 from kit.report.table import metrics_table
 from kit.run.process import fix_algorithms, join
 from kit.run.stop import StopRequest
-from kit.scoring.accuracy import score_answer
+from kit.scoring.accuracy import score_record
 from kit.scoring.consistency import Consistency
 from kit.scoring.exact import exact_match
 from kit.scoring.grounding import grounding_scores
@@ -186,18 +187,9 @@ def prediction_row(item: Answer, canvas: Canvas, truncated: bool, floor: str | N
     record, mode, parsed = item.record, item.mode, item.parsed
     gold = canvas.gold(record.regions)
     row = {
-        "dataset": record.dataset,
-        "qid": record.qid,
-        "image": record.image,
+        **record.facts(),
         "image_size": list(canvas.sizes[0]),
         "mode": mode,
-        "question": record.question,
-        "gold": record.answer,
-        "choices": list(record.choices),
-        "answer_type": record.answer_type,
-        "content_type": record.content_type,
-        "modality": record.modality,
-        "location": record.location,
         "evidence": [
             {"label": region.label, "box": list(box)}
             for region, box in zip(record.regions, gold, strict=True)
@@ -210,13 +202,7 @@ def prediction_row(item: Answer, canvas: Canvas, truncated: bool, floor: str | N
         "reasoning": list(parsed.reasoning),
         "boxes": [list(box) for box in parsed.boxes],
         "answer": parsed.answer,
-        "scores": score_answer(
-            parsed.answer,
-            record.answer,
-            answer_type=record.answer_type,
-            question=record.question,
-            choices=record.choices,
-        ),
+        "scores": score_record(parsed.answer, record),
     }
     if record.more_images:  # boxes in pixels are then of the canvas (``kit.data.canvas``)
         row |= {

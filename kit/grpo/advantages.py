@@ -69,6 +69,17 @@ def normalised_parts(parts_PGR: Tensor, weights_R: Tensor, *, min_std: float = 0
     return total_PG.masked_fill(~there_PGR.any(dim=2), float("nan"))
 
 
+def batch_advantages(scores_PG: Tensor, *, batch_mean: float, batch_std: float) -> Tensor:
+    """Scores less their mean over the step, over their standard deviation; 0 for what has none
+    (NaN).
+
+    >>> import torch
+    >>> batch_advantages(torch.tensor([[3.0, float("nan")]]), batch_mean=1.0, batch_std=2 - EPSILON)
+    tensor([[1., 0.]])
+    """
+    return ((scores_PG - batch_mean) / (batch_std + EPSILON)).nan_to_num(0.0)
+
+
 def group_std(rewards_PG: Tensor) -> Tensor:
     """The unbiased standard deviation of each group, (groups,); 0 for groups of one.
 

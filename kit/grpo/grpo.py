@@ -14,7 +14,12 @@ from torch import Tensor, nn
 
 from kit.counterfactual.images import ImageCache
 from kit.data.grpo_records import GrpoRecord, read_grpo_records
-from kit.grpo.advantages import EPSILON, group_advantages, has_no_spread, normalised_parts
+from kit.grpo.advantages import (
+    batch_advantages,
+    group_advantages,
+    has_no_spread,
+    normalised_parts,
+)
 from kit.grpo.config import GrpoConfig
 from kit.grpo.held_out import evaluate
 from kit.grpo.losses import grpo_loss, importance_weights
@@ -222,8 +227,11 @@ def advantages_of(
         count, summed, squares = process.total(
             accelerator, known.numel(), float(known.sum()), float((known**2).sum())
         )
-        spread = pooled_std(count, summed, squares) + EPSILON
-        return ((scores_PG - summed / max(1, count)) / spread).nan_to_num(0.0)
+        return batch_advantages(
+            scores_PG,
+            batch_mean=summed / max(1, count),
+            batch_std=pooled_std(count, summed, squares),
+        )
     rewards_PG = totals(rewards)
     flat = rewards_PG.flatten().tolist()
     sums = process.total(accelerator, len(flat), sum(flat), sum(v * v for v in flat))

@@ -139,10 +139,11 @@ def grpo_loss(
     """
     logprobs_K = logprobs_K.float()
     ratio_K = ratios(logprobs_K - old_K, owner_K)
+    lowest, highest = (0.0, epsilon_high) if cispo else (1 - epsilon, 1 + epsilon_high)
     if cispo:
-        losses_K = -ratio_K.detach().clamp(max=epsilon_high) * advantages_K * logprobs_K
+        losses_K = -ratio_K.detach().clamp(max=highest) * advantages_K * logprobs_K
     else:
-        clipped_K = ratio_K.clamp(1 - epsilon, 1 + epsilon_high)
+        clipped_K = ratio_K.clamp(lowest, highest)
         bounded_K = ratio_K if delta is None else ratio_K.clamp(max=delta)
         losses_K = -torch.min(bounded_K * advantages_K, clipped_K * advantages_K)
     if kept_K is not None:
@@ -159,6 +160,6 @@ def grpo_loss(
     return GrpoLoss(
         loss=(losses_K * weights_K).sum(),
         kl=None if kl_K is None else kl_K.detach(),
-        clipped_low=(ratio_K < 1 - epsilon) & (advantages_K < 0) & (not cispo),
-        clipped_high=(ratio_K > epsilon_high + (not cispo)) & (advantages_K > 0),
+        clipped_low=(ratio_K < lowest) & (advantages_K < 0),
+        clipped_high=(ratio_K > highest) & (advantages_K > 0),
     )

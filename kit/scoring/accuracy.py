@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kit.data.types import SftRecord
 from kit.data.words import CHINESE
 from kit.prompting.choices import chosen
 from kit.scoring import llava_med, medevalkit
@@ -31,6 +32,17 @@ KEYS = (
     "medevalkit/closed",
     *(f"medevalkit/{name}" for name in MEDEVALKIT_OPEN),
 )
+
+
+def score_record(prediction: str, record: SftRecord) -> Scores:
+    """:func:`score_answer` of an answer to a record's question."""
+    return score_answer(
+        prediction,
+        record.answer,
+        answer_type=record.answer_type,
+        question=record.question,
+        choices=record.choices,
+    )
 
 
 def score_answer(

@@ -298,7 +298,7 @@ BREAKS = (
     ),
     Break(
         "slices of one scan count as many",
-        "kit/data/audit.py",
+        "kit/data/likeness.py",
         'f"{dataset}/{names[path]}"',
         'f"{dataset}/{path}"',
         ("tests/evaluate/test_evaluation.py::test_slices_of_one_scan_are_one_volume",),

@@ -16,14 +16,11 @@ from kit.data.audit import (
     REPEAT,
     REWORDING,
     find_leaks,
-    held_out,
-    near_duplicates,
     normalize_question,
     question_only_floor,
     question_similarity,
-    thumbnail,
-    volumes,
 )
+from kit.data.likeness import held_out, near_duplicates, thumbnail, volumes
 from kit.data.questions import RawQuestion
 from kit.data.records import SftRecord
 from kit.data.slake import read_slake

@@ -12,8 +12,9 @@ from helpers import metrics_of, rows
 from PIL import Image
 from ranks import launcher, run
 
-from kit.data.audit import question_only_floor, volumes_of
+from kit.data.audit import question_only_floor
 from kit.data.images import open_image
+from kit.data.likeness import volumes_of
 from kit.data.records import SftRecord, read_sft_records
 from kit.errors import UserError
 from kit.evaluate import evaluation
