@@ -116,7 +116,11 @@ def test_leaks_are_found_by_content_and_left_out(asked, audited, tmp_path):
         {"image": "near.bmp", "question": "Something quite different?", "answer": "no"},
         {"image": "other.png", "question": table[6]["question"], "answer": "no"},
     ]  # fmt: skip
+    leaking = [row | {"qid": f"t{number}"} for number, row in enumerate(leaking)]
     table[4]["question"] = "Is a rib fracture present?"
+    cut = tmp_path / "cut.png"  # which stops nothing
+    cut.write_bytes(copy.read_bytes()[:200])
+    table[9]["image"] = str(cut)
     for row in table:
         row["qid"] = str(table.index(row))
     write_jsonl(tmp_path / "train.json", leaking)
@@ -131,7 +135,9 @@ def test_leaks_are_found_by_content_and_left_out(asked, audited, tmp_path):
         "image_in_other_language_test": 0, "repeats_test_question": 1, "rewords_test_question": 1,
     }  # fmt: skip
     assert leaks["training_rows_that_leak"] == leaks["test_records"]
-    assert {one["qid"] for one in leaks["examples"]} == {"3", "4"}
+    named = {one["qid"]: one["training_row"] for one in leaks["examples"]}
+    assert named == {"3": "t0", "4": "t1"}
+    assert leaks["images_not_read"] == 1
     assert (leaks["images_shared"], leaks["images_nearly_the_same"]) == (1, 1)
     parts = found["systems"]["p"]["subsets"]
     assert parts["without_leaks"]["n"] == len(table) - 2
