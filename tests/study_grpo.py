@@ -36,13 +36,14 @@ from kit.grpo.config import GrpoConfig
 from kit.grpo.grpo import train as train_grpo
 from kit.grpo.rewards import Rewards
 from kit.grpo.rollout import MODE, Task, roll_out
+from kit.grpo.terms import DOCUMENTED as COMPONENTS
+from kit.grpo.terms import parse_weights
 from kit.model.adapters import load_adapter
 from kit.model.load import load_base, load_processor
 from kit.model.sampler import Sampling
 from kit.report.statistics import mean_interval
 from kit.run import checkpoint
 from kit.scoring.faithfulness import group_rewards
-from kit.scoring.settings import COMPONENTS, Weights
 from kit.train.config import SftConfig
 from kit.train.sft import train as train_sft
 
@@ -239,7 +240,7 @@ def sampled_rewards(adapter: Path, data: Path, settings) -> Iterator[dict[str, f
                 reward.parts | ({} if reward.parts["answer"] == 1 else {"counterfactual": 0.0})
                 for reward in group
             ]
-            rewards = group_rewards(parts, Weights().as_dict())
+            rewards = group_rewards(parts, parse_weights("0.2,0.4,0.2,0.2"))
             found = {name: mean_of([p[name] for p in parts]) for name in COMPONENTS}
             found["counterfactual of any answer"] = mean_of(given)
             yield found | {"total": mean_of([reward.total for reward in rewards])}

@@ -126,6 +126,15 @@ def organs_named(text: str) -> list[str]:
     return [organ for organ in ORGANS if _mentions(tuple(words_of(organ)), words)]
 
 
+def named_things(text: str) -> set[str]:
+    """The organs and lesions that a text names, as stems.
+
+    >>> sorted(named_things("Liver and left kidney with a cyst"))
+    ['cyst', 'kidney', 'liver']
+    """
+    return {*organs_named(text), *(_LESION_STEMS & set(words_of(text)))}
+
+
 def speaks_of_lesions(text: str) -> bool:
     """Whether a text names a lesion or something abnormal.
 

@@ -7,7 +7,8 @@ from typing import Literal
 
 from kit.command import option, require
 from kit.errors import ConfigError
-from kit.scoring.settings import DEFAULT_ENCODER, CounterfactualAnswers, parse_weights
+from kit.grpo.terms import parse_weights
+from kit.scoring.settings import DEFAULT_ENCODER, CounterfactualAnswers
 from kit.train.config import TrainingConfig
 
 
@@ -96,7 +97,14 @@ class GrpoConfig(TrainingConfig):
     )
 
     weights: str = option(
-        "0.2,0.4,0.2,0.2", help="of format, answer, consistency and counterfactual"
+        "0.2,0.4,0.2,0.2",
+        help="of format, answer, consistency and counterfactual, or by name (kit/grpo/terms): "
+        "format=0.2,answer=0.4,iou=0.4",
+    )
+    changed_images: float = option(
+        0.5,
+        help="share of the prompts with evidence that are answered without it or without a control "
+        "of it, half each, where a reward asks for that (contrast, abstention)",
     )
     answer_scoring: Literal["exact", "f1"] = option(
         "exact", help="right or wrong, or the F1 of its tokens where it is not exact"
@@ -162,6 +170,8 @@ class GrpoConfig(TrainingConfig):
         steps = self.stall_steps
         require(steps == 0 or steps >= 60, "stall_steps", "must be 0, or 60 and more", steps)
         parse_weights(self.weights)
+        share = self.changed_images
+        require(0 <= share <= 1, "changed_images", "must be in 0..1", share)
         fine = all(-float("inf") < weight < float("inf") for weight in self.reward_weights)
         require(fine, "reward_weights", "must be finite numbers", self.reward_weights)
         if self.reward_weights and len(self.reward_weights) != len(self.reward_funcs):

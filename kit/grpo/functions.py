@@ -31,7 +31,7 @@ import numpy as np
 from kit.data.grpo_records import GrpoRecord
 from kit.errors import ConfigError, UserError
 from kit.grpo.rollout import Group
-from kit.scoring.settings import COMPONENTS
+from kit.grpo.terms import REWARDS
 
 RewardFunction = Callable[..., Sequence[float | None]]
 
@@ -158,7 +158,7 @@ def part_names(paths: Sequence[str]) -> list[str]:
     names: list[str] = []
     for place, path in enumerate(paths):
         short = path.partition(":")[2]
-        name = path if short in (*COMPONENTS, *names) else short
+        name = path if short in (*REWARDS, *names) else short
         if path in paths[:place]:
             name = f"{names[paths.index(path)]}#{paths[:place].count(path) + 1}"
         names.append(name)

@@ -37,6 +37,7 @@ from kit.grpo.report import (
 from kit.grpo.rewards import Rewards
 from kit.grpo.rollout import MODE, Group, Task, roll_out, sampling_of
 from kit.grpo.stalls import how_to_read, watch
+from kit.grpo.views import changed
 from kit.model.folders import named_base, require_adapter
 from kit.model.lengths import require_room
 from kit.model.load import load_processor
@@ -190,10 +191,11 @@ def collect(
     unsettled = list(range(len(tasks)))
     for attempt in range(1 + RESAMPLED_AT_MOST * config.dynamic_sampling):
         with meters.timed("rollout"), accelerator.autocast():
+            asked = [other(tasks[i], attempt) if attempt else tasks[i] for i in unsettled]
             new = roll_out(
                 model,
                 image_cache,
-                [other(tasks[i], attempt) if attempt else tasks[i] for i in unsettled],
+                changed(asked, image_cache, config) if reward_fn.views else asked,
                 sampling,
                 num_generations=config.num_generations,
                 seed=config.seed,

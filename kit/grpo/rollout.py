@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
 
 from kit.counterfactual.images import ImageCache
+from kit.counterfactual.regions import Boxes
 from kit.data.boxes import ON_GRID
 from kit.data.grpo_records import GrpoRecord
 from kit.grpo.config import GrpoConfig
@@ -20,15 +22,19 @@ from kit.model.sharing import Branch, Tree, Trunk
 from kit.prompting.answers import ParsedAnswer, parse_answer
 
 MODE = "caption_reason_answer"
+View = Literal["whole", "without_evidence", "without_control"]
 
 
 @dataclass(frozen=True)
 class Task:
     """A record to be answered. ``prompt_index`` is where it stands in the run's endless sequence of
-    prompts, whatever process it falls to."""
+    prompts, whatever process it falls to. ``view`` says how its image is shown, and ``without``
+    what is taken out of it."""
 
     prompt_index: int
     record: GrpoRecord
+    view: View = "whole"
+    without: Boxes = ()
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ def roll_out(
     :func:`kit.model.merged.sampling_weights`.
     """
     processor = image_cache.processor
-    images = image_cache.prepared_all([(task.record.shown, ()) for task in tasks])
+    images = image_cache.prepared_all([(task.record.shown, task.without) for task in tasks])
     trunks = [
         _whole_prompt(processor, image, task.record)
         for image, task in zip(images, tasks, strict=True)

@@ -1,5 +1,5 @@
-"""The four-part reward: is the answer well formed, right, about the question, and does it rest on
-the part of the image that it points to?
+"""How rewards are put together, and the two that are no more than a formula: is the answer right,
+and does it rest on a part of the image?
 
 Each component is in 0..1, or None where it cannot be known: absent, which is not 0. What it counts
 then is what the other completions of its group earn.
@@ -11,8 +11,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kit.prompting.answers import ParsedAnswer
-from kit.scoring.consistency import Consistency
 from kit.scoring.exact import exact_match
 from kit.scoring.medevalkit import open_scores
 from kit.scoring.settings import AnswerScoring
@@ -110,34 +108,3 @@ def answer_score(
     if scoring == "exact" or exact or choices or gold.strip().lower() in ("yes", "no"):
         return exact
     return open_scores(prediction, gold)["f1"]
-
-
-def reward_parts(
-    parsed: Sequence[ParsedAnswer],
-    golds: Sequence[str],
-    questions: Sequence[str],
-    counterfactuals: Sequence[float | None],
-    *,
-    consistency: Consistency | None,
-    scoring: AnswerScoring = "exact",
-    choices: Sequence[Sequence[str]] = (),
-) -> list[dict[str, float | None]]:
-    """The four parts of the reward of many completions, by name.
-
-    ``counterfactuals`` are scores as :func:`counterfactual_score` gives them; ``choices`` are those
-    of each question, or nothing where none has any.
-    """
-    agreements: Sequence[float | None] = [None] * len(parsed)
-    if consistency is not None:
-        agreements = consistency.scores([answer.caption for answer in parsed], questions)
-    return [
-        {
-            "format": float(answer.valid_json),
-            "answer": answer_score(answer.answer, gold, scoring, listed),
-            "consistency": agreement,
-            "counterfactual": counterfactual,
-        }
-        for answer, gold, agreement, counterfactual, listed in zip(
-            parsed, golds, agreements, counterfactuals, choices or [()] * len(parsed), strict=True
-        )
-    ]

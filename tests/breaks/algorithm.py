@@ -9,6 +9,7 @@ ADVANTAGES = "kit/grpo/advantages.py"
 MICROBATCHES = "kit/grpo/microbatches.py"
 FAITHFULNESS = "kit/scoring/faithfulness.py"
 REWARDS = "kit/grpo/rewards.py"
+COUNTERFACTUAL = "kit/grpo/terms/counterfactual.py"
 FUNCTIONS = "kit/grpo/functions.py"
 STALLS = "kit/grpo/stalls.py"
 
@@ -205,9 +206,9 @@ BREAKS = (
     ),
     Break(
         "weights of format and answer exchanged",
-        "kit/scoring/settings.py",
-        'COMPONENTS = ("format", "answer", ',
-        'COMPONENTS = ("answer", "format", ',
+        "kit/grpo/terms/__init__.py",
+        'DOCUMENTED = ("format", "answer", ',
+        'DOCUMENTED = ("answer", "format", ',
         ("tests/scoring/test_faithfulness.py::test_weights_are_read_and_refused",),
     ),
     Break(
@@ -240,7 +241,7 @@ BREAKS = (
     ),
     Break(
         "a completion without boxes keeps the record's score",
-        REWARDS,
+        COUNTERFACTUAL,
         "union_iou(claim, record.cf_boxes) if claim else 0.0",
         "union_iou(claim, record.cf_boxes) if claim else 1.0",
         ("tests/grpo/test_rewards.py::test_offline_scores_follow_the_boxes_that_were_measured",),
@@ -285,21 +286,21 @@ BREAKS = (
     ),
     Break(
         "the counterfactual is asked of the gold answer",
-        REWARDS,
+        COUNTERFACTUAL,
         "Case(record.shown, record.question, parsed.answer, claim, ())",
         "Case(record.shown, record.question, record.gold, claim, ())",
         ("tests/grpo/test_rewards.py::test_the_probe_is_asked_of_what_the_completion_itself_says",),
     ),
     Break(
         "a wrong answer is paid for leaning on its boxes",
-        REWARDS,
-        "return exact_match(parsed.answer, record.gold, record.choices) == 1",
+        COUNTERFACTUAL,
+        "return is_right(parsed, record)",
         "return True",
         ("tests/grpo/test_rewards.py::test_a_wrong_answer_is_not_paid_for_leaning_on_its_boxes",),
     ),
     Break(
         "a claim that nothing matches earns nothing",
-        REWARDS,
+        COUNTERFACTUAL,
         "            scores.append(None)\n",
         "            scores.append(0.0)\n",
         ("tests/grpo/test_rewards.py::test_what_cannot_be_measured_is_absent_and_not_nothing",),
@@ -348,7 +349,7 @@ BREAKS = (
     Break(
         "of two reward functions of one name the later one counts",
         "kit/grpo/functions.py",
-        "name = path if short in (*COMPONENTS, *names) else short",
+        "name = path if short in (*REWARDS, *names) else short",
         "name = short",
         ("tests/grpo/test_rewards.py::test_functions_of_one_name_all_count_and_replace_nothing",),
     ),

