@@ -77,6 +77,10 @@ COMMANDS = {
         "kit.evaluate.config:CfProxyConfig", "kit.evaluate.cf_proxy:cf_proxy",
         reads="kit.data.records:read_sft_records",
     ),
+    "cf_pairs": Command(
+        "records of images without their evidence, or without a control, to fine-tune on",
+        "kit.evaluate.config:CfPairsConfig", "kit.evaluate.cf_pairs:cf_pairs",
+    ),
     "train_grpo": Command(
         "GRPO with a counterfactual reward",
         "kit.grpo.config:GrpoConfig", "kit.grpo.grpo:train",

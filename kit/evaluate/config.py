@@ -148,6 +148,29 @@ class CfProxyConfig(InferenceConfig):
 
 
 @dataclass
+class CfPairsConfig(TableOptions):
+    """Records of images without their evidence, and without a control of it, beside those of the
+    whole images: to be fine-tuned on."""
+
+    data: str = option("", help="records: of prepare_data, or any table (data/README.md)")
+    output: str = option("", help="the data file to write")
+    images_dir: str = option("", help="where changed images go; left out: beside the output")
+    abstention: str = option("Cannot tell", help="the answer to an image without its evidence")
+    inpainting: Literal["telea", "ns", "blur", "mean"] = option(
+        "telea", help="how a region is taken out of an image"
+    )
+    skip_bad: bool = option(False, help="drop broken lines of the data instead of stopping")
+    seed: int = option(0, help="of controls")
+
+    def __post_init__(self):
+        _ = self.layout  # which checks it
+        for name in ("data", "output", "abstention"):
+            if not getattr(self, name):
+                raise ConfigError(f"{name} is not given", where=name, fix=f"set --{name}")
+        require(self.seed >= 0, "seed", "must not be negative", self.seed)
+
+
+@dataclass
 class BoxCheckConfig(ModelConfig):
     """Find out what the numbers of a model's boxes count: ask it where the one bright spot of
     drawn images is."""

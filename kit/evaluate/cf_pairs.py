@@ -1,0 +1,121 @@
+"""Records whose images differ in one place alone, to be fine-tuned on: without its evidence a
+question cannot be answered, without a control of it it can."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from kit.counterfactual.images import ImageCache
+from kit.counterfactual.inpaint import inpaint
+from kit.counterfactual.regions import Boxes, gold_region
+from kit.data.evidence import names_label
+from kit.data.fields import relative_image
+from kit.data.images import open_image
+from kit.data.records import SftRecord, read_sft_records, to_json
+from kit.evaluate.config import CfPairsConfig
+from kit.files import atomic_write, require_folder, write_jsonl
+
+_SHOWING = re.compile(r" showing (.*)\.$")
+_LISTED = re.compile(r", | and ")
+
+
+def cf_pairs(config: CfPairsConfig) -> None:
+    """Write the records of a data file, each after it, where it has evidence that something
+    matches, a record of its image without the evidence, that answers ``abstention``, and one of
+    its image without a control, that answers as before."""
+    output = Path(config.output)
+    folder = Path(config.images_dir or output.with_suffix("").as_posix() + "_images")
+    require_folder(output.parent)
+    require_folder(folder)
+    records, _ = read_sft_records(
+        config.data, "skip" if config.skip_bad else "report", layout=config.layout,
+        prefer=("train",),
+    )  # fmt: skip
+    cache = ImageCache(None, config.inpainting)
+    asked = {
+        number: gold
+        for number, record in enumerate(records)
+        if not record.more_images
+        and (gold := gold_region(record.regions, cache.canvas(record.shown)))
+    }
+    found = cache.controls_all(
+        [(records[number].shown, gold, gold) for number, gold in asked.items()],
+        draws=1, seed=config.seed,
+    )  # fmt: skip
+    pairs = {
+        number: (gold, controls[0])
+        for (number, gold), controls in zip(asked.items(), found, strict=True)
+        if controls
+    }
+    rows = [
+        to_json(replace(one, image=relative_image(Path(one.image), output.parent)))
+        for number, record in enumerate(records)
+        for one in (record, *_changed(record, pairs.get(number), folder, config))
+    ]
+    write_jsonl(output, rows)
+    print(
+        f"{output}: {len(records)} records, of {len(pairs)} of {len(asked)} with evidence one more "
+        f"without it and one without a control; images in {folder}"
+    )
+
+
+def _changed(
+    record: SftRecord, pair: tuple[Boxes, Boxes] | None, folder: Path, config: CfPairsConfig
+) -> Iterator[SftRecord]:
+    if pair is None:
+        return
+    pixels = np.asarray(open_image(record.image))
+    evidence, control = pair
+    name = f"{Path(record.image).parent.name}_{Path(record.image).stem}_{record.qid}"
+    for kind, boxes in (("evidence", evidence), ("control", control)):
+        path = folder / f"{name}_without_{kind}.png"
+        with atomic_write(path, "wb") as stream:
+            image = Image.fromarray(inpaint(pixels, boxes, config.inpainting))
+            image.save(stream, format="PNG", compress_level=1)
+        other = replace(record, image=str(path.absolute()), qid=f"{record.qid}-{kind}")
+        yield other if kind == "control" else without_evidence(other, config.abstention)
+
+
+def without_evidence(record: SftRecord, answer: str) -> SftRecord:
+    """The record of an image from which the evidence is gone: no box, a caption that does not name
+    it, and ``answer`` for want of it."""
+    output = json.loads(record.output)
+    labels = list(dict.fromkeys(region.label for region in record.regions))
+    target = {
+        "caption": caption_without(output["caption"], labels),
+        "reasoning": [
+            *output["reasoning"][:1],
+            f"No {' or '.join(label.lower() for label in labels)} can be seen in the image.",
+            f"The answer is {answer.lower()}.",
+        ],
+        "boxes": [],
+        "answer": answer,
+    }
+    output = json.dumps(target, ensure_ascii=False)
+    return replace(record, output=output, answer=answer, regions=())
+
+
+def caption_without(caption: str, labels: Sequence[str]) -> str:
+    """A caption of ``kit.data.targets`` without the things of some labels.
+
+    >>> caption_without("CT showing the left lung, the heart and a nodule.", ["Nodule"])
+    'CT showing the left lung and the heart.'
+    >>> caption_without("MRI of the brain showing a brain tumor.", ["Brain Tumor"])
+    'MRI of the brain.'
+    """
+    listed = _SHOWING.search(caption)
+    if not listed:
+        return caption
+    parts = _LISTED.split(listed[1])
+    kept = [part for part in parts if not any(names_label(part, label) for label in labels)]
+    start = caption[: listed.start()]
+    if not kept:
+        return f"{start}."
+    return f"{start} showing {', '.join(kept[:-1])}{' and ' * (len(kept) > 1)}{kept[-1]}."
