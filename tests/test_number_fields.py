@@ -47,6 +47,7 @@ BOUNDARIES = {
         "top_entropy_quantile": ("1.001", "1.0"),
         "beta": NOT_NEGATIVE, "epsilon": NOT_NEGATIVE, "epsilon_high": NOT_NEGATIVE,
         "min_reward_std": NOT_NEGATIVE, "importance_sampling_cap": NOT_NEGATIVE,
+        "importance_sampling_min": ("2.0", "1.9"), "steps_per_generation": COUNT,
         "stall_steps": ("59", "60"), "changed_images": ("1.001", "1.0"),
     },
     EvaluateConfig: INFERENCE | {"num_samples": OR_NONE, "temperature": POSITIVE},

@@ -50,14 +50,27 @@ class GrpoConfig(TrainingConfig):
     cast_lm_head_to_fp32: bool = option(
         False, help="logits in float32 where the model is in bfloat16, sampling and training alike"
     )
-    importance_sampling_cap: float = option(
-        2.0, help="most that a token counts for being likelier to the policy than to the sampler"
+    importance_sampling_mode: Literal[
+        "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"
+    ] = option(
+        "token_truncate",
+        help="how many times as likely the policy finds a token, or its whole completion, as the "
+        "sampler did is what it counts, cut to the bounds, or 0 beyond them",
     )
+    importance_sampling_cap: float = option(
+        2.0, help="its upper bound, 1e9 for as good as none; 0: all count the same"
+    )
+    importance_sampling_min: float = option(0.0, help="its lower bound")
     dynamic_sampling: bool = option(
         False, help="take another prompt, up to 3 times, while a group's rewards have no spread"
     )
 
-    num_iterations: int = option(1, help="updates on each step's completions")
+    num_iterations: int = option(1, help="passes over each step's completions")
+    steps_per_generation: int | None = option(
+        None,
+        help="micro-batches whose prompts are completed at once, a step; null: "
+        "gradient_accumulation_steps; twice as many: two updates a pass",
+    )
     beta: float = option(0.04, help="weight of the KL penalty; 0 runs no reference")
     use_bias_correction_kl: bool = option(
         True, help="the penalty's gradient is that of KL(policy||reference); false: the reverse"
@@ -148,7 +161,7 @@ class GrpoConfig(TrainingConfig):
             raise ConfigError("no model given", where="base_model, sft_ckpt", fix=fix)
         for name in (
             "max_completion_length", "num_iterations", "random_draws", "max_eval_records",
-            "num_completions_to_print", "num_generations_eval",
+            "num_completions_to_print", "num_generations_eval", "steps_per_generation",
         ):  # fmt: skip
             value = getattr(self, name)
             require(value is None or value >= 1, name, "must be at least 1", value)
@@ -167,6 +180,11 @@ class GrpoConfig(TrainingConfig):
             value = getattr(self, name)
             require(value is None or 0 <= value < float("inf"), name, "must not be negative", value)
         self._require_clipping()
+        self._require_whole_updates()
+        if self.importance_sampling_cap:
+            low, high = self.importance_sampling_min, self.importance_sampling_cap
+            what = f"must be below importance_sampling_cap, {high:g}"
+            require(0 <= low < high, "importance_sampling_min", what, low)
         steps = self.stall_steps
         require(steps == 0 or steps >= 60, "stall_steps", "must be 0, or 60 and more", steps)
         parse_weights(self.weights)
@@ -198,6 +216,20 @@ class GrpoConfig(TrainingConfig):
             what = f"delta bounds a clipped ratio, and lies above 1 + epsilon_high, {1 + high:g}"
             fix = "choose a larger delta, and a loss_type that clips"
             raise ConfigError(what, where=f"delta: {self.delta}", fix=fix)
+
+    def _require_whole_updates(self) -> None:
+        parts, size = self.steps_per_generation, self.gradient_accumulation_steps
+        if parts is not None and parts % size:
+            raise ConfigError(
+                f"{parts} micro-batches are no whole number of updates of {size}",
+                where="steps_per_generation, gradient_accumulation_steps",
+                fix=f"set steps_per_generation to a multiple of {size}, or leave it out",
+            )
+
+    @property
+    def micro_batches_per_step(self) -> int:
+        """Of how many micro-batches a process completes the prompts at once."""
+        return self.steps_per_generation or self.gradient_accumulation_steps
 
     @property
     def merges(self) -> bool:

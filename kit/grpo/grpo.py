@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -22,8 +21,7 @@ from kit.grpo.advantages import (
 )
 from kit.grpo.config import GrpoConfig
 from kit.grpo.held_out import evaluate
-from kit.grpo.losses import grpo_loss, importance_weights
-from kit.grpo.microbatches import MicroBatch, micro_batches, with_fixed_logprobs
+from kit.grpo.microbatches import micro_batches, with_fixed_logprobs
 from kit.grpo.policy import build_policy
 from kit.grpo.report import (
     completion_rows,
@@ -31,12 +29,12 @@ from kit.grpo.report import (
     print_completions,
     record_lengths,
     record_rewards,
-    record_tokens,
     totals,
 )
 from kit.grpo.rewards import Rewards
 from kit.grpo.rollout import MODE, Group, Task, roll_out, sampling_of
 from kit.grpo.stalls import how_to_read, watch
+from kit.grpo.updates import suspects, update, updates_of
 from kit.grpo.views import changed
 from kit.model.folders import named_base, require_adapter
 from kit.model.lengths import require_room
@@ -48,7 +46,7 @@ from kit.run.stop import StopRequest
 from kit.scoring.faithfulness import Reward
 from kit.train import finish
 from kit.train.data import EpochOrder, RecordStream, read_records
-from kit.train.optim import adamw, take_step
+from kit.train.optim import adamw
 from kit.train.schedule import Schedule
 
 RESAMPLED_AT_MOST = 3  # times, with dynamic_sampling
@@ -57,9 +55,10 @@ RESAMPLED_AT_MOST = 3  # times, with dynamic_sampling
 def train(config: GrpoConfig) -> int:
     """Run GRPO as configured; returns the exit code (that of ``StopRequest`` if asked to stop).
 
-    A step takes ``per_device_train_batch_size * gradient_accumulation_steps`` prompts a process,
-    completes each ``num_generations`` times and makes ``num_iterations`` updates on them. Writes
-    the run folder of SFT and ``completions.jsonl``, a line a completion.
+    A step takes ``per_device_train_batch_size * steps_per_generation`` prompts a process,
+    completes each ``num_generations`` times and makes ``num_iterations`` passes over them, an
+    update each ``gradient_accumulation_steps`` micro-batches. Writes the run folder of SFT and
+    ``completions.jsonl``, a line a completion.
     """
     accelerator = process.start(config)
     with StopRequest(Path(config.output_dir)) as stop, failures.explained_memory(config):
@@ -89,7 +88,7 @@ def run(config: GrpoConfig, accelerator: Accelerator, stop: StopRequest) -> int:
     wrapped, optimizer = accelerator.prepare(LogprobModel(policy), adamw(policy, config))
 
     # ------------------------------------------------------------------ plan of the steps
-    own_prompts = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    own_prompts = config.per_device_train_batch_size * config.micro_batches_per_step
     batch = own_prompts * accelerator.num_processes
     schedule = Schedule(
         config, accelerator, policy, optimizer,
@@ -117,9 +116,9 @@ def run(config: GrpoConfig, accelerator: Accelerator, stop: StopRequest) -> int:
                 batches = micro_batches(groups, advantages_PG, processor, config, accelerator)
                 batches = with_fixed_logprobs(policy, reference, batches, config, accelerator)
         with meters.timed("update"):
-            for _ in range(config.num_iterations):
-                applied, finite = update(accelerator, wrapped, optimizer, batches, config, meters)
-                schedule.count_skipped(applied, suspects(groups, finite))
+            for parts, own in updates_of(batches, groups, config):
+                applied, finite = update(accelerator, wrapped, optimizer, parts, config, meters)
+                schedule.count_skipped(applied, suspects(own, finite))
         schedule.advance()
 
         record_rewards(meters, rewards, reward_fn.weights, config.min_reward_std)
@@ -165,12 +164,6 @@ def other_task(records: list[GrpoRecord], others: RecordStream, task: Task, atte
     number = task.prompt_index * RESAMPLED_AT_MOST + attempt - 1
     (index,) = others[number : number + 1]
     return Task(task.prompt_index, records[index])
-
-
-def suspects(groups: list[Group], finite: list[bool]) -> list[tuple[GrpoRecord, bool]]:
-    """The records of a step, each with whether the loss of its micro-batch was finite."""
-    size = len(groups) // len(finite)
-    return [(group.task.record, finite[number // size]) for number, group in enumerate(groups)]
 
 
 def collect(
@@ -243,50 +236,3 @@ def advantages_of(
         batch_std=pooled_std(*sums),
         min_std=config.min_reward_std,
     )
-
-
-def update(
-    accelerator: Accelerator,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: list[MicroBatch],
-    config: GrpoConfig,
-    meters: Meters,
-) -> tuple[bool, list[bool]]:
-    """One optimizer step over the step's micro-batches. Whether it was made, and of which
-    micro-batches of this rank the loss was finite."""
-    # accelerate divides by the accumulation steps, and DDP and DeepSpeed by the ranks
-    undo_means = config.gradient_accumulation_steps * accelerator.num_processes
-    high = config.epsilon if config.epsilon_high is None else config.epsilon_high
-    sequences = config.importance_sampling_level == "sequence"
-    losses, step_meters = [], Meters()
-    for part in batches:
-        with accelerator.accumulate(model):
-            scored = model(part.batch, temperature=config.temperature, entropy=True)
-            old = scored.logprobs.detach() if part.old is None else part.old
-            loss = grpo_loss(
-                scored.logprobs,
-                old,
-                part.reference,
-                part.advantages,
-                part.weights,
-                correction_K=importance_weights(old, part.sampled, config.importance_sampling_cap),
-                owner_K=part.batch.branch_index if sequences else None,
-                kept_K=part.kept,
-                delta=config.delta,
-                cispo=config.loss_type == "cispo",
-                epsilon=config.epsilon,
-                epsilon_high=high,
-                beta=config.beta,
-                bias_correction=config.use_bias_correction_kl,
-            )
-            accelerator.backward(loss.loss * undo_means)
-        losses.append(loss.loss.item())
-        record_tokens(step_meters, part, scored, loss)
-    norm, applied = take_step(accelerator, model, optimizer, config.max_grad_norm)
-    if applied:
-        # the sum over ranks and micro-batches, not their mean
-        step_meters.add_sum("loss", sum(losses), 1 / accelerator.num_processes)
-        step_meters.add("grad_norm", [norm])
-        meters.merge(step_meters)
-    return applied, [math.isfinite(loss) for loss in losses]

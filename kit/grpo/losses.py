@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 LossType = Literal["grpo", "dr_grpo", "bnpo", "dapo", "cispo"]
-RatioLevel = Literal["token", "sequence"]
+CorrectionMode = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
 
 
 def token_weights(
@@ -57,13 +57,41 @@ def token_weights(
     return (each_N * counted_N)[owner_K].float()
 
 
-def importance_weights(old_K: Tensor, sampled_K: Tensor, cap: float) -> Tensor | None:
-    """How many times as likely each token was under the policy as under the sampler, (K,) without
-    gradient and at most ``cap`` (truncated importance sampling, Yao et al. 2025; TRL's
-    ``vllm_importance_sampling_correction`` with ``token_truncate``); None where ``cap`` is 0."""
+def importance_weights(
+    old_K: Tensor,
+    sampled_K: Tensor,
+    cap: float,
+    *,
+    least: float = 0.0,
+    mode: CorrectionMode = "token_truncate",
+    owner_K: Tensor | None = None,
+) -> Tensor | None:
+    """How many times as likely each token (``sequence_``: its whole completion, by ``owner_K``)
+    was under the policy as under the sampler, (K,) without gradient; None where ``cap`` is 0.
+
+    What lies outside of ``least`` to ``cap`` is cut to it (``_truncate``, truncated importance
+    sampling, Yao et al. 2025) or counts 0 (``_mask``, masked importance sampling): TRL's
+    ``vllm_importance_sampling_mode``, ``_clip_min`` and ``_clip_max``.
+
+    >>> log_ratio, owner = torch.tensor([0.5, 2.0, 3.0]).log(), torch.tensor([0, 0, 1])
+    >>> for mode in ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"):
+    ...     weights = importance_weights(log_ratio, 0 * log_ratio, 2.5, mode=mode, owner_K=owner)
+    ...     print([round(weight, 3) for weight in weights.tolist()])
+    [0.5, 2.0, 2.5]
+    [0.5, 2.0, 0.0]
+    [1.0, 1.0, 2.5]
+    [1.0, 1.0, 0.0]
+    """
     if not cap:
         return None
-    return torch.exp(old_K.detach() - sampled_K).clamp(max=cap)
+    log_ratio_K = old_K.detach() - sampled_K
+    if mode.startswith("sequence"):
+        sums_N = torch.zeros_like(log_ratio_K).index_add(0, owner_K, log_ratio_K)
+        log_ratio_K = sums_N[owner_K]
+    ratio_K = torch.exp(log_ratio_K)
+    if mode.endswith("truncate"):
+        return ratio_K.clamp(least, cap)
+    return ratio_K.masked_fill((ratio_K < least) | (ratio_K > cap), 0.0)
 
 
 def ratios(log_ratio_K: Tensor, owner_K: Tensor | None = None) -> Tensor:

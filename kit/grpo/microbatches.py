@@ -44,8 +44,11 @@ def micro_batches(
     accelerator: Accelerator,
 ) -> list[MicroBatch]:
     """This process's groups of a step, ``per_device_train_batch_size`` of them at a time.
-    What the loss is normalised by is counted over all
-    ranks and micro-batches, so that its gradient does not depend on how the step is split."""
+
+    What the loss is normalised by is counted over all ranks and micro-batches, so that its
+    gradient does not depend on how the step is split. Where a step is several updates, it is an
+    equal part of that for each (as TRL's ``dapo`` has it), so that a token counts the same in
+    whichever update it comes."""
     counted_PG = torch.tensor(
         [
             [is_counted(c.truncated, bool(row.any()), config) for c in group.completions]
@@ -56,6 +59,7 @@ def micro_batches(
     n_completions, n_tokens = process.total(
         accelerator, counted_PG.numel(), int((lengths_PG * counted_PG).sum())
     )
+    updates = config.micro_batches_per_step // config.gradient_accumulation_steps
     result = []
     for start in range(0, len(groups), config.per_device_train_batch_size):
         part = slice(start, start + config.per_device_train_batch_size)
@@ -68,8 +72,8 @@ def micro_batches(
             owner_K,
             counted_PG[part].flatten().to(owner_K.device),
             loss_type=config.loss_type,
-            n_completions=n_completions,
-            n_tokens=n_tokens,
+            n_completions=n_completions / updates,
+            n_tokens=n_tokens / updates,
             max_completion_length=config.max_completion_length,
         )
         sampled = [p for group in groups[part] for c in group.completions for p in c.logprobs]
@@ -101,16 +105,17 @@ def with_fixed_logprobs(
 ) -> list[MicroBatch]:
     """Add what stays the same over the updates of a step: the reference's log-probabilities where
     there is a KL penalty (``reference``: see ``as_reference``), the policy's own where there is
-    more than one update, and which tokens are kept where that goes by their entropy."""
+    more than one update of it, and which tokens are kept where that goes by their entropy."""
     by_entropy = config.top_entropy_quantile < 1
+    off_policy = config.num_iterations * len(batches) > config.gradient_accumulation_steps
 
     def scores(by: nn.Module, part: MicroBatch, entropy: bool = False) -> TokenLogprobs:
         with evaluating(by):
             return token_logprobs(by, part.batch, temperature=config.temperature, entropy=entropy)
 
-    if config.num_iterations > 1 or by_entropy:
+    if off_policy or by_entropy:
         found = [scores(model, part, by_entropy) for part in batches]
-    if config.num_iterations > 1:
+    if off_policy:
         batches = [replace(p, old=s.logprobs) for p, s in zip(batches, found, strict=True)]
     if by_entropy:
         counted = [s.entropy[p.weights > 0] for p, s in zip(batches, found, strict=True)]

@@ -71,14 +71,14 @@ def record_tokens(meters: Meters, part: MicroBatch, scored: TokenLogprobs, loss:
     """What the tokens of a micro-batch that count in the loss tell of the update."""
     counted = part.weights > 0
     n = int(counted.sum())
-    drift = (scored.logprobs.detach() - part.sampled).abs()
+    old = scored.logprobs.detach() if part.old is None else part.old
     values = {
         "kl": loss.kl,
         "entropy": scored.entropy,
         "clip_ratio/low_mean": loss.clipped_low.float(),
         "clip_ratio/high_mean": loss.clipped_high.float(),
         "clip_ratio/region_mean": (loss.clipped_low | loss.clipped_high).float(),
-        "logprob_drift": drift if part.old is None else None,
+        "logprob_drift": (old - part.sampled).abs(),
     }
     for name, value in values.items():
         if value is not None:

@@ -257,7 +257,7 @@ def table_of_estimates(
     features = feature_bytes(model, image_tokens, n_images, bf16=bf16)
     sampling = 0
     if is_grpo:  # all prompts of a step together
-        prompts = [len(tree.trunk) for tree in trees] * stage.gradient_accumulation_steps
+        prompts = [len(tree.trunk) for tree in trees] * stage.micro_batches_per_step
         sampling = sampling_bytes(model, prompts, stage, bf16=bf16)
     estimates = {}
     for name, plan in plans_beside(chosen).items():

@@ -147,7 +147,8 @@ def _training(subject: Subject) -> str:
 def _run_in_words(run: Run) -> str:
     config, environment = run.config, run.environment
     processes = environment.get("num_processes", 1)
-    batch = config["per_device_train_batch_size"] * config["gradient_accumulation_steps"]
+    parts = config.get("steps_per_generation") or config["gradient_accumulation_steps"]
+    batch = config["per_device_train_batch_size"] * parts
     steps = run.summary.get("step", environment.get("total_steps", "an unknown number of"))
     unit = f"prompts, {config['num_generations']} completions each" if run.is_grpo else "questions"
     words = [

@@ -15,6 +15,27 @@ STALLS = "kit/grpo/stalls.py"
 
 BREAKS = (
     Break(
+        "every update of a generation counts as if it were the whole step",
+        MICROBATCHES,
+        "updates = config.micro_batches_per_step // config.gradient_accumulation_steps",
+        "updates = 1",
+        ("tests/grpo/test_losses.py::test_the_updates_of_a_generation_equal_trl",),
+    ),
+    Break(
+        "passes over a generation are made update by update",
+        "kit/grpo/updates.py",
+        "return once * config.num_iterations",
+        "return [part for part in once for _ in range(config.num_iterations)]",
+        ("tests/grpo/test_losses.py::test_the_updates_of_a_generation_equal_trl",),
+    ),
+    Break(
+        "the correction of a completion is the mean over its tokens",
+        LOSSES,
+        "log_ratio_K = sums_N[owner_K]",
+        "log_ratio_K = (sums_N / torch.bincount(owner_K, minlength=len(sums_N)))[owner_K]",
+        ("tests/grpo/test_losses.py::test_corrections_of_the_sampler_equal_trl",),
+    ),
+    Break(
         "what another model sampled counts as the policy's own",
         LOSSES,
         "losses_K = losses_K * correction_K",
@@ -141,7 +162,7 @@ BREAKS = (
     ),
     Break(
         "every update is measured against itself",
-        "kit/grpo/grpo.py",
+        "kit/grpo/updates.py",
         "scored.logprobs.detach() if part.old is None else part.old",
         "scored.logprobs.detach()",
         (
@@ -362,7 +383,7 @@ BREAKS = (
     ),
     Break(
         "gradients of ranks are divided once more",
-        "kit/grpo/grpo.py",
+        "kit/grpo/updates.py",
         "undo_means = config.gradient_accumulation_steps * accelerator.num_processes",
         "undo_means = config.gradient_accumulation_steps",
         (

@@ -70,7 +70,7 @@ BREAKS = (
     Break(
         "only the prompts of a micro-batch are planned to be sampled together",
         "kit/plan/preflight.py",
-        "for tree in trees] * stage.gradient_accumulation_steps",
+        "for tree in trees] * stage.micro_batches_per_step",
         "for tree in trees]",
         ("tests/plan/test_preflight.py::test_a_rollout_is_of_all_prompts_of_a_step",),
     ),

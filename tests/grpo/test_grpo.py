@@ -140,6 +140,7 @@ def command(trained, folder, *flags) -> list[str]:
 def test_resume_is_the_same_run(trained, tmp_path):
     """Rollouts, rewards, order of the data, and the means of a window that the checkpoint is in."""
     changes = {"max_steps": 4, "logging_steps": 2, "num_iterations": 2}
+    changes |= {"per_device_train_batch_size": 2, "steps_per_generation": 2}
     train(config(trained, tmp_path / "whole", **changes))
     train(config(trained, tmp_path / "parts", save_steps=3, **changes))
     (tmp_path / "parts" / "adapter_model.safetensors").unlink()
@@ -322,6 +323,10 @@ def test_full_fine_tuning_keeps_the_model_it_started_from(trained, tmp_path):
         ({"data": ""}, "no training data"),
         ({"sft_ckpt": None}, "no model given"),
         ({"epsilon": -0.1}, "epsilon must not be negative"),
+        (
+            {"gradient_accumulation_steps": 2, "steps_per_generation": 3},
+            "no whole number of updates",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(trained, tmp_path, changes, message):

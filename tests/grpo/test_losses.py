@@ -1,5 +1,8 @@
 """The GRPO loss against a plain float64 reference and against TRL's own code."""
 
+import inspect
+import math
+import textwrap
 from collections import defaultdict
 from functools import partial
 from types import SimpleNamespace
@@ -7,8 +10,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from kit.grpo.config import GrpoConfig
 from kit.grpo.losses import grpo_loss, importance_weights, token_weights
-from kit.grpo.microbatches import entropy_reached
+from kit.grpo.microbatches import entropy_reached, micro_batches
+from kit.grpo.rollout import Group
+from kit.grpo.updates import updates_of
+from kit.model.sampler import Completion
+from kit.model.sharing import Trunk
 
 LOSS_TYPES = ("grpo", "dr_grpo", "bnpo", "dapo")
 OPTIONS = (
@@ -31,18 +39,19 @@ def batch(request):
         reference=logprobs + 0.5 * torch.randn(6, LONGEST),
         advantages=torch.randn(6),
         entropy=torch.rand(6, LONGEST),
+        sampled=logprobs + 0.3 * torch.randn(6, LONGEST),
     )
 
 
 ALONE = SimpleNamespace(
     num_processes=1, gather=lambda x: x, gather_for_metrics=lambda x: x, sync_gradients=True,
-    reduce=lambda x, reduction: x, pad_across_processes=lambda x, dim, pad_index: x,
+    device="cpu", reduce=lambda x, reduction: x, pad_across_processes=lambda x, dim, pad_index: x,
 )  # fmt: skip
 
 
 def own_loss(
     batch, loss_type, *, beta, iterations, epsilon, epsilon_high, corrected=True, counted=None,
-    level="token", delta=None, forking=1.0,
+    level="token", delta=None, forking=1.0, correction=None,
 ):  # fmt: skip
     """The kit's loss on the flat tokens, and its gradient in padded form."""
     counted = torch.ones(6, dtype=torch.bool) if counted is None else counted
@@ -73,6 +82,8 @@ def own_loss(
         kept_K=kept,
         delta=delta,
         cispo=loss_type == "cispo",
+        correction_K=correction
+        and importance_weights(batch.old[real], batch.sampled[real], owner_K=owner, **correction),
     )
     result.loss.backward()
     gradient = torch.zeros_like(batch.logprobs)
@@ -113,7 +124,7 @@ def reference_loss(
 
 def trl_loss(
     batch, loss_type, *, beta, iterations, epsilon, epsilon_high, corrected=True, level="token",
-    delta=None, forking=1.0,
+    delta=None, forking=1.0, correction=None, accumulation=1, generation=1, tokens=None,
 ):  # fmt: skip
     """``GRPOTrainer._compute_loss`` itself, with a stand-in for the trainer around it."""
     trainer = pytest.importorskip("trl.trainer.grpo_trainer", exc_type=ImportError)
@@ -124,27 +135,52 @@ def trl_loss(
         ),
         aux_loss_enabled=False, top_entropy_quantile=forking, off_policy_mask_threshold=None,
         importance_sampling_level=level, beta=beta, loss_type=loss_type, epsilon_low=epsilon,
-        epsilon_high=epsilon_high, use_vllm=False, _entropy_bonus_enabled=False,
-        current_gradient_accumulation_steps=1, max_completion_length=LONGEST,
+        epsilon_high=epsilon_high, use_vllm=bool(correction), _entropy_bonus_enabled=False,
+        current_gradient_accumulation_steps=accumulation, max_completion_length=LONGEST,
         model=SimpleNamespace(training=True), accelerator=ALONE,
-        args=SimpleNamespace(use_bias_correction_kl=corrected, delta=delta, steps_per_generation=1),
+        vllm_importance_sampling_correction=True,
+        args=SimpleNamespace(
+            use_bias_correction_kl=corrected, delta=delta, steps_per_generation=generation
+        ),
         _metrics={"train": defaultdict(list)},
     )  # fmt: skip
     stand_in.get_high_entropy_mask = partial(trainer.GRPOTrainer.get_high_entropy_mask, stand_in)
+    rows = len(batch.mask)
     inputs = {
-        "prompt_ids": torch.zeros(6, 3, dtype=torch.long),
-        "prompt_mask": torch.ones(6, 3),
-        "completion_ids": torch.zeros(6, LONGEST, dtype=torch.long),
+        "prompt_ids": torch.zeros(rows, 3, dtype=torch.long),
+        "prompt_mask": torch.ones(rows, 3),
+        "completion_ids": torch.zeros(rows, LONGEST, dtype=torch.long),
         "completion_mask": batch.mask,
         "advantages": batch.advantages,
         "ref_per_token_logps": batch.reference,
-        "num_items_in_batch": batch.mask.sum(),
+        "num_items_in_batch": batch.mask.sum() if tokens is None else tokens,
+        "importance_sampling_ratio": correction and trl_correction(batch, **correction),
     }
     if iterations > 1:
         inputs["old_per_token_logps"] = batch.old
     loss = trainer.GRPOTrainer._compute_loss(stand_in, None, inputs)
     loss.backward()
     return loss, logprobs.grad, stand_in._metrics["train"]
+
+
+def trl_correction(batch, *, mode, cap, least):
+    """What the lines of TRL's trainer make of the log-probabilities of policy and sampler."""
+    trainer = pytest.importorskip("trl.trainer.grpo_trainer", exc_type=ImportError)
+    source = inspect.getsource(trainer.GRPOTrainer._generate_and_score_completions)
+    first = "            if self.use_vllm and self.vllm_importance_sampling_correction:\n"
+    start = source.index(first + "                mask = ")
+    end = source.index("            # Compute the per-token log probabilities for the reference")
+    stand_in = SimpleNamespace(
+        use_vllm=True, vllm_importance_sampling_correction=True, vllm_importance_sampling_mode=mode,
+        vllm_importance_sampling_clip_max=cap, vllm_importance_sampling_clip_min=least,
+    )  # fmt: skip
+    names = {
+        "self": stand_in, "torch": torch, "math": math, "completion_mask": batch.mask,
+        "tool_mask": None, "old_per_token_logps": batch.old,
+        "sampling_per_token_logps": batch.sampled,
+    }  # fmt: skip
+    exec(textwrap.dedent(source[start:end]), names)
+    return names["vllm_importance_sampling_ratio"]
 
 
 CASES = [
@@ -211,6 +247,85 @@ def test_sequence_ratios_and_two_sided_clipping_equal_trl(batch, loss_type, opti
         assert not own.clipped_low.any()
         if "forking" not in options:
             assert gradient[batch.mask.bool()].abs().min() > 0, "no token's gradient is lost"
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "dapo", "cispo"])
+@pytest.mark.parametrize("least", [0.0, 0.8])
+@pytest.mark.parametrize(
+    "mode", ["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
+)
+def test_corrections_of_the_sampler_equal_trl(batch, loss_type, mode, least):
+    case = CASES[-2].values[0] | {"correction": {"mode": mode, "cap": 1.2, "least": least}}
+    own, gradient = own_loss(batch, loss_type, **case)
+    loss, expected, _ = trl_loss(batch, loss_type, **case)
+    torch.testing.assert_close(own.loss, loss, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=1e-6)
+
+
+def rows_of(batch, chosen) -> SimpleNamespace:
+    return SimpleNamespace(**{name: values[chosen] for name, values in vars(batch).items()})
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo", "dapo", "cispo"])
+@pytest.mark.parametrize(("accumulation", "generation"), [(1, 3), (3, 3), (2, 6)])
+def test_the_updates_of_a_generation_equal_trl(batch, loss_type, accumulation, generation):
+    """In their order too: which completions, and what each of them counts."""
+    trainer = pytest.importorskip("trl.trainer.grpo_trainer", exc_type=ImportError)
+    case = CASES[-2].values[0]
+    each = 6 // generation
+    config = GrpoConfig(
+        base_model="tiny", data="x", per_device_train_batch_size=1, num_iterations=2,
+        gradient_accumulation_steps=accumulation, steps_per_generation=generation,
+        loss_type=loss_type, max_completion_length=LONGEST, epsilon_high=case["epsilon_high"] + 1,
+    )  # fmt: skip
+    image = {"pixel_values": torch.zeros(4, 3), "image_grid_thw": torch.tensor([[1, 2, 2]])}
+    trunk = Trunk(torch.tensor([9, 1]), image_token_id=9, image_keys=("x",), **image)
+    said = [Completion((0,) * int(n), (0.0,) * int(n), False) for n in batch.mask.sum(dim=1)]
+    groups = [
+        Group(SimpleNamespace(row=start), trunk, tuple(said[start : start + each]), ())
+        for start in range(0, 6, each)
+    ]
+    processor = SimpleNamespace(image_processor=SimpleNamespace(merge_size=2))
+    advantages = batch.advantages.reshape(-1, each)
+    made = micro_batches(groups, advantages, processor, config, ALONE)
+    updates = updates_of(made, groups, config)
+
+    stand_in = SimpleNamespace(
+        model=SimpleNamespace(training=True), args=config, num_iterations=2, _step=0,
+        _buffered_inputs=None, _generate_and_score_completions=lambda inputs: inputs,
+    )  # fmt: skip
+    theirs = []
+    for stand_in._step in range(2 * generation):
+        inputs = {"row": torch.arange(6)}
+        theirs.append(trainer.GRPOTrainer._prepare_inputs(stand_in, inputs)["row"])
+    assert len(updates) * accumulation == len(theirs)
+    torch.testing.assert_close(torch.stack(theirs[generation:]), torch.stack(theirs[:generation]))
+    assert torch.stack(theirs[:generation]).unique().tolist() == list(range(6))
+
+    for number, (parts, own) in enumerate(updates):
+        first = number * accumulation % generation
+        assert [group.task.row for group in own] == [
+            each * (first + place) for place in range(accumulation)
+        ]
+        total, gradients = 0.0, []
+        for part, group in zip(parts, own, strict=True):
+            chosen = rows_of(batch, slice(group.task.row, group.task.row + each))
+            real = chosen.mask.bool()
+            logprobs = chosen.logprobs[real].clone().requires_grad_()
+            loss = grpo_loss(
+                logprobs, chosen.old[real], chosen.reference[real], part.advantages, part.weights,
+                epsilon=0.2, epsilon_high=config.epsilon_high, beta=0.3,
+                cispo=loss_type == "cispo",
+            )  # fmt: skip
+            loss.loss.backward()
+            expected, gradient, _ = trl_loss(
+                chosen, loss_type, **case | {"epsilon_high": config.epsilon_high},
+                accumulation=accumulation, generation=generation, tokens=batch.mask.sum(),
+            )  # fmt: skip
+            torch.testing.assert_close(logprobs.grad, gradient[real], atol=1e-6, rtol=1e-6)
+            total += float(loss.loss.detach() - expected.detach())
+            gradients.append(logprobs.grad)
+        assert total == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("corrected", [True, False])

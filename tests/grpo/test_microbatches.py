@@ -11,10 +11,10 @@ from accelerate.utils import DistributedType
 
 from kit.counterfactual.images import ImageCache
 from kit.data.grpo_records import read_grpo_records
-from kit.grpo import grpo
 from kit.grpo.config import GrpoConfig
 from kit.grpo.microbatches import micro_batches, with_fixed_logprobs
 from kit.grpo.rollout import Task, roll_out
+from kit.grpo.updates import update
 from kit.model.logprobs import LogprobModel
 from kit.model.sampler import Sampling
 from kit.run import process
@@ -68,7 +68,7 @@ def test_an_update_is_measured_against_the_policy_that_sampled(
     optimizer = accelerator.prepare(torch.optim.SGD(fresh_model.parameters(), lr=0.0))
     meters = Meters()
     moved = replace(part, old=part.sampled - shift)
-    grpo.update(accelerator, LogprobModel(fresh_model), optimizer, [moved], config, meters)
+    update(accelerator, LogprobModel(fresh_model), optimizer, [moved], config, meters)
     found = meters.reduce(accelerator)
     assert found["clip_ratio/high_mean"] == clipped
     assert (found["grad_norm"] == 0) == bool(clipped)
@@ -86,7 +86,7 @@ def test_an_update_counts_tokens_as_the_policy_would_have_said_them(
     losses = []
     for batch, options in ((part, replace(config, importance_sampling_cap=0.0)), (sampled, config)):
         meters = Meters()
-        grpo.update(accelerator, LogprobModel(fresh_model), optimizer, [batch], options, meters)
+        update(accelerator, LogprobModel(fresh_model), optimizer, [batch], options, meters)
         losses.append(meters.reduce(accelerator)["loss"])
     assert losses[1] == pytest.approx(times * losses[0], rel=1e-4)
 
@@ -110,7 +110,7 @@ def test_what_ddp_divides_by_its_ranks_is_multiplied_before(part, fresh_model, c
         fresh_model.zero_grad()
         optimizer = torch.optim.SGD([head], lr=1.0)
         model, accelerator = LogprobModel(fresh_model), rank_of(processes)
-        grpo.update(accelerator, model, optimizer, [part], config, Meters())
+        update(accelerator, model, optimizer, [part], config, Meters())
         moved[processes] = head.detach() - start
         with torch.no_grad():
             head.copy_(start)

@@ -14,11 +14,11 @@ from kit.data.images import open_image
 from kit.demo.bench import peer
 from kit.demo.bench.cases import ALPHA, BETA, LEARNING_RATE, MODE, Case, R
 from kit.demo.bench.machine import now
-from kit.grpo import grpo
 from kit.grpo.config import GrpoConfig
 from kit.grpo.microbatches import micro_batches, with_fixed_logprobs
 from kit.grpo.policy import build_policy
 from kit.grpo.rollout import Task, roll_out
+from kit.grpo.updates import update
 from kit.model.load import load_processor
 from kit.model.logprobs import LogprobModel, token_logprobs
 from kit.model.processor import Processor
@@ -69,7 +69,7 @@ class Ours:
             self.policy, self.reference, batches, self.config, self.accelerator
         )
         times.append(now(device))
-        grpo.update(self.accelerator, self.wrapped, self.optimizer, batches, self.config, Meters())
+        update(self.accelerator, self.wrapped, self.optimizer, batches, self.config, Meters())
         times.append(now(device))
         self.batches = [part.batch for part in batches]
         return _parts(*(after - before for before, after in itertools.pairwise(times)))
