@@ -7,7 +7,7 @@ from typing import Literal
 
 from kit.command import option, require
 from kit.errors import ConfigError
-from kit.grpo.terms import parse_weights
+from kit.grpo.terms import parse_objectives, parse_weights
 from kit.scoring.settings import DEFAULT_ENCODER, CounterfactualAnswers
 from kit.train.config import TrainingConfig
 
@@ -97,6 +97,11 @@ class GrpoConfig(TrainingConfig):
     )
     top_entropy_quantile: float = option(
         1.0, help="share of a step's tokens, those of highest entropy, that the policy term counts"
+    )
+    objectives: str = option(
+        "",
+        help="terms of the loss that are maximised, by name and weight (kit/grpo/terms): "
+        "perception=0.01",
     )
     mask_truncated_completions: bool = option(
         False, help="leave completions that the token limit cut off out of the loss"
@@ -188,6 +193,7 @@ class GrpoConfig(TrainingConfig):
         steps = self.stall_steps
         require(steps == 0 or steps >= 60, "stall_steps", "must be 0, or 60 and more", steps)
         parse_weights(self.weights)
+        parse_objectives(self.objectives)
         share = self.changed_images
         require(0 <= share <= 1, "changed_images", "must be in 0..1", share)
         fine = all(-float("inf") < weight < float("inf") for weight in self.reward_weights)
@@ -230,6 +236,11 @@ class GrpoConfig(TrainingConfig):
     def micro_batches_per_step(self) -> int:
         """Of how many micro-batches a process completes the prompts at once."""
         return self.steps_per_generation or self.gradient_accumulation_steps
+
+    @property
+    def makes_images(self) -> bool:
+        """Whether steps make changed images."""
+        return self.counterfactual == "online" or bool(self.objectives)
 
     @property
     def merges(self) -> bool:

@@ -22,6 +22,7 @@ from kit.grpo.advantages import (
 from kit.grpo.config import GrpoConfig
 from kit.grpo.held_out import evaluate
 from kit.grpo.microbatches import micro_batches, with_fixed_logprobs
+from kit.grpo.objectives import changed_trunks, record_absent
 from kit.grpo.policy import build_policy
 from kit.grpo.report import (
     completion_rows,
@@ -97,7 +98,7 @@ def run(config: GrpoConfig, accelerator: Accelerator, stop: StopRequest) -> int:
     progress, log = schedule.progress, schedule.log
     places = tuple(str(i) for i in range(len(records)))
     stream = RecordStream(EpochOrder(places, config.seed))
-    others = RecordStream(EpochOrder(places, ~config.seed))  # an order that no seed gives
+    spare = RecordStream(EpochOrder(places, ~config.seed))  # an order that no seed gives
     image_cache = ImageCache(processor, config.inpainting)
     accelerator.print(finish.describe(policy, records, dropped, batch, schedule.total_steps))
     accelerator.print(how_to_read(list(reward_fn.weights), config.beta))
@@ -108,12 +109,15 @@ def run(config: GrpoConfig, accelerator: Accelerator, stop: StopRequest) -> int:
         tasks = own_tasks(records, stream, progress.step, own_prompts, accelerator)
         with zero.gathered(accelerator, wrapped):
             groups, rewards = collect(
-                policy, image_cache, tasks, partial(other_task, records, others), reward_fn,
+                policy, image_cache, tasks, partial(other_task, records, spare), reward_fn,
                 config, accelerator, meters,
             )  # fmt: skip
             advantages_PG = advantages_of(rewards, reward_fn.weights, config, accelerator)
             with meters.timed("update"), accelerator.autocast():
-                batches = micro_batches(groups, advantages_PG, processor, config, accelerator)
+                others = changed_trunks(groups, image_cache, config)
+                batches = micro_batches(
+                    groups, advantages_PG, processor, config, accelerator, others
+                )
                 batches = with_fixed_logprobs(policy, reference, batches, config, accelerator)
         with meters.timed("update"):
             for parts, own in updates_of(batches, groups, config):
@@ -123,6 +127,7 @@ def run(config: GrpoConfig, accelerator: Accelerator, stop: StopRequest) -> int:
 
         record_rewards(meters, rewards, reward_fn.weights, config.min_reward_std)
         record_lengths(meters, groups)
+        record_absent(meters, others, config)
         tokens = sum(len(group.tree()) for group in groups)
         meters.record_speed("tokens_per_second", tokens)
         progress.tokens += int(process.total(accelerator, tokens)[0])

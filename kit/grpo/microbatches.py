@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import torch
 from accelerate import Accelerator
@@ -16,8 +17,18 @@ from kit.model.adapters import as_reference
 from kit.model.logprobs import TokenLogprobs, token_logprobs
 from kit.model.processor import Processor
 from kit.model.sampler import evaluating
-from kit.model.sharing import PackedBatch, pack
+from kit.model.sharing import PackedBatch, Tree, Trunk, pack
 from kit.run import process
+
+
+@dataclass(frozen=True)
+class Changed:
+    """The trees of a micro-batch, and after them the same with changed images, so that one pass
+    scores them all. ``places``: by view, which targets (M,) of the micro-batch, in order, have it;
+    its own targets come in this order after those of the views before it."""
+
+    batch: PackedBatch
+    places: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -25,7 +36,7 @@ class MicroBatch:
     """Groups as the loss takes them. Per target token (K,): ``sampled``, the sampler's
     log-probability; ``advantages``; ``weights`` (``kit.grpo.losses.token_weights``); ``old`` and
     ``reference`` log-probabilities, None where the loss needs none; ``kept``, whether the policy
-    term counts it (None: all)."""
+    term counts it (None: all). ``changed``: what objectives are of (None: there are none)."""
 
     batch: PackedBatch
     sampled: Tensor
@@ -34,6 +45,12 @@ class MicroBatch:
     old: Tensor | None = None
     reference: Tensor | None = None
     kept: Tensor | None = None
+    changed: Changed | None = None
+
+    @property
+    def scored(self) -> PackedBatch:
+        """What an update passes through the model; its first targets are those of ``batch``."""
+        return self.batch if self.changed is None else self.changed.batch
 
 
 def micro_batches(
@@ -42,13 +59,14 @@ def micro_batches(
     processor: Processor,
     config: GrpoConfig,
     accelerator: Accelerator,
+    changed: Mapping[str, Sequence[Trunk | None]] = MappingProxyType({}),
 ) -> list[MicroBatch]:
     """This process's groups of a step, ``per_device_train_batch_size`` of them at a time.
 
     What the loss is normalised by is counted over all ranks and micro-batches, so that its
     gradient does not depend on how the step is split. Where a step is several updates, it is an
     equal part of that for each (as TRL's ``dapo`` has it), so that a token counts the same in
-    whichever update it comes."""
+    whichever update it comes. ``changed``: as ``kit.grpo.objectives.changed_trunks`` gives it."""
     counted_PG = torch.tensor(
         [
             [is_counted(c.truncated, bool(row.any()), config) for c in group.completions]
@@ -60,13 +78,12 @@ def micro_batches(
         accelerator, counted_PG.numel(), int((lengths_PG * counted_PG).sum())
     )
     updates = config.micro_batches_per_step // config.gradient_accumulation_steps
+    merge_size = processor.image_processor.merge_size
     result = []
     for start in range(0, len(groups), config.per_device_train_batch_size):
         part = slice(start, start + config.per_device_train_batch_size)
-        batch = pack(
-            [group.tree() for group in groups[part]],
-            merge_size=processor.image_processor.merge_size,
-        ).to(accelerator.device)
+        trees = [group.tree() for group in groups[part]]
+        batch = pack(trees, merge_size=merge_size).to(accelerator.device)
         owner_K = batch.branch_index
         weights = token_weights(
             owner_K,
@@ -83,9 +100,43 @@ def micro_batches(
                 sampled=torch.tensor(sampled, device=owner_K.device),
                 advantages=advantages_PG[part].flatten().float().to(owner_K.device)[owner_K],
                 weights=weights,
+                changed=with_changed(
+                    trees,
+                    {view: trunks[part] for view, trunks in changed.items()},
+                    merge_size,
+                    accelerator.device,
+                ),
             )
         )
     return result
+
+
+def with_changed(
+    trees: Sequence[Tree],
+    trunks: Mapping[str, Sequence[Trunk | None]],
+    merge_size: int,
+    device: torch.device | str,
+) -> Changed | None:
+    """The trees beside themselves with other trunks, by view; where a tree has none (None) it is
+    left out. None where there is no view."""
+    if not trunks:
+        return None
+    sizes = [sum(int(branch.is_target.sum()) for branch in tree.branches) for tree in trees]
+    ranges = torch.arange(sum(sizes)).split(sizes)
+    there = {
+        view: [number for number, trunk in enumerate(own) if trunk is not None]
+        for view, own in trunks.items()
+    }
+    others = [
+        Tree(trunks[view][number], trees[number].branches)
+        for view, numbers in there.items()
+        for number in numbers
+    ]
+    places = {
+        view: torch.cat([ranges[0][:0], *(ranges[number] for number in numbers)]).to(device)
+        for view, numbers in there.items()
+    }
+    return Changed(pack([*trees, *others], merge_size=merge_size).to(device), places)
 
 
 def is_counted(truncated: bool, has_advantage: bool, config: GrpoConfig) -> bool:

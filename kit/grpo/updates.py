@@ -13,6 +13,7 @@ from kit.data.grpo_records import GrpoRecord
 from kit.grpo.config import GrpoConfig
 from kit.grpo.losses import grpo_loss, importance_weights
 from kit.grpo.microbatches import MicroBatch
+from kit.grpo.objectives import objective_of
 from kit.grpo.report import record_tokens
 from kit.grpo.rollout import Group
 from kit.run.metrics import Meters
@@ -55,7 +56,9 @@ def update(
     losses, step_meters = [], Meters()
     for part in batches:
         with accelerator.accumulate(model):
-            scored = model(part.batch, temperature=config.temperature, entropy=True)
+            scored = model(part.scored, temperature=config.temperature, entropy=True)
+            extra = objective_of(scored.logprobs, part, config, step_meters)
+            scored = scored.first(len(part.weights))
             old = scored.logprobs.detach() if part.old is None else part.old
             owner_K = part.batch.branch_index
             loss = grpo_loss(
@@ -81,8 +84,9 @@ def update(
                 beta=config.beta,
                 bias_correction=config.use_bias_correction_kl,
             )
-            accelerator.backward(loss.loss * undo_means)
-        losses.append(loss.loss.item())
+            total = loss.loss - extra
+            accelerator.backward(total * undo_means)
+        losses.append(total.item())
         record_tokens(step_meters, part, scored, loss)
     norm, applied = take_step(accelerator, model, optimizer, config.max_grad_norm)
     if applied:

@@ -23,6 +23,11 @@ class TokenLogprobs:
     is_argmax: Tensor | None = None
     entropy: Tensor | None = None
 
+    def first(self, count: int) -> TokenLogprobs:
+        """Of the first so many targets."""
+        fields = (self.logprobs, self.is_argmax, self.entropy)
+        return TokenLogprobs(*(None if field is None else field[:count] for field in fields))
+
 
 def base_of(model: nn.Module) -> nn.Module:
     """The model of transformers inside a PEFT or plain one (``kit.model.families``).

@@ -17,6 +17,7 @@ from kit.data.images import open_image
 from kit.data.records import read_sft_records
 from kit.data.types import Shown, paths_of
 from kit.grpo.config import GrpoConfig
+from kit.grpo.objectives import views_of
 from kit.model.folders import named_base
 from kit.model.lengths import prompt_lengths
 from kit.model.load import load_processor
@@ -211,16 +212,12 @@ def _longest(records: Sequence, processor: Processor, mode: str, size: int) -> l
 
 def describe_run(stage: TrainingConfig, launch: Launch, trees: Sequence[Tree]) -> list[str]:
     """The batch of a step, and the tokens of a micro-batch."""
-    what = "prompts" if isinstance(stage, GrpoConfig) else "records"
-    batch = launch.batch
-    image_tokens = _image_tokens(trees[0])
-    completions = ""
+    image_tokens, what = _image_tokens(trees[0]), "records"
     if isinstance(stage, GrpoConfig):
-        completions = f", {batch * stage.num_generations} completions"
+        what = f"prompts, {launch.batch * stage.num_generations} completions"
     return [
         f"a step: {launch.micro_batch} x {launch.accumulation} accumulated x "
-        f"{launch.plan.processes} processes = "
-        f"{batch} {what}{completions}",
+        f"{launch.plan.processes} processes = {launch.batch} {what}",
         f"a micro-batch: {len(trees)} rows of up to {max(map(len, trees))} tokens, "
         f"{image_tokens} of them of an image, in {launch.precision}",
     ]
@@ -233,7 +230,7 @@ def _image_tokens(tree: Tree) -> int:
 def count_images(stage: TrainingConfig, data: str | None) -> int | None:
     """How many images a run sees, or None: more than their features are kept of, as where each
     step makes new ones."""
-    if data is None or (isinstance(stage, GrpoConfig) and stage.counterfactual == "online"):
+    if data is None or (isinstance(stage, GrpoConfig) and stage.makes_images):
         return None
     return len({path for record in records_of(stage, data) for path in record.images})
 
@@ -250,8 +247,9 @@ def table_of_estimates(
     """By plan and quantization, the simplest first; for as many processes and with as large
     buffers as ``chosen``. ``n_images``: of ``count_images``."""
     model = build_on_meta(stage)
-    batch = pack(list(trees), merge_size=processor.image_processor.merge_size)
     is_grpo = isinstance(stage, GrpoConfig)
+    rows = [*trees] * (1 + len(views_of(stage)) if is_grpo else 1)  # with each changed image
+    batch = pack(rows, merge_size=processor.image_processor.merge_size)
     activations, logits = activation_bytes(model, batch, bf16=bf16, entropy=is_grpo)
     image_tokens = max(_image_tokens(tree) for tree in trees)
     features = feature_bytes(model, image_tokens, n_images, bf16=bf16)

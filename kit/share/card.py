@@ -161,6 +161,7 @@ def _run_in_words(run: Run) -> str:
         name = "GRPO (group relative policy optimisation)"
         words += [
             f"loss {config.get('loss_type')}, beta {config.get('beta')}",
+            *([f"objectives {config['objectives']}"] if config.get("objectives") else []),
             f"reward weights {config.get('weights')} (format, answer, consistency, counterfactual "
             f"{config.get('counterfactual')})",
         ]

@@ -15,6 +15,40 @@ STALLS = "kit/grpo/stalls.py"
 
 BREAKS = (
     Break(
+        "an objective is lowered",
+        "kit/grpo/updates.py",
+        "total = loss.loss - extra",
+        "total = loss.loss + extra",
+        (
+            "tests/grpo/test_objectives.py::test_an_update_raises_its_objective",
+            "tests/grpo/test_objectives.py::test_an_update_does_not_depend_on_the_split",
+        ),
+    ),
+    Break(
+        "the divergence of the whole image from the changed one, by samples of the other",
+        "kit/grpo/terms/perception.py",
+        "(changed_K - whole_K).clamp(-20, 20)",
+        "(whole_K - changed_K).clamp(-20, 20)",
+        (
+            "tests/grpo/test_objectives.py"
+            "::test_their_mean_is_the_divergence_and_their_gradient_what_is_said",
+        ),
+    ),
+    Break(
+        "an objective grows without end",
+        "kit/grpo/terms/perception.py",
+        "return (torch.exp(difference_K) - difference_K - 1).clamp(max=MOST)",
+        "return torch.exp(difference_K) - difference_K - 1",
+        ("tests/grpo/test_objectives.py::test_there_is_nothing_to_gain_beyond_the_bound",),
+    ),
+    Break(
+        "what has no changed image counts as if nothing were known of it there",
+        "kit/grpo/objectives.py",
+        ".masked_fill(~there_K, 0.0)",
+        "",
+        ("tests/grpo/test_objectives.py::test_a_prompt_without_evidence_adds_nothing",),
+    ),
+    Break(
         "every update of a generation counts as if it were the whole step",
         MICROBATCHES,
         "updates = config.micro_batches_per_step // config.gradient_accumulation_steps",

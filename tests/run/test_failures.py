@@ -11,7 +11,7 @@ from ranks import launcher, run
 from safetensors.torch import load_file
 
 from kit.errors import UserError
-from kit.grpo import grpo
+from kit.grpo import grpo, updates
 from kit.grpo.config import GrpoConfig
 from kit.run import failures
 from kit.train import sft
@@ -88,7 +88,7 @@ def test_several_in_a_row_end_the_run(prepared, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_grpo_too(trained, tmp_path, monkeypatch):
-    real = grpo.grpo_loss
+    real = updates.grpo_loss
 
     def poisoned(*args, **kwargs):
         poisoned.calls += 1
@@ -98,7 +98,7 @@ def test_grpo_too(trained, tmp_path, monkeypatch):
         return loss
 
     poisoned.calls = 0
-    monkeypatch.setattr(grpo, "grpo_loss", poisoned)
+    monkeypatch.setattr(updates, "grpo_loss", poisoned)
     assert grpo.train(grpo_config(trained, tmp_path)) == 0
     (told,) = rows(tmp_path, "skipped_steps.jsonl")
     assert told["step"] == 2

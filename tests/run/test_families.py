@@ -35,6 +35,7 @@ OF_STAGE = {
     "grpo": {
         "num_generations": 4, "max_completion_length": 120, "beta": 0.1, "min_reward_std": 0.0,
         "counterfactual": "online", "inpainting": "mean",
+        "objectives": "perception=0.5,differential=2",
     },
 }  # fmt: skip
 
@@ -44,8 +45,8 @@ OF_STAGE = {
 def test_a_step_is_the_same_everywhere(
     family, way, launch, taught_family, prepared, undisturbed, tmp_path
 ):
-    """Loss, gradient norm and what Adam makes of the gradient; in GRPO the completions, and the
-    boxes that they claim are tried out."""
+    """Loss, gradient norm and what Adam makes of the gradient; in GRPO the completions, the boxes
+    that they claim are tried out, and what is said on changed images."""
     stage, changes = WAYS[way]
     settings = COMMON | OF_STAGE[stage] | changes | {"data": prepared["few"]}
     settings["base_model"] = taught_family(family)
@@ -62,5 +63,8 @@ def test_a_step_is_the_same_everywhere(
     assert apart < 1e-5
     if stage == "grpo":
         assert "rewards/counterfactual/mean" in mine
+        for name in ("perception", "differential"):
+            value = theirs[f"objectives/{name}"]
+            assert mine[f"objectives/{name}"] == pytest.approx(value, rel=1e-3, abs=1e-6) != 0
         texts = [[r["text"] for r in rows(f, "completions.jsonl")] for f in (one, tmp_path)]
         assert texts[0] == texts[1]

@@ -6,6 +6,11 @@ A file holds ``score(groups, judge)``: of each completion of all groups, in thei
 configuration. ``VIEWS`` names the changed images that it wants prompts to be answered on
 (``kit.grpo.views``), ``CAPTIONS`` says that it compares texts.
 
+An objective (``--objectives``) is a term of the loss itself, with a gradient. Its file holds
+``VIEWS``, the changed images that it looks at (``kit.grpo.objectives``), and ``value(whole_K,
+...)``: from the log-probabilities of the sampled tokens on the whole image and on each of those,
+what is to be maximised, a value a token.
+
 Naming them here loads none of them.
 """
 
@@ -26,6 +31,12 @@ REWARDS = {
     "caption_answer": "what the answer speaks of is in the caption",
     "contrast": "without its evidence another answer, without a control of it the right one",
     "abstention": "without its evidence no answer, without a control of it the right one",
+}
+OBJECTIVES = {
+    "perception": "what is said is less likely with most of the image black (PAPO)",
+    "double_entropy": "PAPO's regularisation of it",
+    "evidence": "what is said is less likely without the evidence",
+    "differential": "the same, and not without a control of it (DVRP)",
 }
 
 
@@ -63,5 +74,34 @@ def parse_weights(text: str) -> dict[str, float]:
             f"weights must not be negative and not all 0: {text}",
             where="weights",
             fix='give them like "0.2,0.4,0.2,0.2"',
+        )
+    return weights
+
+
+def parse_objectives(text: str) -> dict[str, float]:
+    """Weights by name; none for the empty text.
+
+    >>> parse_objectives("perception=0.01, double_entropy=0.03"), parse_objectives("")
+    ({'perception': 0.01, 'double_entropy': 0.03}, {})
+
+    Raises:
+        ConfigError: another name or form, or a weight that is negative or no number.
+    """
+    parts = [part.partition("=") for part in text.split(",") if text.strip()]
+    names = [name.strip() for name, _, _ in parts]
+    unknown = [name for name in names if name not in OBJECTIVES]
+    if unknown or len(set(names)) < len(names):
+        what = f"no objective is called {unknown[0]!r}" if unknown else "one is named twice"
+        fix = f"choose from {', '.join(OBJECTIVES)}"
+        raise ConfigError(what, where=f"objectives: {text}", fix=fix)
+    try:
+        weights = {name: float(value) for name, (_, _, value) in zip(names, parts, strict=True)}
+    except ValueError:
+        weights = {"": -1.0}
+    if not all(0 <= weight < math.inf for weight in weights.values()):
+        raise ConfigError(
+            "weights of objectives are numbers of at least 0",
+            where=f"objectives: {text}",
+            fix='give them like "perception=0.01"',
         )
     return weights
