@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from huggingface_hub import ModelCardData
 
 from kit.data import slake, vqa_rad
+from kit.grpo.terms import parse_weights
 from kit.prompting.messages import INSTRUCTIONS, MODES, REQUIRED_KEYS
 from kit.share.card_results import evaluation_section, index_results, markdown_table
 from kit.share.provenance import ORIGINS, PHANTOMS, Run, Subject, TrainingData
@@ -144,6 +145,15 @@ def _training(subject: Subject) -> str:
     return "\n".join(lines)
 
 
+def _weights_in_words(text: str) -> str:
+    """Four bare numbers with what they are of.
+
+    >>> _weights_in_words("0.2,0.4,0.2,0.2")
+    'format 0.2, answer 0.4, consistency 0.2, counterfactual 0.2'
+    """
+    return ", ".join(f"{name} {weight:g}" for name, weight in parse_weights(text).items())
+
+
 def _run_in_words(run: Run) -> str:
     config, environment = run.config, run.environment
     processes = environment.get("num_processes", 1)
@@ -162,8 +172,8 @@ def _run_in_words(run: Run) -> str:
         words += [
             f"loss {config.get('loss_type')}, beta {config.get('beta')}",
             *([f"objectives {config['objectives']}"] if config.get("objectives") else []),
-            f"reward weights {config.get('weights')} (format, answer, consistency, counterfactual "
-            f"{config.get('counterfactual')})",
+            f"reward weights {_weights_in_words(str(config.get('weights')))}, counterfactual "
+            f"{config.get('counterfactual')}",
         ]
     else:
         name = "SFT (supervised fine-tuning)"
