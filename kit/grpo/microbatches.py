@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -19,16 +20,21 @@ from kit.model.processor import Processor
 from kit.model.sampler import evaluating
 from kit.model.sharing import PackedBatch, Tree, Trunk, pack
 from kit.run import process
+from kit.scoring.exact import exact_match
+
+_OPENED, _CLOSED = re.compile(r'"answer"\s*:\s*"'), re.compile(r'\s*"\s*[,}]')
 
 
 @dataclass(frozen=True)
 class Changed:
     """The trees of a micro-batch, and after them the same with changed images, so that one pass
     scores them all. ``places``: by view, which targets (M,) of the micro-batch, in order, have it;
-    its own targets come in this order after those of the views before it."""
+    its own targets come in this order after those of the views before it. ``right_answers``: (K,)
+    bool, which targets of the micro-batch are of a right answer."""
 
     batch: PackedBatch
     places: dict[str, Tensor]
+    right_answers: Tensor
 
 
 @dataclass(frozen=True)
@@ -78,12 +84,13 @@ def micro_batches(
         accelerator, counted_PG.numel(), int((lengths_PG * counted_PG).sum())
     )
     updates = config.micro_batches_per_step // config.gradient_accumulation_steps
-    merge_size = processor.image_processor.merge_size
     result = []
     for start in range(0, len(groups), config.per_device_train_batch_size):
         part = slice(start, start + config.per_device_train_batch_size)
-        trees = [group.tree() for group in groups[part]]
-        batch = pack(trees, merge_size=merge_size).to(accelerator.device)
+        batch = pack(
+            [group.tree() for group in groups[part]],
+            merge_size=processor.image_processor.merge_size,
+        ).to(accelerator.device)
         owner_K = batch.branch_index
         weights = token_weights(
             owner_K,
@@ -101,9 +108,9 @@ def micro_batches(
                 advantages=advantages_PG[part].flatten().float().to(owner_K.device)[owner_K],
                 weights=weights,
                 changed=with_changed(
-                    trees,
+                    groups[part],
                     {view: trunks[part] for view, trunks in changed.items()},
-                    merge_size,
+                    processor,
                     accelerator.device,
                 ),
             )
@@ -112,15 +119,16 @@ def micro_batches(
 
 
 def with_changed(
-    trees: Sequence[Tree],
+    groups: Sequence[Group],
     trunks: Mapping[str, Sequence[Trunk | None]],
-    merge_size: int,
+    processor: Processor,
     device: torch.device | str,
 ) -> Changed | None:
-    """The trees beside themselves with other trunks, by view; where a tree has none (None) it is
-    left out. None where there is no view."""
+    """The trees of groups beside themselves with other trunks, by view; where one has none (None)
+    it is left out. None where there is no view."""
     if not trunks:
         return None
+    trees = [group.tree() for group in groups]
     sizes = [sum(int(branch.is_target.sum()) for branch in tree.branches) for tree in trees]
     ranges = torch.arange(sum(sizes)).split(sizes)
     there = {
@@ -136,7 +144,38 @@ def with_changed(
         view: torch.cat([ranges[0][:0], *(ranges[number] for number in numbers)]).to(device)
         for view, numbers in there.items()
     }
-    return Changed(pack([*trees, *others], merge_size=merge_size).to(device), places)
+    right = [mark for group in groups for mark in right_answer_tokens(group, processor)]
+    merge_size = processor.image_processor.merge_size
+    batch = pack([*trees, *others], merge_size=merge_size).to(device)
+    return Changed(batch, places, torch.tensor(right, device=device))
+
+
+def right_answer_tokens(group: Group, processor: Processor) -> list[bool]:
+    """Of each token of each completion, whether it is of an answer, and that the gold one."""
+    marks = []
+    for completion, parsed in zip(group.completions, group.parsed, strict=True):
+        record, ids = group.task.record, completion.token_ids
+        own = range(0)
+        if parsed.valid_json and exact_match(parsed.answer, record.gold, record.choices) == 1:
+            own = answer_tokens(ids, processor.decode)
+        marks += [place in own for place in range(len(ids))]
+    return marks
+
+
+def answer_tokens(ids: Sequence[int], decode: Callable[[list[int]], str]) -> range:
+    """Which tokens of a completion hold its answer, as far as whole tokens do: from the text after
+    the last ``"answer": "`` to the quote that ends it.
+
+    >>> words = ['{"caption": "a', ' cyst", ', '"answer', '": "', 'a', ' cyst', '"}']
+    >>> answer_tokens(range(7), lambda ids: "".join(words[i] for i in ids))
+    range(4, 6)
+    """
+    ids = list(ids)
+    start = next((n for n in reversed(range(len(ids))) if '"answer' in decode(ids[n:])), len(ids))
+    ends = range(start + 1, len(ids) + 1)
+    first = next((n for n in ends if _OPENED.search(decode(ids[start:n]))), len(ids))
+    last = next((n for n in range(first, len(ids)) if _CLOSED.match(decode(ids[n:]))), len(ids))
+    return range(first, last)
 
 
 def is_counted(truncated: bool, has_advantage: bool, config: GrpoConfig) -> bool:

@@ -15,6 +15,13 @@ STALLS = "kit/grpo/stalls.py"
 
 BREAKS = (
     Break(
+        "wrong answers are taught to rest on the evidence too",
+        MICROBATCHES,
+        "if parsed.valid_json and exact_match(parsed.answer, record.gold, record.choices) == 1:",
+        "if parsed.valid_json:",
+        ("tests/grpo/test_objectives.py::test_the_tokens_of_right_answers_are_found",),
+    ),
+    Break(
         "an objective is lowered",
         "kit/grpo/updates.py",
         "total = loss.loss - extra",

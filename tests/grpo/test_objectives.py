@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -12,17 +13,19 @@ from helpers import rows
 
 from kit.counterfactual.images import ImageCache
 from kit.data.grpo_records import read_grpo_records
+from kit.data.records import read_sft_records
 from kit.errors import ConfigError
 from kit.grpo.config import GrpoConfig
 from kit.grpo.grpo import train
-from kit.grpo.microbatches import micro_batches
+from kit.grpo.microbatches import micro_batches, right_answer_tokens
 from kit.grpo.objectives import changed_trunks, objective_of, record_absent
 from kit.grpo.rollout import Task, roll_out
 from kit.grpo.terms import OBJECTIVES
 from kit.grpo.updates import update, updates_of
 from kit.grpo.views import evidence_of
 from kit.model.logprobs import LogprobModel, TokenLogprobs
-from kit.model.sampler import Sampling
+from kit.model.sampler import Completion, Sampling
+from kit.prompting.answers import parse_answer
 from kit.run.metrics import Meters
 
 TERMS = {name: importlib.import_module(f"kit.grpo.terms.{name}") for name in OBJECTIVES}
@@ -88,6 +91,9 @@ PLAIN = {
     "differential": lambda whole, without, control: (
         plain_divergence(whole, without) - plain_divergence(whole, control)
     ),
+    "preference": lambda _, without, control: (
+        control.exp().log() - (control.exp() + without.exp()).log()
+    ),
 }
 
 
@@ -99,7 +105,8 @@ def test_values_and_gradients_equal_a_plain_rewrite(name):
     results = []
     for value in (TERMS[name].value, PLAIN[name]):
         values = value(*inputs)
-        results.append((values.detach(), *torch.autograd.grad(values @ weights, inputs)))
+        found = torch.autograd.grad(values @ weights, inputs, allow_unused=True)
+        results.append((values.detach(), *(g for g in found if g is not None)))
     for own, expected in zip(*results, strict=True):
         torch.testing.assert_close(own, expected, atol=1e-9, rtol=1e-9)
     if name in ("perception", "evidence"):
@@ -164,6 +171,8 @@ def test_a_policy_that_heeds_any_change_gains_nothing_by_the_difference():
     whole, changed = -torch.rand(50), -3 * torch.rand(50)
     assert TERMS["evidence"].value(whole, changed).mean() > 0.05
     assert not TERMS["differential"].value(whole, changed, changed).any()
+    before = TERMS["preference"].value(whole, whole, whole)
+    assert torch.equal(TERMS["preference"].value(whole, changed, changed), before)
 
 
 # ------------------------------------------------------------------------------------- images
@@ -206,6 +215,22 @@ def test_six_of_ten_patches_are_black_and_others_each_time(groups, cache):
     tissue = (~((whole - black).abs().amax(dim=1) < 1e-5)).sum()
     assert float(torch.stack(shares).mean() / tissue) == pytest.approx(0.6, abs=0.03)
     assert len({tuple(trunk.image_keys) for trunk in trunks}) == 40
+
+
+def test_the_tokens_of_right_answers_are_found(prepared, groups, processor):
+    """Of what SFT teaches to say, right and wrong, and cut off."""
+    for record in read_sft_records(prepared["train"])[0][:40:2]:
+        wrong = record.output.replace(json.dumps(record.answer), '"nothing of it"')
+        ids = [processor.encode_answer(text) for text in (record.output, wrong)]
+        ids.append(ids[0][:-4])
+        said = tuple(Completion(tuple(one), (0.0,) * len(one), False) for one in ids)
+        parsed = tuple(parse_answer(processor.decode(one)) for one in ids)
+        own = SimpleNamespace(gold=record.answer, choices=())
+        group = replace(groups[0], task=Task(0, own), completions=said, parsed=parsed)
+        marks = right_answer_tokens(group, processor)
+        assert not any(marks[len(ids[0]) :])
+        found = processor.decode([i for i, is_of in zip(ids[0], marks, strict=False) if is_of])
+        assert found.strip() == record.answer
 
 
 def test_what_is_shown_without_a_part_already_is_left_out(groups, cache):
@@ -303,7 +328,7 @@ def test_a_prompt_without_evidence_adds_nothing(groups, cache, fresh_model, proc
     assert set(meters.reduce(alone()).values()) == {1.0}
 
 
-@pytest.mark.parametrize("name", ["evidence", "differential"])
+@pytest.mark.parametrize("name", ["evidence", "differential", "preference"])
 def test_an_update_raises_its_objective(groups, cache, fresh_model, processor, name):
     config = settings(objectives=f"{name}=1.0")
     others = changed_trunks(groups[:1], cache, config)
@@ -312,6 +337,10 @@ def test_an_update_raises_its_objective(groups, cache, fresh_model, processor, n
     values = []
     for _ in range(2):
         batches = micro_batches(groups[:1], torch.zeros(1, 2), processor, config, alone(), others)
+        assert not batches[0].changed.right_answers.any(), "ten tokens are no answer"
+        everywhere = torch.ones_like(batches[0].changed.right_answers)
+        changed = replace(batches[0].changed, right_answers=everywhere)
+        batches = [replace(batches[0], changed=changed)]
         meters = Meters()
         update(alone(), LogprobModel(fresh_model), optimizer, batches, config, meters)
         values.append(meters.reduce(alone())[f"objectives/{name}"])

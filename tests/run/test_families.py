@@ -35,7 +35,7 @@ OF_STAGE = {
     "grpo": {
         "num_generations": 4, "max_completion_length": 120, "beta": 0.1, "min_reward_std": 0.0,
         "counterfactual": "online", "inpainting": "mean",
-        "objectives": "perception=0.5,differential=2",
+        "objectives": "perception=0.5,differential=2,preference=1",
     },
 }  # fmt: skip
 

@@ -33,7 +33,8 @@ def divergence(whole_K: Tensor, changed_K: Tensor) -> Tensor:
     said of the changed image, and of KL(changed||whole) with respect to what is said of the whole
     one: there k3 has it the other way round (as in PAPO; ``grpo_loss`` says more). Per token it is
     ``(1 - exp(d))`` times that of the difference of the two, at most 1 where the token is likelier
-    with the whole image and at most some 13 where it is not.
+    with the whole image and at most some 13 where it is not; it is 0 where the two are equal, so
+    that a policy that does not heed the change at all is not moved.
 
     >>> whole = torch.tensor([0.5, 0.5, 0.5]).log()
     >>> divergence(whole, torch.tensor([0.5, 0.25, 1e-9]).log()).tolist()
