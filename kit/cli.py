@@ -99,6 +99,10 @@ COMMANDS = {
         "several evaluations on one page",
         "kit.report.config:ReportConfig", "kit.report.report:report", words="evaluations",
     ),
+    "certify": Command(
+        "which answers may be given, so that at most a chosen share is bad",
+        "kit.report.config:CertifyConfig", "kit.report.certify:certify_run", words="evaluation",
+    ),
     "audit": Command(
         "anybody's predictions under every convention, with floors, leaks and claims checked",
         "kit.audit.config:AuditConfig", "kit.audit.audit:audit", words="predictions",

@@ -11,7 +11,7 @@ from kit.errors import ConfigError
 from kit.evaluate.config import CfProxyConfig, EvaluateConfig
 from kit.grpo.config import GrpoConfig
 from kit.plan.config import PreflightConfig
-from kit.report.config import CurvesConfig, ReportConfig
+from kit.report.config import CertifyConfig, CurvesConfig, ReportConfig
 from kit.train.config import SftConfig
 
 COUNT = ("0", "1")  # at least one
@@ -19,6 +19,7 @@ OR_NONE = ("-1", "0")
 POSITIVE = ("0.0", "1e-30")
 NOT_NEGATIVE = ("-1e-9", "0.0")
 BELOW_ONE = ("1.0", "0.0")
+WITHIN_ONE = ("1.0", "0.999")
 SEED = ("4294967296", "4294967295")
 
 # Of each field: the nearest value that is refused and the nearest that is taken.
@@ -54,6 +55,11 @@ BOUNDARIES = {
     CfProxyConfig: INFERENCE,
     ReportConfig: {"cases_per_kind": OR_NONE, "seed": OR_NONE},
     CurvesConfig: {"interval": POSITIVE},
+    CertifyConfig: {
+        "alpha": WITHIN_ONE, "delta": WITHIN_ONE, "need": WITHIN_ONE, "batch": OR_NONE,
+        "calibration_share": ("1.001", "1.0"), "resplits": OR_NONE, "examples": OR_NONE,
+        "seed": OR_NONE,
+    },
     PreflightConfig: {"num_processes": COUNT, "gpu_memory_gb": POSITIVE},
     QuickstartConfig: {
         "train_images": COUNT, "test_images": COUNT, "sft_epochs": POSITIVE,
@@ -65,6 +71,7 @@ FLAGS = {
     EvaluateConfig: ["--data=d", "--output=o", "--base_model=tiny"],
     CfProxyConfig: ["--data=d", "--output=o", "--base_model=tiny"],
     ReportConfig: ["--evaluations", "a=b", "--output=o"], CurvesConfig: ["--runs", "r"],
+    CertifyConfig: ["--evaluation=e", "--output=o"],
     PreflightConfig: ["--config=sft"], QuickstartConfig: ["--output_dir=nowhere"],
 }  # fmt: skip
 

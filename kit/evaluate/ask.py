@@ -16,8 +16,10 @@ from kit.data.images import open_image
 from kit.data.types import SftRecord, Shown
 from kit.errors import ConfigError, DataError, ImageError, RecordError, UserError
 from kit.evaluate.ask_config import LONGEST_QUESTION, AskConfig
+from kit.evaluate.setting import setting_of
 from kit.files import json_line, require_folder
 from kit.model.folders import named_base, require_adapter, resolve_base
+from kit.report.certificate_file import Certificate
 from kit.yaml_files import read_yaml
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ def ask(config: AskConfig) -> int:
     images = shown_by(config.image)
     is_folder = Path(config.image[0]).is_dir()
     require_model(config)
+    certificate = certificate_of(config)
     pictures = picture_paths(config.output, images, is_folder)
 
     from kit.evaluate.ask_figure import draw_replies
@@ -42,7 +45,7 @@ def ask(config: AskConfig) -> int:
     records = [record_of(shown, question) for shown in images for question in questions]
     form = config.format or ("json" if is_folder else "text")
     with opened(config, records) as predictor:
-        for shown, found in replies(predictor, records, config):
+        for shown, found in replies(predictor, records, config, certificate):
             print(json_of(found) if form == "json" else text_of(found), end="", flush=True)
             if pictures:
                 draw_replies(found, pictures[shown], config.inpainting)
@@ -119,6 +122,19 @@ def require_model(config: AskConfig) -> None:
     resolve_base(config.base_model or named_base(config.adapter))
 
 
+def certificate_of(config: AskConfig) -> Certificate | None:
+    """The certificate that is named, if one is.
+
+    Raises:
+        UserError: there is none there, or it is of another model or way of asking.
+    """
+    if not config.certificate:
+        return None
+    found = Certificate.read(config.certificate)
+    found.require(setting_of(config) | {"mode": mode_of(config)}, where=config.certificate)
+    return found
+
+
 def mode_of(config: AskConfig) -> str:
     """How the model is asked: as told, or as its adapter was taught."""
     run = Path(config.adapter or ".") / "config.yaml"
@@ -185,6 +201,7 @@ def text_of(replies: Sequence[Reply]) -> str:
             *(_line("reasoning", step) for step in reply.parsed.reasoning),
             _line("boxes", f"{boxes}   (x1, y1, x2, y2 in pixels)" if reply.region else boxes),
             _line("note", reply.note),
+            _line("certificate", reply.certified),
             *(_line(name, told) for name, told in reply.told()),
         ]
         blocks += filter(None, lines)

@@ -40,6 +40,10 @@ class AskConfig(ProbedConfig):
         help="ask again without the boxes, and without controls that differ from them in place "
         "alone (random_draws)",
     )
+    certificate: str = option(
+        "",
+        help="certificate.json of this model (certify): say of each answer whether it is certified",
+    )
     serve: bool = option(
         False, help="ask on a page in the browser, of this machine alone (extra demo)"
     )
@@ -50,6 +54,10 @@ class AskConfig(ProbedConfig):
     def __post_init__(self):
         super().__post_init__()
         require(1 <= self.port <= 65535, "port", "must be in 1..65535", self.port)
+        if self.certificate and (self.serve or not self.counterfactual):
+            what = "a certificate needs the counterfactuals, on the terminal"
+            fix = "leave out --serve and --counterfactual, or the certificate"
+            raise ConfigError(what, where="certificate", fix=fix)
         if self.serve:
             return
         for name in ("image", "question"):

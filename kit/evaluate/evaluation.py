@@ -27,9 +27,11 @@ from kit.evaluate.confidence import measure_confidences
 from kit.evaluate.config import EvaluateConfig
 from kit.evaluate.flips import measure_flips
 from kit.evaluate.parts import Parts
+from kit.evaluate.setting import setting_of
 from kit.files import atomic_write, json_line, require_folder, write_json
 from kit.model.folders import require_adapter
 from kit.prompting.messages import MODES, REQUIRED_KEYS, modes_of
+from kit.report.certificate_file import SETTING
 from kit.report.metrics import summarise
 from kit.report.report import write_page
 from kit.report.table import metrics_table
@@ -45,8 +47,8 @@ def evaluate(config: EvaluateConfig) -> int:
     """Evaluate a model as configured; returns the exit code.
 
     Writes ``predictions.jsonl`` (a row a record and mode), ``metrics.json`` (flat names to
-    numbers, prefixed by the mode) and ``report.html``. Finished batches are kept in
-    ``<output>/parts/`` until all are done (``kit.evaluate.parts``).
+    numbers, prefixed by the mode), ``report.html``, and ``setting.json``, of which model this is.
+    Finished batches are kept in ``<output>/parts/`` until all are done (``kit.evaluate.parts``).
     """
     fix_algorithms(config.full_determinism)
     accelerator = join()
@@ -101,6 +103,7 @@ def evaluate(config: EvaluateConfig) -> int:
             metrics["n_boxes_converted"] = sum(len(row["boxes"]) for row in converted)
         name = Path(config.adapter or config.base_model).name
         write_results(output, rows, metrics, name)
+        write_json(output / SETTING, setting_of(config))
         parts.remove()
         print(metrics_table({name: metrics}))
         print(f"predictions, metrics and report.html are in {config.output}", flush=True)

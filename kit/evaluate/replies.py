@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kit.counterfactual.regions import Boxes, claimed_region
 from kit.data.canvas import Canvas
@@ -26,6 +26,7 @@ from kit.evaluate.confidence import measure_confidences
 from kit.evaluate.flips import interventions_of, outcomes_of
 from kit.prompting.answers import ParsedAnswer, same_answer
 from kit.prompting.messages import REQUIRED_KEYS
+from kit.report.certificate_file import Certificate, Seen
 from kit.run.process import fix_algorithms, join
 
 
@@ -44,7 +45,8 @@ class Without:
 class Reply:
     """An answer, the probability of it (given at once, without reasoning; geometric mean over its
     tokens), the boxes that it claims in whole pixels of the canvas, and what is said without them
-    and without each region that matches them; ``removed`` is None where nothing was taken away."""
+    and without each region that matches them; ``removed`` is None where nothing was taken away.
+    ``withheld``: why it is not certified, empty where it is, None without a certificate."""
 
     record: SftRecord
     mode: str
@@ -55,6 +57,7 @@ class Reply:
     region: Boxes
     removed: Without | None = None
     controls: tuple[Without, ...] = ()
+    withheld: str | None = None
 
     @property
     def answer(self) -> str:
@@ -75,6 +78,21 @@ class Reply:
         if self.truncated:
             return "cut off: set a larger max_new_tokens"
         return "" if self.parsed.valid_json else f"not as it was asked for: {self.parsed.problem}"
+
+    @property
+    def certified(self) -> str:
+        """What the certificate says of it; empty without one."""
+        if self.withheld is None:
+            return ""
+        return f"withheld: {self.withheld}" if self.withheld else "certified"
+
+    def seen(self) -> Seen:
+        """What a certificate goes by."""
+        drop = None
+        if self.removed and self.controls:
+            mean = sum(one.probability for one in self.controls) / len(self.controls)
+            drop = mean - self.removed.probability
+        return Seen(self.probability, bool(self.region), drop)
 
     def finding(self) -> str:
         """What became of the answer, in a sentence or two; empty where that was not asked."""
@@ -136,7 +154,7 @@ class Reply:
             "without_boxes": self.removed and self._json_without(self.removed),
             "without_controls": [self._json_without(one) for one in self.controls],
             "finding": self.finding(),
-        }
+        } | ({} if self.withheld is None else {"certificate": self.certified})
 
     def _json_without(self, one: Without) -> dict:
         return {
@@ -168,12 +186,17 @@ def opened(config: AskConfig, records: Sequence[SftRecord] = ()) -> Iterator[Pre
 
 
 def replies(
-    predictor: Predictor, records: Sequence[SftRecord], config: AskConfig
+    predictor: Predictor,
+    records: Sequence[SftRecord],
+    config: AskConfig,
+    certificate: Certificate | None = None,
 ) -> Iterator[tuple[Shown, list[Reply]]]:
     """What is said of each image, in the order of the records, of which those of one image stand
     together."""
     batches = plan(records, [mode_of(config)], config.per_device_eval_batch_size)
     found = (reply for batch in batches for reply in _of_batch(predictor, records, batch, config))
+    if certificate:
+        found = (replace(reply, withheld=certificate.withheld(reply.seen())) for reply in found)
     for shown, own in itertools.groupby(found, key=lambda reply: reply.record.shown):
         yield shown, list(own)
 

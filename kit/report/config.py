@@ -115,3 +115,48 @@ class LookConfig(TableOptions):
         """
         name = self.data.rstrip("/").rpartition("/")[2]
         return Path(self.output or f"runs/look/{Path(name).stem}.html")
+
+
+@dataclass
+class CertifyConfig:
+    """Find out which answers of an evaluated model may be given, so that at most a chosen share of
+    them is wrong or does not need its boxes."""
+
+    evaluation: str = option(
+        "", help="folder that evaluate wrote, with --counterfactual true; it is split by image"
+    )
+    output: str = option("", help="folder for certificate.json and certificate.html")
+    alpha: float = option(0.1, help="the share of bad answers among those given that is allowed")
+    delta: float = option(0.05, help="the chance that a certificate is given that does not hold")
+    calibration_share: float = option(
+        0.5, help="of the images, to calibrate on; what is left shows how it holds. 1: all"
+    )
+    calibration: str = option(
+        "", help="another evaluation of the same model to calibrate on; evaluation is held out"
+    )
+    batch: int | None = option(
+        None,
+        help="of how many next images the share is to hold; left out: as many as calibrated on; 0: "
+        "of all that will ever come, which asks for less",
+    )
+    need: float = option(
+        0.05,
+        help="an answer needs its boxes if it loses so much more of its probability without them "
+        "than without their controls",
+    )
+    resplits: int = option(200, help="other splits that are tried, to show how often it holds")
+    examples: int = option(6, help="answers of each kind that the page shows")
+    seed: int = option(0, help="of the splits")
+
+    def __post_init__(self):
+        for name in ("evaluation", "output"):
+            if not getattr(self, name):
+                raise ConfigError(f"{name} is not given", where=name, fix=f"set --{name}")
+        for name in ("alpha", "delta", "need"):
+            value = getattr(self, name)
+            require(0 < value < 1, name, "must lie between 0 and 1", value)
+        share = self.calibration_share
+        require(0 < share <= 1, "calibration_share", "must be above 0 and at most 1", share)
+        for name in ("batch", "resplits", "examples", "seed"):
+            value = getattr(self, name)
+            require(value is None or value >= 0, name, "must not be negative", value)

@@ -37,7 +37,7 @@ def report(config: ReportConfig) -> int:
     """
     require_folder(config.output)
     metrics = {name: _metrics(folder) for name, folder in config.folders.items()}
-    models = {name: _rows(folder) for name, folder in config.folders.items()}
+    models = {name: rows_of(folder) for name, folder in config.folders.items()}
     comparisons = compare(models, config.seed)
     output = Path(config.output)
     text = "\n".join([metrics_table(metrics), *_in_words(metrics, comparisons)]) + "\n"
@@ -123,7 +123,7 @@ def _metrics(folder: Path) -> dict[str, float]:
         raise UserError("no metrics.json to read", where=folder, fix=fix) from error
 
 
-def _rows(folder: Path) -> list[dict]:
+def rows_of(folder: Path) -> list[dict]:
     path = folder / "predictions.jsonl"
     if not path.is_file():
         fix = "give the folder that evaluate wrote"

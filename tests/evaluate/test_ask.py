@@ -15,7 +15,7 @@ from kit import cli
 from kit.counterfactual.inpaint import inpaint
 from kit.data.canvas import Canvas
 from kit.data.records import read_sft_records
-from kit.errors import UserError
+from kit.errors import ConfigError, UserError
 from kit.evaluate.ask import mode_of, record_of, text_of
 from kit.evaluate.ask_config import AskConfig
 from kit.evaluate.ask_figure import CELL, CONTROL, draw_replies, shown_images
@@ -23,7 +23,9 @@ from kit.evaluate.config import EvaluateConfig
 from kit.evaluate.evaluation import evaluate
 from kit.evaluate.figure import CLAIMED, MARGIN, SIDE
 from kit.evaluate.replies import Reply, Without
+from kit.evaluate.setting import setting_of
 from kit.prompting.answers import parse_answer
+from kit.report.certificate_file import Certificate, Seen
 
 ASKED = {"max_new_tokens": 100, "random_draws": 1, "seed": 3}
 
@@ -57,6 +59,13 @@ def test_the_answer_is_that_of_evaluate(model, asked, prepared, trained_small, t
     evaluated = rows(tmp_path, "predictions.jsonl")
     by_image = {row["image"]: [one for one in evaluated if one["image"] == row["image"]]
                 for row in evaluated}  # fmt: skip
+    setting = json.loads((tmp_path / "setting.json").read_text())
+    certificate = Certificate(
+        alpha=0.1, delta=0.05, need=1e-4, threshold=0.5, why="", batch=None, calibration={},
+        setting=setting | {"mode": "caption_reason_answer"}, held_out=None, modalities={},
+    )  # fmt: skip
+    certificate.write(tmp_path / "certificate.json")
+    named |= {"certificate": str(tmp_path / "certificate.json")}
     pairs = []
     for image, own in by_image.items():
         (line,) = asked("--image", image, "--question", *(row["question"] for row in own), **named)
@@ -69,6 +78,9 @@ def test_the_answer_is_that_of_evaluate(model, asked, prepared, trained_small, t
             row["confidences"]["answer_probability"], abs=2e-6
         )
         assert len(found["boxes"]) <= len(row["boxes"])
+        if not (row["evidence"] and row["boxes"]):  # of which evaluate's controls keep away
+            why = certificate.withheld(Seen.of_row(row))
+            assert found["certificate"] == (f"withheld: {why}" if why else "certified")
         flip = row["flips"].get("claimed")
         if not flip:
             continue
@@ -80,6 +92,26 @@ def test_the_answer_is_that_of_evaluate(model, asked, prepared, trained_small, t
             assert [one["boxes"] for one in found["without_controls"]] == flip["random_regions"]
         compared += 1
     assert compared > 0 or model == "adapter"
+
+
+def test_a_certificate_of_something_else_is_refused(asked, prepared, trained_small, tmp_path):
+    image = read_sft_records(prepared["few"])[0][0].image
+    tiny = AskConfig(image=[image], question=["Why?"], base_model="tiny", **ASKED)
+    certificate = Certificate(
+        alpha=0.1, delta=0.05, need=0.1, threshold=0.5, why="", batch=None, calibration={},
+        setting=setting_of(tiny) | {"mode": "caption_reason_answer"}, held_out=None, modalities={},
+    )  # fmt: skip
+    certificate.write(tmp_path / "c.json")
+    words = ("--image", image, "--question", "Why?", "--certificate", tmp_path / "c.json")
+    wrong = {
+        r"inpainting \(there telea, here ns\)": {"base_model": "tiny", "inpainting": "ns"},
+        r"mode \(there caption": {"base_model": "tiny", "prompting_mode": "think_answer"},
+        "needs the counterfactuals": {"base_model": "tiny", "counterfactual": False},
+        r"adapter \(there none, here adapter_model": {"adapter": trained_small},
+    }
+    for says, flags in wrong.items():
+        with pytest.raises(ConfigError, match=says):
+            asked(*words, **flags)
 
 
 def test_a_folder_gives_a_line_an_image_and_their_pictures(asked, prepared, tmp_path):
