@@ -8,6 +8,8 @@ GROUNDING = "kit/scoring/grounding.py"
 METRICS = "kit/report/metrics.py"
 LOOK = "kit/report/look.py"
 FINDINGS = "kit/report/findings.py"
+CERTIFICATE = "kit/report/certificate.py"
+CERTIFICATE_FILE = "kit/report/certificate_file.py"
 
 BREAKS = (
     Break(
@@ -197,5 +199,35 @@ BREAKS = (
         'found["repeated" if same else "contradicting"]',
         'found["repeated"]',
         ("tests/report/test_look.py::test_what_several_records_say_together",),
+    ),
+    Break(
+        "answers of one image count as if of different ones",
+        CERTIFICATE,
+        "return float(len(number) ** 2 / (of_image @ of_image))",
+        "return float(len(number))",
+        ("tests/report/test_certificate.py::test_answers_of_one_image_are_one",),
+    ),
+    Break(
+        "ten thresholds are tried as if one were",
+        CERTIFICATE,
+        "    level = corrected_level(own, alpha, delta)",
+        "    level = delta",
+        (
+            "tests/report/test_certificate.py::test_a_threshold_certifies_a_bad_population_as_rarely_as_it_says",
+        ),
+    ),
+    Break(
+        "a batch is promised what holds of a population",
+        CERTIFICATE,
+        "    if batch is None:\n        return special",
+        "    if True:\n        return special",
+        ("tests/report/test_certificate.py::test_a_batch_holds_in_resplits_of_every_pool",),
+    ),
+    Break(
+        "boxes are needed, whatever their controls do",
+        CERTIFICATE_FILE,
+        'drop = found["drop_roi"] - found["drop_random"] if found else None',
+        'drop = found["drop_roi"] if found else None',
+        ("tests/report/test_certificate.py::test_what_the_command_writes",),
     ),
 )

@@ -7,7 +7,8 @@ import pytest
 from helpers import metrics_of, rows
 
 from kit.files import write_jsonl
-from kit.report.config import CurvesConfig, LookConfig, ReportConfig
+from kit.report.certify import certify_run
+from kit.report.config import CertifyConfig, CurvesConfig, LookConfig, ReportConfig
 from kit.report.curves import curves
 from kit.report.look import look
 from kit.report.report import report
@@ -231,5 +232,30 @@ def test_records_are_filtered_and_their_boxes_lie_on_them(
     if page.locator("[data-why]").count():
         page.locator("[data-why]").first.click()
         assert 0 < count() < len(cards)
+    assert said == []
+    context.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_a_certificate_shows_its_curve_and_what_it_withholds(
+    width, scheme, browser, evaluations, tmp_path
+):
+    config = {"evaluation": str(evaluations["sft"]), "output": str(tmp_path), "need": 1e-9}
+    certify_run(CertifyConfig(**config, resplits=2))
+    context = browser.new_context(
+        viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True
+    )
+    page, said = context.new_page(), []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(f"file://{tmp_path / 'certificate.html'}")
+    page.wait_for_selector(".js-plotly-plot .main-svg .trace")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator(".short .lead").inner_text() == "Nothing is certified."
+    cards = page.evaluate("CARDS")
+    page.select_option("#f-kind", "boxless")
+    boxless = [card for card in cards if card["kinds"] == ["boxless"]]
+    assert 0 < len(boxless) == page.locator("#cards .card").count() < len(cards)
+    assert all("Withheld" in text for text in page.locator("#cards .card").all_inner_texts())
     assert said == []
     context.close()
