@@ -29,7 +29,7 @@ _CONTRAST = 1.75  # the most by which that may differ, either way
 _NEAR = 1.03  # a change that is as good as equal: with enough of these no more are looked for,
 _ENOUGH = 20  # and after so many of which none comes
 _FAR = math.log(CHANGE_TOLERANCE)  # within the tolerance
-_RING = 3  # pixels around a box, with which it is contrasted
+RING = 3  # pixels around a box, with which it is contrasted
 _TRIES = 3  # for each candidate, to find room for all parts of a region
 
 
@@ -48,13 +48,17 @@ class Content:
         small = (max(1, round(self.width * self.scale)), max(1, round(self.height * self.scale)))
         self._small = cv2.resize(pixels, small, interpolation=cv2.INTER_AREA)
         grey = self._small.astype(np.float32).mean(axis=2)
-        maps = [body_of(grey), grey < BLACK, grey, grey**2]
-        self._integrals = [_integral(np.asarray(each, dtype=np.float64)) for each in maps]
+        maps = (body_of(grey), grey < BLACK, grey, grey**2)
+        self._look_at([np.asarray(each, dtype=np.float64) for each in maps])
+
+    def _look_at(self, maps: Sequence[np.ndarray]) -> None:
+        """``(rows, columns)`` each: body, black, grey, and its square."""
+        self._maps = [_integral(each) for each in maps]
 
     @property
     def n_bytes(self) -> int:
         """What it takes in memory."""
-        return self._small.nbytes + sum(integral.nbytes for integral in self._integrals)
+        return self._small.nbytes + sum(integral.nbytes for integral in self._maps)
 
     def change(self, boxes: Sequence[PixelBox]) -> float:
         """How far the removal of boxes changes a pixel of them, as seen in the small image."""
@@ -99,7 +103,7 @@ class Content:
         self, boxes: Sequence[PixelBox], avoid: Sequence[PixelBox], rng: np.random.Generator
     ) -> Iterator[Boxes]:
         """Regions that match in shape, area, and what they hold."""
-        groups = _overlapping_groups(boxes)
+        groups = self._groups(boxes)
         known: dict[tuple, np.ndarray] = {}
         for _ in range(_CANDIDATES):
             for _ in range(_TRIES):
@@ -119,6 +123,10 @@ class Content:
             else:
                 return
 
+    def _groups(self, boxes: Sequence[PixelBox]) -> list[list[PixelBox]]:
+        """What is moved as a whole."""
+        return _overlapping_groups(boxes)
+
     def _places(self, group: list[PixelBox], taken: Sequence[PixelBox]) -> np.ndarray:
         """``(places, 2)`` rows and columns of the small image at which a group's top-left corner
         may lie, those with the contrast nearest to its own."""
@@ -134,22 +142,17 @@ class Content:
                 rows = slice(max(0, b1 - y2 + top), max(0, b2 - y1 + top + 1))
                 free[rows, columns] = False
             within = x1 - left, y1 - top, x2 - left, y2 - top
-            inner = [_window_sums(integral, within, shape) for integral in self._integrals]
-            outer = _window_sums(self._integrals[2], within, shape, margin=_RING)
+            inner = [_window_sums(integral, within, shape) for integral in self._maps]
+            outer = _window_sums(self._maps[2], within, shape, margin=RING)
             area = (x2 - x1) * (y2 - y1)
-            ring = (outer - inner[2]) / ((x2 - x1 + 2 * _RING) * (y2 - y1 + 2 * _RING) - area)
+            ring = (outer - inner[2]) / ((x2 - x1 + 2 * RING) * (y2 - y1 + 2 * RING) - area)
             body += inner[0]
             black += inner[1]
             # of a pixel from what lies around the box, squared: inpainting would continue that
             contrast += inner[3] - 2 * ring * inner[2] + area * ring**2
         total = sum((x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in small)
-        for held in (body, black):
-            free &= np.abs(held - held[top, left]) <= SHARE_TOLERANCE * total
-        contrast = np.log(np.sqrt(np.maximum(0, contrast / total)) + 1)
-        apart = np.abs(contrast - contrast[top, left])
-        free &= apart <= math.log(_CONTRAST)
-        nearest = np.argsort(apart[free], kind="stable")[:_ALIKE]
-        return np.argwhere(free)[nearest]
+        apart = apart_from((top, left), body, black, contrast, total)
+        return nearest(apart, free)
 
     def _moved(self, group: list[PixelBox], place: np.ndarray) -> list[PixelBox]:
         """The boxes of a group with its top-left corner at a place of the small image."""
@@ -169,6 +172,26 @@ class Content:
             min(self._small.shape[1], math.ceil(x2 * self.scale)),
             min(self._small.shape[0], math.ceil(y2 * self.scale)),
         )
+
+
+def apart_from(
+    own: tuple[int, int], body: np.ndarray, black: np.ndarray, contrast: np.ndarray, total: int
+) -> np.ndarray:
+    """How far the contrast of each place is from that of one's ``own``, as a logarithm; infinite
+    where body, black or contrast do not match. ``contrast`` is a sum of squares over ``total``
+    pixels."""
+    contrast = np.log(np.sqrt(np.maximum(0, contrast / total)) + 1)
+    apart = np.abs(contrast - contrast[own])
+    apart[apart > math.log(_CONTRAST)] = np.inf
+    for held in (body, black):
+        apart[np.abs(held - held[own]) > SHARE_TOLERANCE * total] = np.inf
+    return apart
+
+
+def nearest(apart: np.ndarray, free: np.ndarray) -> np.ndarray:
+    """``(places, 2)``: the free ones that are nearest."""
+    free = free & np.isfinite(apart)
+    return np.argwhere(free)[np.argsort(apart[free], kind="stable")[:_ALIKE]]
 
 
 def _balanced(apart: dict[Boxes, float], draws: int) -> tuple[Boxes, ...]:
@@ -216,7 +239,7 @@ def body_of(grey: np.ndarray) -> np.ndarray:
 
 
 def _integral(values: np.ndarray) -> np.ndarray:
-    return cv2.integral(cv2.copyMakeBorder(values, *[_RING] * 4, cv2.BORDER_REPLICATE))
+    return cv2.integral(cv2.copyMakeBorder(values, *[RING] * 4, cv2.BORDER_REPLICATE))
 
 
 def _window_sums(
@@ -226,7 +249,7 @@ def _window_sums(
     box is told from."""
 
     def corner(y: int, x: int) -> np.ndarray:
-        return integral[y + _RING : y + _RING + shape[0], x + _RING : x + _RING + shape[1]]
+        return integral[y + RING : y + RING + shape[0], x + RING : x + RING + shape[1]]
 
     x1, y1, x2, y2 = box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin
     return corner(y2, x2) - corner(y1, x2) - corner(y2, x1) + corner(y1, x1)

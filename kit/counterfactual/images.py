@@ -101,16 +101,22 @@ class ImageCache:
         return self.controls_all([(shown, region, avoid)], draws=draws, seed=seed)[0]
 
     def controls_all(
-        self, requests: Sequence[tuple[Shown, Boxes, Boxes]], *, draws: int, seed: int
+        self,
+        requests: Sequence[tuple[Shown, Boxes, Boxes]],
+        *,
+        draws: int,
+        seed: int,
+        by: type[Content] = Content,
     ) -> list[tuple[Boxes, ...]]:
-        """Each (shown, region, avoid) as :meth:`controls` has it, found at once."""
+        """Each (shown, region, avoid) as :meth:`controls` has it, found at once; ``by``
+        ``kit.counterfactual.masks.MaskContent`` where regions are masks."""
         asked = []
         for number, (shown, region, avoid) in enumerate(requests):
             near = self.canvas(shown).by_image(avoid)
             for image, (path, boxes) in enumerate(self._parts(shown, region)):
                 if boxes:
                     asked.append((number, image, (path, boxes, near[image])))
-        found = self._controls([request for *_, request in asked], draws=draws, seed=seed)
+        found = self._controls([request for *_, request in asked], draws, seed, by)
         moved: dict[int, list[tuple[Boxes, ...]]] = {}
         for (number, image, _), controls in zip(asked, found, strict=True):
             canvas = self.canvas(requests[number][0])
@@ -123,13 +129,17 @@ class ImageCache:
         ]
 
     def _controls(
-        self, requests: Sequence[tuple[str, Boxes, Boxes]], *, draws: int, seed: int
+        self,
+        requests: Sequence[tuple[str, Boxes, Boxes]],
+        draws: int,
+        seed: int,
+        by: type[Content],
     ) -> list[tuple[Boxes, ...]]:
         """Those of single images."""
-        keys = [(*request, draws, seed) for request in requests]
+        keys = [(*request, draws, seed, by) for request in requests]
         found = {key: self._originals.get(key) for key in keys}
         missing = [key for key, controls in found.items() if controls is None]
-        contents = [self._content(path) for path, *_ in missing]
+        contents = [self._content(path, by) for path, *_ in missing]
         with ThreadPoolExecutor(own_cores()) as pool:
             for key, controls in zip(missing, pool.map(_matching, contents, missing), strict=True):
                 found[key] = self._originals.put(key, controls, _SMALL)
@@ -189,11 +199,11 @@ class ImageCache:
         kept = self._originals if change is None else self._variants
         return kept.put(request, image, image.pixel_values.nbytes)
 
-    def _content(self, path: str) -> Content:
-        content = self._originals.get(("content", path))
+    def _content(self, path: str, by: type[Content]) -> Content:
+        content = self._originals.get((by, path))
         if content is None:
-            content = Content(self._pixels(path), self.method)
-        return self._originals.put(("content", path), content, content.n_bytes)
+            content = by(self._pixels(path), self.method)
+        return self._originals.put((by, path), content, content.n_bytes)
 
     def _pixels(self, path: str) -> np.ndarray:
         pixels = self._originals.get(("pixels", path))
@@ -212,8 +222,10 @@ class ImageCache:
             Image.fromarray(pixels).save(f, format="PNG")
 
 
-def _matching(content: Content, asked: tuple[str, Boxes, Boxes, int, int]) -> tuple[Boxes, ...]:
-    _, region, avoid, draws, seed = asked
+def _matching(
+    content: Content, asked: tuple[str, Boxes, Boxes, int, int, type[Content]]
+) -> tuple[Boxes, ...]:
+    _, region, avoid, draws, seed, _ = asked
     digest = hashlib.sha256(repr((seed, region)).encode()).digest()
     rng = np.random.default_rng(int.from_bytes(digest[:16], "little"))
     return content.controls(region, draws=draws, rng=rng, avoid=avoid)

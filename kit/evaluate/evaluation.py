@@ -23,6 +23,7 @@ from kit.evaluate.answering import (
     loaded_predictor,
     plan,
 )
+from kit.evaluate.causal import measure_causes
 from kit.evaluate.confidence import measure_confidences
 from kit.evaluate.config import EvaluateConfig
 from kit.evaluate.flips import measure_flips
@@ -169,8 +170,15 @@ def answer_batch(
     if config.counterfactual:
         flips = measure_flips(predictor, answers, draws=config.random_draws, seed=config.seed)
         ablations = measure_ablations(predictor, answers, references.partners)
-        for (_, row), found, without in zip(rows, flips, ablations, strict=True):
-            row |= {"inpainting": config.inpainting, "ablations": without} | found
+        causes = measure_causes(
+            predictor,
+            answers,
+            [confidence["answer_probability"] for confidence in confidences],
+            draws=config.random_draws,
+            seed=config.seed,
+        )
+        for (_, row), found, without, own in zip(rows, flips, ablations, causes, strict=True):
+            row |= {"inpainting": config.inpainting, "ablations": without} | found | own
     return rows
 
 

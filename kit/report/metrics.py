@@ -14,6 +14,7 @@ import numpy as np
 
 from kit.data.evidence import is_lesion
 from kit.prompting.messages import MODES
+from kit.report.causal import shares_of_causes, values_of_causes
 from kit.report.published import PUBLISHED
 from kit.report.risk_coverage import (
     THRESHOLDS,
@@ -65,7 +66,12 @@ def summarise_mode(rows: Sequence[Mapping]) -> dict[str, float]:
         metrics |= _with_bounds(name, sum(values) / len(values), interval, len(values))
     for name, found in statistics_of(rows).items():
         interval = statistic_interval(
-            found.value, found.counted, found.clusters, correct=found.correct, lean=found.lean
+            found.value,
+            found.counted,
+            found.clusters,
+            correct=found.correct,
+            bounds=bounds_of(name),
+            lean=found.lean,
         )
         metrics |= _with_bounds(name, found.value, interval, len(found.clusters))
     return metrics
@@ -82,8 +88,8 @@ def bounds_of(metric: str) -> Interval:
     >>> bounds_of("exact/all"), bounds_of("claimed_flip_gap/open"), bounds_of("region_change")
     ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))
     """
-    stem = metric.split("/")[0]
-    if stem.endswith(("gap", "drop")) or stem in ("above_floor", "vrs"):
+    stem, *rest = metric.split("/")
+    if stem.endswith(("gap", "drop")) or stem in ("above_floor", "vrs") or rest[:1] == ["gap"]:
         return -1.0, 1.0
     return (0.0, 255.0) if stem.endswith("_change") else (0.0, 1.0)
 
@@ -122,7 +128,7 @@ def _plain_values(row: Mapping) -> dict[str, float | None]:
     if floor := row.get("floor"):
         values["floor/question_only"] = floor["exact"]
         values["above_floor"] = row["scores"]["exact"] - floor["exact"]
-    values |= _of_interventions(row) | _of_ablations(row)
+    values |= _of_interventions(row) | _of_ablations(row) | values_of_causes(row)
     agreement = row.get("confidences", {}).get("consistency")
     if agreement is not None:
         for threshold in THRESHOLDS:
@@ -224,20 +230,20 @@ class Statistic:
     """A value that is no mean of values of rows.
 
     ``value``: that of all rows. ``counted``: takes how often each row counts, ``(times, rows)``,
-    and gives the value of each time. ``clusters`` and ``correct`` (0 or 1): of the rows that it is
-    over. ``lean``: how far chance alone lifts it.
+    and gives the value of each time. ``clusters`` and ``correct`` (0 or 1, None where that says
+    nothing of it): of the rows that it is over. ``lean``: how far chance alone lifts it.
     """
 
     value: float
     counted: Counted
     clusters: Sequence[str]
-    correct: Sequence[float]
+    correct: Sequence[float] | None = None
     lean: float = 0.0
 
 
 def statistics_of(rows: Sequence[Mapping]) -> dict[str, Statistic]:
-    """Areas under risk-coverage curves and calibration errors by name. A name without a
-    confidence goes by ``BY_DEFAULT``."""
+    """Areas under risk-coverage curves and calibration errors by name, and causal recall. A name
+    without a confidence goes by ``BY_DEFAULT``."""
     found: dict[str, Statistic] = {}
     names = dict.fromkeys(name for row in rows for name in row.get("confidences", {}))
     for name in names:
@@ -257,6 +263,9 @@ def statistics_of(rows: Sequence[Mapping]) -> dict[str, Statistic]:
         ):
             if stem != "ece" or name in PROBABILITIES:
                 found[f"{stem}{end}"] = Statistic(value, counted, clusters, correct, lean)
+    for name, share in shares_of_causes(rows).items():
+        clusters = [cluster_of(rows[place]) for place in share.places]
+        found[name] = Statistic(share.value, share.counted, clusters)
     return found
 
 

@@ -114,6 +114,16 @@ GROUPS: dict[str, list[Row]] = {
         *_changes("claimed_", "own boxes"),
         *_changes("both_", "both"),
     ],
+    "Causes (phantoms)": [
+        Row("causal/recall", "causal recall: share carried by what decides the answer"),
+        Row("causal/control", "... by its controls", "%", -1),
+        Row("causal/gap", "gap of the two", "points"),
+        Row("causal/recall_all", "causal recall, also without controls"),
+        Row("twin/right", "answers without what decided them that are right"),
+        Row("twin/both_right", "... and with it too"),
+        Row("causal/placed", "questions that a place of the image decides", "%", 0),
+        Row("causal/unmatched_rate", "of these: no control, left out", "%", 0),
+    ],
     "Without the image": [
         Row("vrs", "visual reliance score (VRS): image - another's", "points"),
         Row("hvrr", "hallucinated visual reasoning (HVRR)", "%", -1),

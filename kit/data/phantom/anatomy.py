@@ -7,6 +7,7 @@ the patient's side as in SLAKE: the left kidney is on the right of the image.
 from __future__ import annotations
 
 import math
+from collections.abc import Set
 
 import cv2
 import numpy as np
@@ -17,26 +18,31 @@ from kit.data.phantom.scene import Organ, Scene, draw_spine, draw_trunk, open_sc
 KINDS = ("CT abdomen", "CT lung", "MRI brain", "X-ray chest")
 
 
-def draw_body(kind: str, rng: np.random.Generator) -> Scene:
-    """Draw the body of a kind, without lesions."""
+def draw_body(kind: str, rng: np.random.Generator, without: Set[str] = frozenset()) -> Scene:
+    """Draw the body of a kind, without lesions and without the organs that are named."""
     draw = {
         "CT abdomen": _draw_ct_abdomen,
         "CT lung": _draw_ct_lung,
         "MRI brain": _draw_mri_brain,
         "X-ray chest": _draw_xray_chest,
     }
-    return draw[kind](rng)
+    return draw[kind](rng, without)
 
 
-def _draw_ct_abdomen(rng: np.random.Generator) -> Scene:
-    scene = open_scene("CT abdomen", rng, size=(212, 184), radii=(0.37, 0.36), level=2)
+def _draw_ct_abdomen(rng: np.random.Generator, without: Set[str]) -> Scene:
+    scene = open_scene(
+        "CT abdomen", rng, size=(212, 184), radii=(0.37, 0.36), level=2, without=without
+    )
     draw_trunk(scene, fat=62, muscle=112)
     scene.tissue(ellipse(0, -0.03, 0.8, 0.78), 58, texture=5)
     draw_spine(scene, 0.38)
-    scene.tissue(ellipse(rng.uniform(-0.02, 0.06), 0.16, 0.055, 0.065), 200)
+    with scene.part():
+        scene.tissue(ellipse(rng.uniform(-0.02, 0.06), 0.16, 0.055, 0.065), 200)
     for _ in range(14):
         x, y = rng.uniform(-0.25, 0.45), rng.uniform(-0.62, 0.05)
-        scene.tissue(ellipse(x, y, rng.uniform(0.06, 0.1), 0.07, rng.uniform(0, 3)), 104, texture=6)
+        loop = ellipse(x, y, rng.uniform(0.06, 0.1), 0.07, rng.uniform(0, 3))
+        with scene.part():
+            scene.tissue(loop, 104, texture=6)
     gray = rng.uniform(128, 146)
     liver = [(-0.78, -0.1), (-0.6, -0.55), (-0.2, -0.66), (0.14, -0.5), (-0.05, -0.28)]
     liver += [(-0.16, 0.02), (-0.26, 0.12), (-0.48, 0.16), (-0.66, 0.34), (-0.79, 0.2)]
@@ -49,14 +55,16 @@ def _draw_ct_abdomen(rng: np.random.Generator) -> Scene:
         outline = scaled(wobble(spleen, 0.03, rng), size, (0.79, 0.12))
         scene.organ("Spleen", smooth(np.minimum(outline, 0.9)), gray - rng.uniform(0, 15))
     if scene.chance(0.5):
-        scene.organ("Stomach", ellipse(0.38, -0.38, 0.26, 0.2, rng.uniform(-0.4, 0.4)), 100)
-        scene.tissue(ellipse(0.37, -0.46, 0.17, 0.08), 12)
+        with scene.thing("Stomach"):
+            scene.organ("Stomach", ellipse(0.38, -0.38, 0.26, 0.2, rng.uniform(-0.4, 0.4)), 100)
+            scene.tissue(ellipse(0.37, -0.46, 0.17, 0.08), 12)
     bright = scene.chance(0.5)
     left_bigger = scene.chance(0.5)
     for label, side in (("Left Kidney", 1), ("Right Kidney", -1)):
         if scene.chance(0.65):
             size = 1.18 if left_bigger == (side > 0) else 0.84
-            _draw_kidney(scene, label, side, size * rng.uniform(0.96, 1.04), bright)
+            with scene.thing(label):
+                _draw_kidney(scene, label, side, size * rng.uniform(0.96, 1.04), bright)
     return scene
 
 
@@ -70,18 +78,21 @@ def _draw_kidney(scene: Scene, label: str, side: int, size: float, bright: bool)
         outline, sinus = mirrored(outline), mirrored(sinus)
     rim = smooth(scaled(outline, 1.14, (side * 0.4, 0.3)))
     scene.tissue(rim, 58)
-    scene.hide(rim)
+    scene.hide(rim, label=label)
     level = rng.uniform(205, 225) if bright else rng.uniform(118, 135)
     scene.organ(label, smooth(outline), level, tone="White" if bright else "Gray")
     scene.tissue(sinus, 85, soft=0.8)
 
 
-def _draw_ct_lung(rng: np.random.Generator) -> Scene:
-    scene = open_scene("CT lung", rng, size=(212, 180), radii=(0.38, 0.35), level=2)
+def _draw_ct_lung(rng: np.random.Generator, without: Set[str]) -> Scene:
+    scene = open_scene(
+        "CT lung", rng, size=(212, 180), radii=(0.38, 0.35), level=2, without=without
+    )
     draw_trunk(scene, fat=70, muscle=128)
     with_heart = scene.chance(0.55)
     draw_spine(scene, 0.5)
-    scene.tissue(ellipse(rng.uniform(0.1, 0.16), 0.36, 0.07, 0.085), 185)
+    with scene.part():
+        scene.tissue(ellipse(rng.uniform(0.1, 0.16), 0.36, 0.07, 0.085), 185)
     missing = rng.choice(["Left Lung", "Right Lung", "none"], p=[0.25, 0.25, 0.5])
     left_bigger = scene.chance(0.5)
     lung = [(0.2, -0.5), (0.42, -0.68), (0.66, -0.44), (0.77, -0.02), (0.7, 0.4), (0.46, 0.62)]
@@ -92,8 +103,9 @@ def _draw_ct_lung(rng: np.random.Generator) -> Scene:
         size = rng.uniform(1.0, 1.06) if left_bigger == (side > 0) else rng.uniform(0.74, 0.8)
         outline = scaled(wobble(lung, 0.035, rng), size, (0.5, 0.05))
         outline = outline if side > 0 else mirrored(outline)
-        organ = scene.organ(label, smooth(outline), rng.uniform(18, 34), texture=3)
-        _draw_vessels(scene, organ, 22)
+        with scene.thing(label):
+            organ = scene.organ(label, smooth(outline), rng.uniform(18, 34), texture=3)
+            _draw_vessels(scene, organ, 22)
     if with_heart:
         x = rng.uniform(0.06, 0.16)
         level = rng.uniform(160, 185)
@@ -117,8 +129,10 @@ def _draw_vessels(scene: Scene, organ: Organ, count: int) -> None:
         scene.canvas.blend(twig * organ.cover, 105, 0.7)
 
 
-def _draw_mri_brain(rng: np.random.Generator) -> Scene:
-    scene = open_scene("MRI brain", rng, size=(184, 200), radii=(0.36, 0.385), level=1)
+def _draw_mri_brain(rng: np.random.Generator, without: Set[str]) -> Scene:
+    scene = open_scene(
+        "MRI brain", rng, size=(184, 200), radii=(0.36, 0.385), level=1, without=without
+    )
     canvas = scene.canvas
     t2 = scene.chance(0.5)
     scene.facts["weighting"] = "T2" if t2 else "T1"
@@ -133,12 +147,15 @@ def _draw_mri_brain(rng: np.random.Generator) -> Scene:
     folds = np.sin(canvas.clouds(12) * 3.4) > 0.25
     for side in (-1, 1):
         core = canvas.cover(scene.frame.to_pixels(ellipse(side * 0.36, 0.0, 0.31, 0.62)))
-        canvas.blend(cv2.GaussianBlur(core, (0, 0), 5), white, 0.9)
+        with scene.part():
+            canvas.blend(cv2.GaussianBlur(core, (0, 0), 5), white, 0.9)
     cortex = 1 - canvas.cover(scene.frame.to_pixels(ellipse(0, 0, 0.68, 0.7)))
     furrows = cv2.GaussianBlur(folds.astype(np.float32), (0, 0), 1.2) * cortex * brain.cover
-    canvas.blend(furrows, fluid * 0.4 + gray * 0.6, 0.55)
+    with scene.part():
+        canvas.blend(furrows, fluid * 0.4 + gray * 0.6, 0.55)
     for y1, y2 in ((-0.86, -0.36), (0.4, 0.86)):
-        scene.line([(0, y1), (0, y2)], fluid * 0.7 + 20, 1, strength=0.8)
+        with scene.part():
+            scene.line([(0, y1), (0, y2)], fluid * 0.7 + 20, 1, strength=0.8)
     horn = [(0.05, -0.34), (0.2, -0.4), (0.16, -0.16), (0.13, 0.04), (0.28, 0.3), (0.22, 0.42)]
     horn += [(0.1, 0.16), (0.04, -0.06)]
     size = rng.uniform(1.0, 1.2)
@@ -151,13 +168,16 @@ def _draw_mri_brain(rng: np.random.Generator) -> Scene:
     if scene.chance(0.6):
         for label, side in (("Left Eye", 1), ("Right Eye", -1)):
             if scene.chance(0.75):
-                scene.tissue(ellipse(side * 0.44, -0.735, 0.19, 0.15), gray * 0.8)
-                scene.organ(label, ellipse(side * 0.44, -0.76, 0.145, 0.125), fluid, texture=0)
+                with scene.thing(label):
+                    scene.tissue(ellipse(side * 0.44, -0.735, 0.19, 0.15), gray * 0.8)
+                    scene.organ(label, ellipse(side * 0.44, -0.76, 0.145, 0.125), fluid, texture=0)
     return scene
 
 
-def _draw_xray_chest(rng: np.random.Generator) -> Scene:
-    scene = open_scene("X-ray chest", rng, size=(192, 204), radii=(0.5, 0.48), level=10)
+def _draw_xray_chest(rng: np.random.Generator, without: Set[str]) -> Scene:
+    scene = open_scene(
+        "X-ray chest", rng, size=(192, 204), radii=(0.5, 0.48), level=10, without=without
+    )
     haze = rng.uniform(150, 172)
     trunk = [(-0.2, -1.1), (0.2, -1.1), (0.24, -0.86), (0.95, -0.72), (1.1, -0.3), (0.97, 0.2)]
     trunk += [(0.98, 1.2), (-0.98, 1.2), (-0.97, 0.2), (-1.1, -0.3), (-0.95, -0.72), (-0.24, -0.86)]
@@ -177,7 +197,11 @@ def _draw_xray_chest(rng: np.random.Generator) -> Scene:
             scene.tissue(outline, haze + 12, texture=8, soft=4)
         else:
             scene.organ(label, outline, rng.uniform(48, 64), soft=1.5)
-    _draw_rib_cage(scene, sum(organ.cover for organ in scene.organs), haze)
+            if label in scene.without:
+                with scene.aside():
+                    scene.tissue(outline, haze + 12, texture=8, soft=4)
+    lungs = [organ.cover for organ in scene.organs if organ.label not in scene.without]
+    _draw_rib_cage(scene, sum(lungs), haze)
     enlarged = scene.chance(0.5)
     scene.facts["heart enlarged"] = "Yes" if enlarged else "No"
     width = rng.uniform(0.43, 0.48) if enlarged else rng.uniform(0.22, 0.26)
@@ -187,7 +211,7 @@ def _draw_xray_chest(rng: np.random.Generator) -> Scene:
     return scene
 
 
-def _draw_rib_cage(scene: Scene, lungs: np.ndarray, haze: float) -> None:
+def _draw_rib_cage(scene: Scene, lungs: np.ndarray | int, haze: float) -> None:
     """Ribs and clavicles, brightest over the lungs."""
     start = -0.72 + scene.rng.uniform(0, 0.1)
     along = np.linspace(0, 1, 14)
@@ -197,10 +221,12 @@ def _draw_rib_cage(scene: Scene, lungs: np.ndarray, haze: float) -> None:
             rib = np.stack([x, y + 0.2 * along**2 - 0.08 * np.sin(math.pi * along)], axis=1)
             cover = scene.canvas.stroke(scene.frame.to_pixels(rib), 4)
             soft = cv2.GaussianBlur(cover, (0, 0), 1.2) * (0.25 + 0.75 * lungs)
-            scene.canvas.pixels += 30 * soft
+            with scene.part():
+                scene.canvas.pixels += 30 * soft
     for side in (-1, 1):
         bone = [(side * 0.1, -0.6), (side * 0.4, -0.7), (side * 0.85, -0.8)]
-        scene.line(bone, haze + 40, 5, soft=1.2, strength=0.6)
+        with scene.part():
+            scene.line(bone, haze + 40, 5, soft=1.2, strength=0.6)
 
 
 def _draw_marker(scene: Scene) -> None:

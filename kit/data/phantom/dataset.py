@@ -7,11 +7,14 @@ shorter one, byte for byte.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Set
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from kit.data.phantom.anatomy import KINDS, draw_body
+from kit.data.phantom.causes import causes_of, to_json
 from kit.data.phantom.drawing import bounding_box
 from kit.data.phantom.layout import Drawn, Picture, numbers, save_jpeg, write_slake
 from kit.data.phantom.lesions import Lesion, add_lesions
@@ -107,24 +110,39 @@ def write_vqa_rad_phantoms(
 def draw_phantom(number: int, *, seed: int) -> Drawn:
     """The picture of this number and its questions."""
     scene, lesions, rng = draw_scene(number, seed=seed)
-    blur = 1.0 if scene.kind == "X-ray chest" else rng.uniform(0.5, 0.75)
-    pixels = scene.canvas.finish(
-        blur=blur,
+    picture = _picture(scene, lesions, _scanned(scene, rng))
+    questions = ask(scene, lesions, rng)
+    causes = to_json(*causes_of(questions, scene, lesions), number, seed)
+    return replace(picture, causes=causes), questions
+
+
+def draw_without(number: int, things: Iterable[str], *, seed: int) -> np.ndarray:
+    """The pixels of this number as if some of its things had never been there: the same body,
+    other things, blur and noise; ``(height, width)`` uint8, as :class:`Picture` has them."""
+    scene, _, rng = draw_scene(number, seed=seed, without=frozenset(things))
+    return _scanned(scene, rng)
+
+
+def _scanned(scene: Scene, rng: np.random.Generator) -> np.ndarray:
+    return scene.canvas.finish(
+        blur=1.0 if scene.kind == "X-ray chest" else rng.uniform(0.5, 0.75),
         noise=rng.uniform(4, 8),
         gain=rng.uniform(0.88, 1.08),
         offset=rng.uniform(-6, 6),
     )
-    return _picture(scene, lesions, pixels), ask(scene, lesions, rng)
 
 
-def draw_scene(number: int, *, seed: int) -> tuple[Scene, list[Lesion], np.random.Generator]:
-    """The body and lesions of this number, before the scanner's blur and noise.
+def draw_scene(
+    number: int, *, seed: int, without: Set[str] = frozenset()
+) -> tuple[Scene, list[Lesion], np.random.Generator]:
+    """The body and lesions of this number, before the scanner's blur and noise, but for the
+    things that are left out.
 
     Sixteen neighbours hold every kind of scan with every count of lesions.
     """
     kind, lesions = _cell(number, seed)
     rng = np.random.default_rng([seed, 1, number])
-    scene = draw_body(kind, rng)
+    scene = draw_body(kind, rng, without)
     return scene, add_lesions(scene, lesions), rng
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,14 +16,15 @@ from kit.files import atomic_write, explain_os_error
 SPLITS = {"train": 0, "validate": 100_000, "test": 200_000}
 JPEG_QUALITY = 92
 QUESTIONS_AT_MOST = 16
+CAUSES = "causes.json"  # beside an image
 
 
 @dataclass(frozen=True)
 class Question:
     """One English question.
 
-    ``kind`` names what is asked and ``wordings`` are all texts that ask it; the SLAKE layout
-    holds neither.
+    ``kind`` names what is asked, ``wordings`` are all texts that ask it, and ``names`` what it
+    asks about; the SLAKE layout holds none of them.
     """
 
     kind: str
@@ -31,6 +33,7 @@ class Question:
     content_type: str
     answer_type: str
     wordings: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class Picture:
 
     ``pixels`` and ``mask`` are ``(height, width)`` uint8; ``boxes`` are (label, (x, y, width,
     height)) in pixels. With ``mask`` None the mask file is, as for SLAKE's X-rays, the image
-    with the boxes drawn on it.
+    with the boxes drawn on it. ``causes`` is the text of a file that SLAKE has not
+    (``kit.data.phantom.causes``).
     """
 
     pixels: np.ndarray
@@ -47,6 +51,7 @@ class Picture:
     location: str
     boxes: tuple[tuple[str, tuple[int, int, int, int]], ...]
     mask: np.ndarray | None
+    causes: str = ""
 
 
 Drawn = tuple[Picture, list[Question]]
@@ -90,9 +95,9 @@ def write_slake(root: Path, splits: dict[str, Iterable[tuple[int, Drawn]]]) -> N
         raise explain_os_error(error, root) from error
 
 
-def save_jpeg(pixels: np.ndarray, path: Path) -> None:
+def save_jpeg(pixels: np.ndarray, path: str | Path | io.BytesIO) -> None:
     """Save grey ``(height, width)`` uint8 pixels as an RGB JPEG."""
-    Image.fromarray(pixels).convert("RGB").save(path, quality=JPEG_QUALITY)
+    Image.fromarray(pixels).convert("RGB").save(path, format="JPEG", quality=JPEG_QUALITY)
 
 
 def _row(number: int, picture: Picture, question: Question) -> dict:
@@ -128,6 +133,8 @@ def _write_image_folder(folder: Path, picture: Picture, rows: list[dict]) -> Non
     own = [{k: v for k, v in row.items() if k != "content_type"} for row in rows]
     text = json.dumps(own, ensure_ascii=False)
     (folder / "question.json").write_text(text, encoding="utf-8")
+    if picture.causes:
+        (folder / CAUSES).write_text(picture.causes, encoding="utf-8")
 
 
 def _annotated(picture: Picture) -> Image.Image:

@@ -54,10 +54,20 @@ def add_lesions(scene: Scene, count: int) -> list[Lesion]:
             break
         chest = scene.kind in ("CT lung", "X-ray chest")
         effusion = chest and scene.chance(0.12)
-        lesion = _add_effusion(scene, lesions) if effusion else _add_spot(scene, lesions)
+        with scene.thing(lesion_name(len(lesions))):
+            lesion = _add_effusion(scene, lesions) if effusion else _add_spot(scene, lesions)
         if lesion is not None:
             lesions.append(lesion)
     return lesions
+
+
+def lesion_name(index: int) -> str:
+    """The name as a thing of the lesion with this place among those of a phantom.
+
+    >>> lesion_name(0)
+    'lesion 1'
+    """
+    return f"lesion {index + 1}"
 
 
 def _hosts(scene: Scene) -> list[Organ]:

@@ -112,7 +112,7 @@ def _ask_organs(scene: Scene, lesions: list[Lesion], rng: np.random.Generator) -
 
 
 _PAIRS = (("Liver", "Spleen"), ("Left Kidney", "Right Kidney"), ("Left Lung", "Right Lung"))
-_LARGEST = {
+LARGEST = {
     "CT abdomen": ("Liver", "Spleen"),
     "CT lung": ("Left Lung", "Right Lung", "Heart"),
     "MRI brain": ("Brain",),
@@ -128,7 +128,7 @@ def _ask_organ_sizes(scene: Scene, lesions: list[Lesion], rng: np.random.Generat
             bigger = _bigger([there[first], there[second]])
             if bigger is not None:
                 yield 0.9, word("bigger organ", bigger.label, rng, first, second)
-    largest = _bigger([there[label] for label in _LARGEST[scene.kind] if label in there])
+    largest = _bigger([there[label] for label in LARGEST[scene.kind] if label in there])
     if largest is not None:
         yield _LARGEST_RATE[scene.kind], word("largest organ", largest.label, rng)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import math
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field, replace
 
 import cv2
@@ -31,14 +34,47 @@ class Organ:
 
 @dataclass
 class Scene:
-    """A body being drawn. ``facts`` are what questions may ask beside organs and lesions."""
+    """A body being drawn. ``facts`` are what questions may ask beside organs and lesions.
+
+    ``without`` names things that are left out: what chance decides is decided as if they were
+    there (``organs`` are those of the whole body), so that nothing else is drawn otherwise.
+    ``things`` are those of a whole body by name: how far the drawing of each changed a pixel, in
+    grey levels, as far as no organ was drawn over it, ``(height, width)``.
+    """
 
     kind: str
     canvas: Canvas
     frame: Frame
     rng: np.random.Generator
+    without: Set[str] = frozenset()
     organs: list[Organ] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)
+    things: dict[str, np.ndarray] = field(default_factory=dict)
+    parts: int = 0
+
+    @contextlib.contextmanager
+    def thing(self, name: str) -> Iterator[None]:
+        """What is drawn meanwhile is a thing of this name, or left out."""
+        before = self.canvas.pixels.copy()
+        yield
+        if name in self.without:
+            self.canvas.pixels = before
+        elif not self.without:
+            change = np.abs(self.canvas.pixels - before)
+            if change.any():
+                self.things[name] = change
+
+    def part(self) -> contextlib.AbstractContextManager[None]:
+        """What is drawn meanwhile is a thing that nobody asks for."""
+        self.parts += 1
+        return self.thing(f"part {self.parts}")
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is drawn meanwhile takes no random number from what follows."""
+        kept, self.canvas.rng = self.canvas.rng, copy.deepcopy(self.canvas.rng)
+        yield
+        self.canvas.rng = kept
 
     def tissue(
         self, outline: ArrayLike, level: float, *, texture: float = 0.0, soft: float = 0.0
@@ -57,15 +93,19 @@ class Scene:
         tone: str = "",
     ) -> Organ:
         """Draw an organ and remember where it is."""
-        self.tissue(outline, level, texture=texture, soft=soft)
-        cover = self.hide(outline, soft=soft)
+        with self.thing(label):
+            self.tissue(outline, level, texture=texture, soft=soft)
+        cover = self.hide(outline, soft=soft, label=label)
         organ = Organ(label, cover, tone)
         self.organs.append(organ)
         return organ
 
-    def hide(self, outline: ArrayLike, *, soft: float = 0.0) -> np.ndarray:
-        """Take what an outline covers out of the organs drawn so far; returns what it covers."""
+    def hide(self, outline: ArrayLike, *, soft: float = 0.0, label: str = "") -> np.ndarray:
+        """Take what an outline covers out of the organs drawn so far; returns what it covers.
+        ``label``: what is drawn there."""
         cover = self.canvas.cover(self.frame.to_pixels(outline), soft=soft)
+        for name in self.things.keys() - {label}:
+            self.things[name] = self.things[name] * (1 - cover)
         self.organs = [replace(organ, cover=organ.cover * (1 - cover)) for organ in self.organs]
         return cover
 
@@ -96,6 +136,7 @@ def open_scene(
     size: tuple[int, int],
     radii: tuple[float, float],
     level: float,
+    without: Set[str] = frozenset(),
 ) -> Scene:
     """``size``: width and height before jitter, ``radii``: the body's, as parts of the size."""
     width, height = (int(s + rng.integers(-10, 11)) for s in size)
@@ -107,7 +148,7 @@ def open_scene(
         height / 2 + slack[1] * rng.uniform(-0.75, 0.75),
     )
     frame = Frame(centre, reach, rng.uniform(-0.1, 0.1))
-    return Scene(kind, Canvas(width, height, level=level, rng=rng), frame, rng)
+    return Scene(kind, Canvas(width, height, level=level, rng=rng), frame, rng, without)
 
 
 def draw_trunk(scene: Scene, *, fat: float, muscle: float) -> None:
@@ -124,15 +165,18 @@ def draw_trunk(scene: Scene, *, fat: float, muscle: float) -> None:
     for angle in np.arange(0.2, 2 * math.pi, 0.52) + rng.uniform(-0.1, 0.1):
         x, y = 0.87 * math.cos(angle), 0.86 * math.sin(angle)
         if y < 0.7 and abs(x) > 0.2:
-            scene.tissue(ellipse(x, y, 0.075, 0.03, angle + math.pi / 2), 225)
+            with scene.part():
+                scene.tissue(ellipse(x, y, 0.075, 0.03, angle + math.pi / 2), 225)
 
 
 def draw_spine(scene: Scene, y: float) -> None:
     """A vertebra with its canal; the cord in it is the organ."""
     level = scene.rng.uniform(205, 235)
     process = [(-0.05, y + 0.1), (0.05, y + 0.1), (0.02, y + 0.36), (-0.02, y + 0.36)]
-    scene.tissue(smooth(process, 1), level)
+    with scene.part():
+        scene.tissue(smooth(process, 1), level)
     wings = [(-0.26, y + 0.2), (0, y + 0.1), (0.26, y + 0.2), (0.1, y + 0.24), (-0.1, y + 0.24)]
-    scene.tissue(smooth(wings, 2), level)
+    with scene.part():
+        scene.tissue(smooth(wings, 2), level)
     scene.tissue(ellipse(0, y, 0.135, 0.135), level, texture=10)
     scene.organ("Spinal Cord", ellipse(0, y + 0.165, 0.06, 0.07), 110, texture=0)

@@ -109,4 +109,4 @@ def word(kind: str, answer: str, rng: np.random.Generator, *names: str) -> Quest
     content_type, answer_type, forms = WORDINGS[kind]
     texts = tuple(form.format(*(name.lower() for name in names)) for form in forms)
     text = texts[rng.integers(len(texts))]
-    return Question(kind, text, answer, content_type, answer_type, texts)
+    return Question(kind, text, answer, content_type, answer_type, texts, names)
