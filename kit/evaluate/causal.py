@@ -98,7 +98,8 @@ def _without(
 ) -> list[_Gone]:
     """What each cause of an image (by its path) is taken away by."""
     found: dict[tuple[str, tuple[str, ...]], _Gone] = {}
-    drawn = {image: _Drawn(predictor, image, causes) for image, causes, _ in chosen}
+    of_images = {image: causes for image, causes, _ in chosen}
+    drawn = {image: _Drawn(predictor, image, causes) for image, causes in of_images.items()}
     painted: dict[tuple[str, tuple[str, ...]], np.ndarray] = {}
     for image, causes, cause in chosen:
         key = image, cause.things

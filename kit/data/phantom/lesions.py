@@ -103,11 +103,12 @@ def _add_spot(scene: Scene, lesions: list[Lesion]) -> Lesion | None:
                 label: places
                 for label, room in rooms.items()
                 if not (label in bright and look.tone in ("White", ""))
-                and len(places := np.argwhere(room * window > radius * look.inner + 0.5)) > 8
+                and np.count_nonzero(places := room * window > radius * look.inner + 0.5) > 8
             }
             if fits:
                 host = sorted(fits)[rng.integers(len(fits))]
-                y, x = (float(v) for v in fits[host][rng.integers(len(fits[host]))])
+                places = np.argwhere(fits[host])
+                y, x = (float(v) for v in places[rng.integers(len(places))])
                 cover = _paint(canvas, look, (x, y), radius)
                 name = _name(scene.kind, look, host)
                 tone = look.tone if look.strength == 1 else ""
