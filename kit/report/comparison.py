@@ -142,9 +142,5 @@ def _in_mode(rows: Sequence[tuple[Mapping, Mapping]], seed: int) -> Iterator[Fou
     for metric in (name for name in ROWS if name in a and name in b):
         one, other = a[metric], b[metric]
         if one.clusters == other.clusters:
-            counted = pooled[metric].counted
-            yield (
-                metric,
-                statistic_difference(one.value, other.value, counted, one.clusters, seed),
-                None,
-            )
+            sides = (one.value, other.value, pooled[metric].counted, one.clusters)
+            yield metric, statistic_difference(*sides, bounds_of(metric), seed), None

@@ -149,9 +149,14 @@ def paired_difference(
 
 
 def statistic_difference(
-    a: float, b: float, counted: Counted, clusters: Sequence[Hashable], seed: int = 0
+    a: float,
+    b: float,
+    counted: Counted,
+    clusters: Sequence[Hashable],
+    bounds: Interval = (0.0, 1.0),
+    seed: int = 0,
 ) -> Difference:
-    """``b - a`` of a statistic in 0..1 that is no mean.
+    """``b - a`` of a statistic within ``bounds`` that is no mean.
 
     Args:
         counted: as for :func:`statistic_interval`, of the records of both models, first all of
@@ -170,8 +175,9 @@ def statistic_difference(
         kept = 1 - swapped
         return counted(np.hstack([swapped, kept])) - counted(np.hstack([kept, swapped]))
 
+    span = bounds[1] - bounds[0]
     low, high = statistic_interval(
-        b - a, lambda times: apart(times, times), clusters, bounds=(-1.0, 1.0)
+        b - a, lambda times: apart(times, times), clusters, bounds=(-span, span)
     ) or (None, None)
     n_clusters = int(number.max()) + 1
     p_value = _p_value(of_swapped, n_clusters, ROUNDING, STATISTIC_DRAWS, seed)

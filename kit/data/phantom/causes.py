@@ -33,6 +33,8 @@ from kit.errors import DataError
 ALIKE = 1.25  # the most by which the changes of a cause and of the others differ, either way
 _FULL = 1.08  # of a cause's change, that several others are filled up to
 
+_EDGES = 0.02  # of a cause's pixels, that others may change too
+
 _SEEN = 0.5  # grey levels: less cannot be seen
 _BLURRED = 3  # pixels as far as the scanner's blur carries a thing
 
@@ -132,15 +134,17 @@ def _with_lesions(organs: Iterable[str], lesions: Sequence[Lesion]) -> tuple[str
 
 
 def _others(things: Sequence[str], scene: Scene, lesions: Sequence[Lesion]) -> tuple[str, ...]:
-    """Things that have no part in ``things`` and change the picture about as much: the one nearest
-    in that, or several, the largest first that still fit in; none where neither comes near."""
+    """Things that have no part in ``things``, change none of their pixels (but for a soft edge),
+    and change the picture about as much: the one nearest in that, or several, the largest first
+    that still fit in; none where neither comes near."""
     hosts = {lesion.host for i, lesion in enumerate(lesions) if lesion_name(i) in things}
+    seen = np.logical_or.reduce([scene.things[name] > _SEEN for name in things])
     change = {name: float(each.sum()) for name, each in scene.things.items()}
     whole = sum(change[name] for name in things)
     free = {
         (names := _with_lesions([name], lesions)): sum(change[each] for each in names)
         for name in change.keys() - {*things, *hosts, "Brain"}
-        if change[name] > 0
+        if change[name] > 0 and (scene.things[name] > _SEEN)[seen].mean() <= _EDGES
     }
     several: tuple[str, ...] = ()
     total = 0.0
