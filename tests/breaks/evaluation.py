@@ -29,7 +29,7 @@ BREAKS = (
         "kit/report/causal.py",
         "np.clip(losses, 0.0, gives)",
         "np.clip(losses, 0.0, 1.0)",
-        ("kit.report.causal.shares_of_causes",),
+        ("kit/report/causal.py::kit.report.causal.shares_of_causes",),
     ),
     Break(
         "a phantom is drawn again by another version as if by the same",
