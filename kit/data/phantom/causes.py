@@ -69,6 +69,19 @@ class Causes:
         return np.logical_or.reduce([self.masks[name] for name in things])
 
 
+def answer_without(cause: Cause, answer: str, things: Iterable[str]) -> str:
+    """The true answer where ``things`` were never drawn, "" where it is not known.
+
+    >>> cause = Cause("lesion count", ("lesion 1", "lesion 2"), "0")
+    >>> [answer_without(cause, "2", t) for t in (("Liver",), cause.things, ("lesion 1",))]
+    ['2', '0', '']
+    """
+    gone = {*cause.things} & {*things}
+    if not gone:
+        return answer
+    return cause.without if gone == {*cause.things} else ""
+
+
 def causes_of(
     questions: Sequence[Question], scene: Scene, lesions: Sequence[Lesion]
 ) -> tuple[dict[tuple[str, str], Cause], dict[str, np.ndarray]]:

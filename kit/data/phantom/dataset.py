@@ -7,17 +7,17 @@ shorter one, byte for byte.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Set
+from collections.abc import Collection, Iterable, Iterator, Set
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from kit.data.phantom.anatomy import KINDS, draw_body
-from kit.data.phantom.causes import causes_of, to_json
+from kit.data.phantom.causes import answer_without, causes_of, to_json
 from kit.data.phantom.drawing import bounding_box
 from kit.data.phantom.layout import Drawn, Picture, numbers, save_jpeg, write_slake
-from kit.data.phantom.lesions import Lesion, add_lesions
+from kit.data.phantom.lesions import Lesion, add_lesions, lesion_name
 from kit.data.phantom.questions import ask
 from kit.data.phantom.rad import rad_rows, set_traps
 from kit.data.phantom.scene import Scene
@@ -50,16 +50,22 @@ _LOCATIONS = {
     "X-ray chest": ("X-Ray", "Lung"),
 }
 _LESION_COUNTS = (0, 0, 1, 2)
+_TWIN_NUMBERS = 1_000_000  # apart from those of phantoms
 _RAD_NUMBERS = 400_000  # far from the numbers of the SLAKE layout: no image is in both
 _IMAGES = {"train": 200, "validate": 30, "test": 60}
 
 
 def write_slake_phantoms(
-    root: str | Path, *, images: dict[str, int] | None = None, seed: int = 0
+    root: str | Path,
+    *,
+    images: dict[str, int] | None = None,
+    seed: int = 0,
+    twins: Collection[str] = (),
 ) -> None:
     """Write phantoms in the original SLAKE layout under ``root``.
 
-    ``images`` counts them by split (default: 200 train, 30 validate, 60 test).
+    ``images`` counts them by split (default: 200 train, 30 validate, 60 test). The splits that
+    ``twins`` names hold, after these, the twins of each (:func:`draw_twins`).
 
     Raises:
         UserError: the folder cannot be written.
@@ -67,10 +73,15 @@ def write_slake_phantoms(
     """
     images = _IMAGES if images is None else images
     splits = {split: numbers(split, count) for split, count in images.items()}
-    write_slake(
-        Path(root),
-        {split: ((n, draw_phantom(n, seed=seed)) for n in own) for split, own in splits.items()},
-    )
+    drawn = {split: _drawn(own, seed, with_twins=split in twins) for split, own in splits.items()}
+    write_slake(Path(root), drawn)
+
+
+def _drawn(own: Iterable[int], seed: int, *, with_twins: bool) -> Iterator[tuple[int, Drawn]]:
+    for number in own:
+        yield number, draw_phantom(number, seed=seed)
+    for number in own if with_twins else ():
+        yield from draw_twins(number, seed=seed)
 
 
 def write_vqa_rad_phantoms(
@@ -114,6 +125,28 @@ def draw_phantom(number: int, *, seed: int) -> Drawn:
     questions = ask(scene, lesions, rng)
     causes = to_json(*causes_of(questions, scene, lesions), number, seed)
     return replace(picture, causes=causes), questions
+
+
+def draw_twins(number: int, *, seed: int) -> Iterator[tuple[int, Drawn]]:
+    """The phantom of this number without what decides one of its questions, for each of which the
+    answer is then known: its number, and those of the questions whose true answers are, some
+    another one and some the same. A heart is not left out: organs behind it would come to light.
+    """
+    scene, lesions, rng = draw_scene(number, seed=seed)
+    _scanned(scene, rng)
+    questions = ask(scene, lesions, rng)
+    causes, _ = causes_of(questions, scene, lesions)
+    known = [c.things for c in causes.values() if c.without and "Heart" not in c.things]
+    for place, things in enumerate(dict.fromkeys(known), start=1):
+        pixels = draw_without(number, things, seed=seed)
+        organs = [organ for organ in scene.organs if organ.label not in things]
+        left = [lesion for i, lesion in enumerate(lesions) if lesion_name(i) not in things]
+        true = [
+            (q, answer_without(causes[q.question, q.answer], q.answer, things)) for q in questions
+        ]
+        asked = [replace(question, answer=answer) for question, answer in true if answer]
+        twin = _picture(replace(scene, organs=organs), left, pixels)
+        yield place * _TWIN_NUMBERS + number, (twin, asked)
 
 
 def draw_without(number: int, things: Iterable[str], *, seed: int) -> np.ndarray:

@@ -2,18 +2,24 @@
 that it says what is true there."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 
+from kit.data.evidence import is_lesion
 from kit.data.phantom.causes import ALIKE, Cause, mask_of_runs, read_causes, run_lengths
 from kit.data.phantom.dataset import draw_phantom, draw_without, write_slake_phantoms
+from kit.data.phantom.layout import are_phantoms
 from kit.data.phantom.wordings import WORDINGS
 from kit.data.slake import read_slake
 from kit.errors import DataError
 
 SEED = 3
 NUMBERS = range(32)
+NAMED = re.compile(
+    r"(?:Does the picture contain|Is there|Is) (.+?)(?: present)?(?: in this image)?\?$"
+)
 PLACED_NOWHERE = {"modality", "weighting", "body part", "plane"}
 
 
@@ -123,3 +129,36 @@ def test_a_broken_file_is_named(folder, tmp_path, change):
     with pytest.raises(DataError, match="not as it was written") as caught:
         read_causes(tmp_path / "source.jpg")
     assert "causes.json" in str(caught.value)
+
+
+def test_twins_come_after_the_others_and_answer_what_is_true_of_them(folder, tmp_path):
+    """By the boxes of what is there: presence, counts. Each differs from its phantom in an answer,
+    and most share others with it."""
+    images = {"train": len(NUMBERS), "test": 1}
+    write_slake_phantoms(tmp_path, images=images, seed=SEED, twins={"train"})
+    before, _ = read_slake(folder, "train")
+    rows, _ = read_slake(tmp_path, "train")
+    assert [(r.qid, r.question, r.answer) for r in rows[: len(before)]] == [
+        (r.qid, r.question, r.answer) for r in before
+    ]
+    assert len(read_slake(tmp_path, "test")[0]) < 10
+    true = {(row.image.parent.name, row.question): row.answer for row in before}
+    pairs: dict[str, list[bool]] = {}
+    for row in rows[len(before) :]:
+        own = f"xmlab{int(row.image.parent.name.removeprefix('xmlab')) % 1_000_000}"
+        pairs.setdefault(row.image.parent.name, []).append(row.answer == true[own, row.question])
+        labels = [region.label.lower() for region in row.regions]
+        lesions = sum(map(is_lesion, labels))
+        named = NAMED.match(row.question) if row.content_type in ("Organ", "Abnormality") else None
+        if named and not named[1].startswith("a lesion"):
+            assert row.answer == ("Yes" if named[1] in labels else "No")
+        if row.question.startswith(("Is there a lesion in this", "Does this image show any")):
+            assert row.answer == ("Yes" if lesions else "No")
+        if row.content_type == "Quantity":
+            name = row.question.split()[2]
+            own = [label for label in labels if label.endswith(f" {name.rstrip('s')}")]
+            assert row.answer == str(lesions if name == "lesions" else len(own))
+    assert len(pairs) > 20
+    assert not [name for name, same in pairs.items() if all(same)]
+    assert np.mean([any(same) for same in pairs.values()]) > 0.9
+    assert are_phantoms([(row.qid, str(row.image)) for row in rows])
