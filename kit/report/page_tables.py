@@ -17,6 +17,8 @@ STRATA = {
     "claimed_flip_gap": "own-box gap", "both_flip_gap": "gap of evidence and own boxes together",
     "drop_gap": "probability drop, evidence - controls",
     "claimed_drop_gap": "probability drop, own boxes - controls",
+    "causal/recall_all": "causal recall, also without controls",
+    "twin/both_right": "right with and without what decides the answer",
 }  # fmt: skip
 HEADLINES = {
     "exact/all": "exact match", "above_floor": "... above a guess without image, points",
@@ -27,7 +29,7 @@ HEADLINES = {
 GROUPS = {
     "": "answer type", "dataset": "dataset", "modality": "modality", "location": "organ",
     "content": "content type", "evidence": "evidence", "guessable": "question-only guess is right",
-    "change": "change of a pixel that is painted over",
+    "change": "change of a pixel that is painted over", "asked": "kind of question",
 }  # fmt: skip
 STRATUM_WORDS = {
     "xray_lesion": "X-ray lesion", "faint": f"faint, below {FAINT:g} of 255",

@@ -16,7 +16,7 @@ CONVENTIONS = "kit/evaluate/box_conventions.py"
 
 BREAKS = (
     Break(
-        "a thing that is left out takes no random numbers",
+        "a thing that is left out takes random numbers of its own",
         "kit/data/phantom/scene.py",
         "        self.canvas.pixels = before\n        elif",
         "        self.canvas.pixels = before\n            self.rng.random()\n        elif",
