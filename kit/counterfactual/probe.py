@@ -80,8 +80,11 @@ def probe(
     images at a time, and no image passes the vision tower twice. While the device works on some
     the next are made.
 
-    The model's own mode (training or evaluation) is restored; no gradient is kept.
+    The model's own mode (training or evaluation) is restored; no gradient is kept. A world in
+    which every effect is known (``kit.grpo.tricks``) is asked for it.
     """
+    if not isinstance(model, nn.Module):
+        return [model.effect(case) for case in cases]
     asked: dict[Request, dict[tuple[str, str], None]] = {}
     for case in cases:
         for without in ((), case.evidence, *case.controls):
