@@ -73,6 +73,7 @@ setup(
     package_data={
         "": ["README.md"],
         "kit": ["py.typed"],
+        "kit.grpo": ["tricks.jsonl"],
         "kit.model": ["tiny_base/*"],
         "kit.report": ["templates/*"],
     },

@@ -20,7 +20,7 @@ def drawn(picture: Mapping[str, Any]) -> np.ndarray:
     earlier ones, with a little texture.
 
     >>> drawn({"size": [4, 3], "paint": [[1, 1, 3, 3, 90]]})[..., 0].tolist()
-    [[0, 0, 0, 0], [0, 91, 90, 0], [0, 97, 97, 0]]
+    [[0, 0, 0, 0], [0, 93, 92, 0], [0, 98, 98, 0]]
     """
     width, height = picture["size"]
     grey = np.zeros((height, width), int)

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 from kit.command import option, parse, run
-from kit.counterfactual.images import ImageCache
 from kit.counterfactual.probe import Case
 from kit.counterfactual.regions import gold_region
 from kit.data.boxes import ON_GRID
 from kit.data.choices import with_choices
 from kit.data.grpo_records import GrpoRecord
 from kit.data.types import Region
+from kit.errors import DataError
 from kit.files import iter_json_lines, write_jsonl
 from kit.grpo.config import GrpoConfig
 from kit.grpo.known_world import Pictures, World
@@ -61,24 +61,38 @@ class Outcome:
             return "more"
         return "less" if min(apart) < -ALIKE else "same"
 
-    def reason(self, weights: Mapping[str, float]) -> str:
+    def reason(self, weights: Mapping[str, float], offline: bool = False) -> str:
         """Why it does not earn less, as the file says it of one of these rewards or of all; ""
-        where it does, or nothing is said."""
+        where it does, or nothing is said. ``offline``: the deltas of records were measured."""
         if self.verdict == "less":
             return ""
         if not self.by_view.keys() & self.trick["completions"]:
             return "no reward here asks for answers on changed images"
+        names = [name for name, weight in weights.items() if weight]
+        if offline:
+            names = [OFFLINE if name == "counterfactual" else name for name in names]
         why = self.trick["why"]
-        return "; ".join(
-            why[name] for name in (*weights, "all") if name in why and weights.get(name, 1)
-        )
+        return "; ".join(why[name] for name in [*names, "all"] if name in why)
 
 
 def read_tricks(path: Path = FILE) -> tuple[dict, dict[str, dict], list[dict]]:
-    """What the file says of itself, the situations by name, and the tricks."""
-    about, *rows = (row for _, row in iter_json_lines(path))
+    """What the file says of itself, the situations by name, and the tricks.
+
+    Raises:
+        DataError: it has another form.
+    """
+    rows = [row for _, row in iter_json_lines(path)]
+    if not rows or any(not isinstance(row, dict) for row in rows) or "tricks" not in rows[0]:
+        fix = f"give one in the form of {FILE}, which its first line describes"
+        raise DataError("not a file of tricks", where=path, fix=fix)
     situations = {row["situation"]: row for row in rows if "question" in row}
-    return about, situations, [row for row in rows if "trick" in row]
+    tricks = [row for row in rows if "trick" in row]
+    for trick in tricks:
+        lacks = [name for name in ("completions", "why", "situation") if name not in trick]
+        if lacks or trick["situation"] not in situations:
+            what = f"the trick {trick['trick']!r} lacks " + (lacks[0] if lacks else "its situation")
+            raise DataError(what, where=path, fix="the first line says what each line holds")
+    return rows[0], situations, tricks
 
 
 def text_of(said: Said) -> str:
@@ -96,13 +110,18 @@ class Bench:
     Each trick and view is one group: as many honest completions as the trick has, the trick's, and
     the situation's ``others``, what a policy would also have said, since what cannot be measured
     counts as the mean of its group. On the views that a trick says nothing of it is honest.
+    ``pictures``: those of another bench, with what is known of them.
     """
 
     def __init__(
-        self, situations: Mapping[str, Mapping], tricks: Sequence[Mapping], config: GrpoConfig
+        self,
+        situations: Mapping[str, Mapping],
+        tricks: Sequence[Mapping],
+        config: GrpoConfig,
+        pictures: Pictures | None = None,
     ):
         self.tricks, self.config = tricks, config
-        self.pictures = Pictures(situations)
+        self.pictures = pictures or Pictures(situations)
         self.world = World(situations, self.pictures)
         records = {name: self._record(situation) for name, situation in situations.items()}
         self.groups: list[Group] = []
@@ -191,7 +210,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def table(outcomes: Sequence[Outcome], weights: Mapping[str, float]) -> str:
+def table(outcomes: Sequence[Outcome], weights: Mapping[str, float], offline: bool = False) -> str:
     """Markdown: a row a trick, its parts and total with the honest ones' in brackets where they
     are others, and whether it earns less."""
     names = [name for name, weight in weights.items() if weight]
@@ -200,13 +219,14 @@ def table(outcomes: Sequence[Outcome], weights: Mapping[str, float]) -> str:
     for outcome in outcomes:
         pairs = [outcome.parts[name] for name in names]
         pairs += [tuple(map(_mean, zip(*outcome.by_view.values(), strict=True)))]
-        trick, reason = outcome.trick, outcome.reason(weights)
+        trick, reason = outcome.trick, outcome.reason(weights, offline)
         cells = [trick["trick"], trick["situation"], *map(_cell, pairs)]
         rows.append(f"| {' | '.join(cells)} | {outcome.verdict}{reason and ': '}{reason} |")
-    counted = Counter(outcome.verdict for outcome in outcomes)
-    named = sum(bool(outcome.reason(weights)) for outcome in outcomes)
-    rows += ["", f"{len(outcomes)} tricks: {counted['less']} earn less than an honest answer, "
-             f"{counted['same']} the same and {counted['more']} more, {named} of these for a reason."]  # fmt: skip
+    count = Counter(outcome.verdict for outcome in outcomes)
+    rows.append(
+        f"\n{len(outcomes)} tricks: {count['less']} earn less than an honest answer, "
+        f"{count['same']} the same, {count['more']} more"
+    )
     return "\n".join(rows)
 
 
@@ -215,25 +235,21 @@ def _cell(pair: tuple[float | None, float | None]) -> str:
     return own if own == honest else f"{own} ({honest})"
 
 
-def verdicts_alone(
-    situations: Mapping[str, Mapping], tricks: Sequence[Mapping], config: GrpoConfig
-) -> list[dict[str, str]]:
+def verdicts_alone(bench: Bench) -> list[dict[str, str]]:
     """What each reward alone, asked on every view, gives each trick, by the reward's name, where it
     is not the same as it gives the honest completions; of ``counterfactual`` also what was measured
     beforehand (:data:`OFFLINE`)."""
-    bench = Bench(situations, tricks, config)
-    found: list[dict[str, str]] = [{} for _ in tricks]
+    found: list[dict[str, str]] = [{} for _ in bench.tricks]
     for mode, names in (("online", [*REWARDS]), ("offline", ["counterfactual"])):
         every = ",".join(f"{name}=1" for name in names)
-        rewards = Rewards(replace(config, weights=every, counterfactual=mode), "cpu")
-        rewarded = bench.rewarded(rewards)
+        rewarded = bench.rewarded(
+            Rewards(replace(bench.config, weights=every, counterfactual=mode), "cpu")
+        )
         for name in names:
             key = OFFLINE if mode == "offline" else name
-            for own, outcome in zip(
-                found, bench.outcomes(rewarded, VIEWS, {name: 1.0}), strict=True
-            ):
-                if outcome.verdict != "same":
-                    own[key] = outcome.verdict
+            outcomes = bench.outcomes(rewarded, VIEWS, {name: 1.0})
+            for own, outcome in zip(found, outcomes, strict=True):
+                own |= {} if outcome.verdict == "same" else {key: outcome.verdict}
     return found
 
 
@@ -249,16 +265,16 @@ class TricksConfig(GrpoConfig):
 def main(config: TricksConfig) -> None:
     """Print the table; or renew the fields ``rewards`` and ``under`` of the file."""
     about, situations, tricks = read_tricks(Path(config.data))
+    bench = Bench(situations, tricks, config)
     if config.renew:
-        alone = verdicts_alone(situations, tricks, config)
-        rows = [trick | {"under": under} for trick, under in zip(tricks, alone, strict=True)]
         about["rewards"] = [*REWARDS, OFFLINE]
+        alone = zip(tricks, verdicts_alone(bench), strict=True)
+        rows = [trick | {"under": under} for trick, under in alone]
         write_jsonl(config.data, [about, *situations.values(), *rows])
         return
     rewards = Rewards(config, "cpu")
-    bench = Bench(situations, tricks, config)
     found = bench.outcomes(bench.rewarded(rewards), rewards.views)
-    print(table(found, rewards.weights))
+    print(table(found, rewards.weights, config.counterfactual == "offline"))
 
 
 if __name__ == "__main__":

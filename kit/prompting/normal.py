@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable
+from itertools import pairwise
 
 from kit.data.words import CHINESE, HAN, chinese_polarity, directions_in, is_direction, is_polar
 
@@ -81,16 +82,20 @@ def as_set(text: str, item_of: Callable[[str], str] | None = None) -> frozenset[
 
 
 def yes_no(text: str) -> str | None:
-    """``"yes"`` or ``"no"`` if exactly one of them stands in the text as a whole word.
+    """``"yes"`` or ``"no"`` if exactly one of them stands in the text as a whole word, and not
+    after "not".
 
     In Chinese a verb that affirms or denies (是的, 有, 包含; 不是, 没有, 不包含) is such a word.
 
     >>> yes_no("No."), yes_no("Yes, there is"), yes_no("normal"), yes_no("Yes, no")
     ('no', 'yes', None, None)
+    >>> yes_no("Not yes"), yes_no("No, not yes")
+    (None, 'no')
     >>> yes_no("是的。"), yes_no("不存在"), yes_no("不正常")
     ('yes', 'no', None)
     """
-    said = {"yes", "no"} & set(normalise(text).split())
+    words = normalise(text).split()
+    said = {w for before, w in pairwise(["", *words]) if w in ("yes", "no") and before != "not"}
     if CHINESE.search(text):
         for item in _SENTENCES.split(folded(text)):
             said |= chinese_polarity(normal_words(item))

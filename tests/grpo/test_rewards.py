@@ -1,4 +1,4 @@
-"""What completions earn, and that none of the known tricks pays."""
+"""What completions earn; what known tricks do is in test_tricks."""
 
 import asyncio
 import gc
@@ -94,58 +94,6 @@ def judge(monkeypatch, request):
 
     judged.answers = request.param
     return judged
-
-
-TILES = [[x, y, x + 100, y + 100] for x in range(0, 1000, 100) for y in range(0, 1000, 100)]
-TRICKS = {
-    "empty": "",
-    "empty object": "{}",
-    "prose": "It is a cyst.",
-    "no box": answer(boxes=()),
-    "whole-image box": answer(boxes=[[0, 0, 1000, 1000]]),
-    "more than half of the image": answer(boxes=[[0, 0, 800, 700]]),
-    "a hundred boxes": answer(boxes=TILES),
-    "a box beside the evidence": answer(boxes=[[700, 700, 900, 900]]),
-    "question copied as caption": answer(caption=QUESTION),
-    "no caption": answer(caption=""),
-    "every answer at once": answer("Abscess, Cyst, Cancer, Calcification, Mass, Yes, No"),
-    "JSON inside prose": f"Here is my answer: {answer()} I hope it helps.",
-    "JSON in a fence": f"```json\n{answer()}\n```",
-    "unicode look-alikes": answer("Аbsсess", boxes=()),
-    "ten thousand brackets": "[" * 10_000 + "]" * 10_000,
-    "ten thousand brackets as boxes": answer().replace(str([HONEST_BOX]), "[" * 10_000),
-    "NaN box": answer().replace("[200, 250, 400, 450]", "[NaN, 0, 10, 10]"),
-    "infinite box": answer().replace("[200, 250, 400, 450]", "[0, 0, 1e999, 10]"),
-    "inverted box": answer(boxes=[[400, 450, 200, 250]]),
-    "boxes as text": answer(boxes=["200, 250, 400, 450"]),
-    "a sampled image token": answer("<|image_pad|>", boxes=()),
-    "a repeated key": answer()[:-1] + ', "answer": "Abscess"}',
-    "no answer": answer(""),
-}
-
-
-@pytest.mark.parametrize("name", TRICKS)
-def test_no_trick_beats_an_honest_answer_with_honest_boxes(judge, name):
-    """A wrong one where the boxes of every answer are paid for, else a right one."""
-    if judge.answers == "right":
-        honest, trick = judge(answer(GOLD), TRICKS[name].replace("Cyst", GOLD))
-        assert honest.parts["counterfactual"] > 0.5
-        assert trick.total < honest.total
-        return
-    honest, trick = judge(answer(), TRICKS[name])
-    assert honest.parts["answer"] == 0
-    assert honest.parts["counterfactual"] > 0.5
-    if name == "a repeated key":
-        # the last of two answers is the right one: its worth is the answer's, but not the format's
-        right, _ = judge(answer("Abscess"), "")
-        assert trick.parts["format"] == 0
-        assert trick.total < right.total
-        return
-    if name == "every answer at once":
-        # it is one more wrong answer, with the same honest boxes: worth the same, and no more
-        assert trick == honest
-        return
-    assert trick.total < honest.total
 
 
 def test_being_right_is_worth_more_pointing_at_the_evidence(judge):

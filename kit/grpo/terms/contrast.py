@@ -14,16 +14,28 @@ from collections.abc import Sequence
 
 from kit.grpo.rollout import Group
 from kit.grpo.terms.judge import Judge, completions_of, is_right
+from kit.prompting.answers import normalise
 
 VIEWS = ("without_evidence", "without_control")
 
 
 def score(groups: Sequence[Group], judge: Judge) -> list[float | None]:
-    """1 for an answer that is not the gold one on an image without its evidence, else 0; no answer
-    earns 0 too. Absent on other images, where ``answer`` pays."""
+    """1 for :func:`another` answer than the gold one on an image without its evidence, else 0.
+    Absent on other images, where ``answer`` pays."""
     return [
-        float(bool(parsed.answer.strip()) and not is_right(parsed, task.record))
+        float(another(parsed.answer, task.record.gold) and not is_right(parsed, task.record))
         if task.view == "without_evidence"
         else None
         for task, parsed in completions_of(groups)
     ]
+
+
+def another(answer: str, gold: str) -> bool:
+    """Whether an answer says something and not all the words of the gold one, of which more would
+    hardly make another answer.
+
+    >>> [another(said, "Left lung") for said in ("Right lung", "Probably the left lung.", " ")]
+    [True, False, False]
+    """
+    said = set(normalise(answer).split())
+    return bool(said) and not set(normalise(gold).split()) <= said
