@@ -118,7 +118,7 @@ BREAKS = (
     Break(
         "normal says no",
         NORMAL,
-        'said = {"yes", "no"} & set(normalise(text).split())',
+        'said = {w for before, w in pairwise(["", *words]) if w in ("yes", "no") and before != "not"}',
         'said = {word for word in ("yes", "no") if word in normalise(text)}',
         ("tests/prompting/test_answers.py::test_yes_no",),
     ),
