@@ -32,10 +32,10 @@ def drawn(picture: Mapping[str, Any]) -> np.ndarray:
 
 
 class Pictures(ImageCache):
-    """The pictures of situations, by ``name:number``."""
+    """The pictures of situations, by ``name:number``. ``method``: of inpainting."""
 
-    def __init__(self, situations: Mapping[str, Mapping]):
-        super().__init__(None)
+    def __init__(self, situations: Mapping[str, Mapping], method: str = "telea"):
+        super().__init__(None, method)
         self.situations = situations
 
     def _open(self, path: str) -> np.ndarray:

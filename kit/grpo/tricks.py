@@ -124,7 +124,7 @@ class Bench:
         pictures: Pictures | None = None,
     ):
         self.tricks, self.config = tricks, config
-        self.pictures = pictures or Pictures(situations)
+        self.pictures = pictures or Pictures(situations, config.inpainting)
         self.world = World(situations, self.pictures)
         records = {name: self._record(situation) for name, situation in situations.items()}
         self.groups: list[Group] = []
