@@ -22,7 +22,7 @@ from kit.grpo.advantages import (
 from kit.grpo.config import GrpoConfig
 from kit.grpo.held_out import evaluate
 from kit.grpo.microbatches import micro_batches, with_fixed_logprobs
-from kit.grpo.objectives import changed_trunks, record_absent
+from kit.grpo.objectives import changed_trunks, record_absent, require_evidence
 from kit.grpo.policy import build_policy
 from kit.grpo.report import (
     completion_rows,
@@ -78,6 +78,7 @@ def run(config: GrpoConfig, accelerator: Accelerator, stop: StopRequest) -> int:
     records, eval_records, dropped = read_records(config, read_grpo_records)
     data = {"data": records, "eval_data": eval_records}
     made_of = state.sources_of(config, start, accelerator, data)
+    require_evidence(records, config)
     eval_records = eval_records[: config.max_eval_records]
     processor = load_processor(
         config.base_model, config.sft_ckpt,

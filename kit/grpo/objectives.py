@@ -13,6 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from kit.counterfactual.images import ImageCache
+from kit.data.grpo_records import GrpoRecord
+from kit.errors import ConfigError
 from kit.grpo.config import GrpoConfig
 from kit.grpo.microbatches import MicroBatch
 from kit.grpo.rollout import Group
@@ -41,6 +43,20 @@ def chosen(config: GrpoConfig) -> dict[str, tuple[float, ModuleType]]:
 def views_of(config: GrpoConfig) -> tuple[str, ...]:
     """The changed images that the objectives look at."""
     return tuple(dict.fromkeys(view for _, term in chosen(config).values() for view in term.VIEWS))
+
+
+def require_evidence(records: Sequence[GrpoRecord], config: GrpoConfig) -> None:
+    """
+    Raises:
+        ConfigError: an objective takes evidence away, and no record has any.
+    """
+    for name, (_, term) in chosen(config).items():
+        if "without_evidence" in term.VIEWS and not any(r.regions or r.cf_boxes for r in records):
+            raise ConfigError(
+                f"{name} is of images without their evidence, and no record has any",
+                where=f"objectives: {config.objectives}",
+                fix="give records with gold boxes, or those that cf_proxy wrote",
+            )
 
 
 def changed_trunks(

@@ -141,6 +141,7 @@ def test_resume_is_the_same_run(trained, tmp_path):
     """Rollouts, rewards, order of the data, and the means of a window that the checkpoint is in."""
     changes = {"max_steps": 4, "logging_steps": 2, "num_iterations": 2}
     changes |= {"per_device_train_batch_size": 2, "steps_per_generation": 2}
+    changes |= {"objectives": "perception=0.5,preference=1"}
     train(config(trained, tmp_path / "whole", **changes))
     train(config(trained, tmp_path / "parts", save_steps=3, **changes))
     (tmp_path / "parts" / "adapter_model.safetensors").unlink()

@@ -18,7 +18,7 @@ from kit.errors import ConfigError
 from kit.grpo.config import GrpoConfig
 from kit.grpo.grpo import train
 from kit.grpo.microbatches import micro_batches, right_answer_tokens
-from kit.grpo.objectives import changed_trunks, objective_of, record_absent
+from kit.grpo.objectives import changed_trunks, objective_of, record_absent, require_evidence
 from kit.grpo.rollout import Task, roll_out
 from kit.grpo.terms import OBJECTIVES
 from kit.grpo.updates import update, updates_of
@@ -380,3 +380,11 @@ def test_a_run_tells_of_its_objectives(trained, tmp_path):
 def test_what_is_no_objective_is_refused(text, message):
     with pytest.raises(ConfigError, match=message):
         settings(objectives=text)
+
+
+def test_evidence_that_no_record_has_is_missed_before_a_model_is_loaded(groups):
+    records = [group.task.record for group in groups]
+    require_evidence(records, settings(objectives="evidence=1"))
+    require_evidence(records[1:], settings(objectives="perception=1"))
+    with pytest.raises(ConfigError, match="no record has any"):
+        require_evidence(records[1:], settings(objectives="perception=1,evidence=1"))

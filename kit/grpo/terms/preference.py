@@ -6,7 +6,8 @@ words of the caption. This has its full gradient there, and is of the answer's t
 completions whose answer is right. It is the conditional preference of mDPO (arXiv 2406.11839): an
 answer with its image is preferred to the same answer with a changed one, by the log-sigmoid of the
 difference. Here both images are changed, so that they differ in place alone, the policy is its own
-reference, and a token is a pair. A weight of 1 makes it a policy term of advantage 1/2 at first.
+reference, and a token is a pair. At first a weight of 2 makes it a policy term of advantage 1, of
+few tokens: it takes 5 to 10 to be as strong as all of the policy's.
 """
 
 from __future__ import annotations
