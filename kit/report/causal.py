@@ -35,7 +35,7 @@ def values_of_causes(row: Mapping) -> dict[str, float]:
     """The plain means to which a row counts: ``causal/placed``, whether a place of the image
     decides its question; of those ``causal/unmatched_rate``, whether that has no control; and
     where the truth of its twin is known ``twin/right``, and ``twin/both_right``, of the image and
-    its twin (all and by kind)."""
+    its twin (all, of lesions or organs, and by kind)."""
     causal = row.get("causal")
     if causal is None:
         return {}
@@ -45,7 +45,7 @@ def values_of_causes(row: Mapping) -> dict[str, float]:
     if twin := causal.get("twin"):
         values["twin/right"] = twin["exact"]
         both = twin["exact"] * row["scores"]["exact"]
-        values |= {"twin/both_right": both, f"twin/both_right/asked/{causal['kind']}": both}
+        values |= {f"twin/both_right{end}": both for end in ("", *_strata_of(causal))}
     return values
 
 
@@ -53,8 +53,8 @@ def shares_of_causes(rows: Sequence[Mapping]) -> dict[str, Share]:
     """``causal/recall``, the share of what the image gives that is lost without what decides the
     question, ``causal/control``, that which is lost without the controls instead (their mean), and
     ``causal/gap``, their difference, over the questions that have controls; and
-    ``causal/recall_all``, over those without one too. By kind of question too, as
-    ``causal/recall/asked/<kind>``.
+    ``causal/recall_all``, over those without one too. Of lesions and organs too, as
+    ``causal/recall/evidence/lesion``, and by kind of question, as ``causal/recall/asked/<kind>``.
 
     >>> likely = {"whole": 0.9, "blank": 0.5, "without": 0.1, "controls": [0.8, 0.9]}
     >>> row = {"causal": {"kind": "disease", "things": ["lesion 1"], "probability": likely}}
@@ -64,14 +64,12 @@ def shares_of_causes(rows: Sequence[Mapping]) -> dict[str, Share]:
     """
     placed = [n for n, row in enumerate(rows) if row.get("causal", {}).get("things")]
     lost = np.array([_lost(rows[n]["causal"]["probability"]) for n in placed]).reshape(-1, 3)
-    kinds = np.array([rows[n]["causal"]["kind"] for n in placed])
+    strata = [("", *_strata_of(rows[n]["causal"])) for n in placed]
     given, without, controls = lost.T
     matched = ~np.isnan(controls)
     found: dict[str, Share] = {}
-    for end, part in {
-        "": np.full(len(placed), True),
-        **{f"/asked/{kind}": kinds == kind for kind in sorted(set(kinds.tolist()))},
-    }.items():
+    for end in sorted({end for ends in strata for end in ends}):
+        part = np.array([end in ends for ends in strata])
         for stem, carried, own in (
             ("recall", without, part & matched),
             ("control", controls, part & matched),
@@ -82,6 +80,11 @@ def shares_of_causes(rows: Sequence[Mapping]) -> dict[str, Share]:
                 places = tuple(np.array(placed)[own].tolist())
                 found[f"causal/{stem}{end}"] = _share(carried[own], given[own], places)
     return found
+
+
+def _strata_of(causal: Mapping) -> tuple[str, str]:
+    of = "lesion" if causal["things"][0].startswith("lesion ") else "organ"
+    return f"/evidence/{of}", f"/asked/{causal['kind']}"
 
 
 def _share(carried: np.ndarray, given: np.ndarray, places: tuple[int, ...]) -> Share:

@@ -144,6 +144,8 @@ def test_a_model_that_looks_at_the_cause_alone(measure):
     kinds = {row["causal"]["kind"] for row in found if row["causal"]["things"]}
     assert len(kinds) > 9
     assert {f"causal/recall_all/asked/{kind}" for kind in kinds} <= metrics.keys()
+    of = [metrics[f"causal/recall_all/evidence/{name}/n"] for name in ("lesion", "organ")]
+    assert sum(of) == metrics["causal/recall_all/n"]
     placed = [row for row in found if row["causal"]["things"]]
     assert metrics["causal/placed"] == pytest.approx(len(placed) / len(found))
     assert 0.3 < metrics["causal/placed"] < 0.7
