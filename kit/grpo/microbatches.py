@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -14,27 +13,25 @@ from torch import Tensor, nn
 from kit.grpo.config import GrpoConfig
 from kit.grpo.losses import token_weights
 from kit.grpo.rollout import Group
+from kit.grpo.terms.judge import is_right
 from kit.model.adapters import as_reference
 from kit.model.logprobs import TokenLogprobs, token_logprobs
 from kit.model.processor import Processor
 from kit.model.sampler import evaluating
 from kit.model.sharing import PackedBatch, Tree, Trunk, pack
 from kit.run import process
-from kit.scoring.exact import exact_match
-
-_OPENED, _CLOSED = re.compile(r'"answer"\s*:\s*"'), re.compile(r'\s*"\s*[,}]')
 
 
 @dataclass(frozen=True)
 class Changed:
     """The trees of a micro-batch, and after them the same with changed images, so that one pass
     scores them all. ``places``: by view, which targets (M,) of the micro-batch, in order, have it;
-    its own targets come in this order after those of the views before it. ``right_answers``: (K,)
-    bool, which targets of the micro-batch are of a right answer."""
+    its own targets come in this order after those of the views before it. ``right``: (K,)
+    bool, which targets of the micro-batch are of a completion whose answer is right."""
 
     batch: PackedBatch
     places: dict[str, Tensor]
-    right_answers: Tensor
+    right: Tensor
 
 
 @dataclass(frozen=True)
@@ -144,38 +141,10 @@ def with_changed(
         view: torch.cat([ranges[0][:0], *(ranges[number] for number in numbers)]).to(device)
         for view, numbers in there.items()
     }
-    right = [mark for group in groups for mark in right_answer_tokens(group, processor)]
+    right = torch.tensor([is_right(parsed, g.task.record) for g in groups for parsed in g.parsed])
     merge_size = processor.image_processor.merge_size
     batch = pack([*trees, *others], merge_size=merge_size).to(device)
-    return Changed(batch, places, torch.tensor(right, device=device))
-
-
-def right_answer_tokens(group: Group, processor: Processor) -> list[bool]:
-    """Of each token of each completion, whether it is of an answer, and that the gold one."""
-    marks = []
-    for completion, parsed in zip(group.completions, group.parsed, strict=True):
-        record, ids = group.task.record, completion.token_ids
-        own = range(0)
-        if parsed.valid_json and exact_match(parsed.answer, record.gold, record.choices) == 1:
-            own = answer_tokens(ids, processor.decode)
-        marks += [place in own for place in range(len(ids))]
-    return marks
-
-
-def answer_tokens(ids: Sequence[int], decode: Callable[[list[int]], str]) -> range:
-    """Which tokens of a completion hold its answer, as far as whole tokens do: from the text after
-    the last ``"answer": "`` to the quote that ends it.
-
-    >>> words = ['{"caption": "a', ' cyst", ', '"answer', '": "', 'a', ' cyst', '"}']
-    >>> answer_tokens(range(7), lambda ids: "".join(words[i] for i in ids))
-    range(4, 6)
-    """
-    ids = list(ids)
-    start = next((n for n in reversed(range(len(ids))) if '"answer' in decode(ids[n:])), len(ids))
-    ends = range(start + 1, len(ids) + 1)
-    first = next((n for n in ends if _OPENED.search(decode(ids[start:n]))), len(ids))
-    last = next((n for n in range(first, len(ids)) if _CLOSED.match(decode(ids[n:]))), len(ids))
-    return range(first, last)
+    return Changed(batch, places, right.to(device)[batch.branch_index[: sum(sizes)]])
 
 
 def is_counted(truncated: bool, has_advantage: bool, config: GrpoConfig) -> bool:

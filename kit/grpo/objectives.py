@@ -155,8 +155,8 @@ def objective_of(
     for name, (weight, term) in terms.items():
         own = [views[view] for view in term.VIEWS]
         there_K = torch.stack([counted_K, *(is_there_K for _, is_there_K in own)]).all(dim=0)
-        if getattr(term, "RIGHT_ANSWERS", False):
-            there_K &= part.changed.right_answers
+        if getattr(term, "RIGHT", False):
+            there_K &= part.changed.right
         values_K = term.value(whole_K, *(view_K for view_K, _ in own)).masked_fill(~there_K, 0.0)
         total = total + weight * (values_K * part.weights).sum()
         summed = values_K.detach().double().sum().item()

@@ -17,9 +17,9 @@ BREAKS = (
     Break(
         "wrong answers are taught to rest on the evidence too",
         MICROBATCHES,
-        "if parsed.valid_json and exact_match(parsed.answer, record.gold, record.choices) == 1:",
-        "if parsed.valid_json:",
-        ("tests/grpo/test_objectives.py::test_the_tokens_of_right_answers_are_found",),
+        "[is_right(parsed, g.task.record) for g in groups",
+        "[True for g in groups",
+        ("tests/grpo/test_objectives.py::test_completions_with_the_right_answer_are_marked",),
     ),
     Break(
         "an objective is lowered",

@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib
-import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -13,19 +12,17 @@ from helpers import rows
 
 from kit.counterfactual.images import ImageCache
 from kit.data.grpo_records import read_grpo_records
-from kit.data.records import read_sft_records
 from kit.errors import ConfigError
 from kit.grpo.config import GrpoConfig
 from kit.grpo.grpo import train
-from kit.grpo.microbatches import micro_batches, right_answer_tokens
+from kit.grpo.microbatches import micro_batches
 from kit.grpo.objectives import changed_trunks, objective_of, record_absent, require_evidence
 from kit.grpo.rollout import Task, roll_out
 from kit.grpo.terms import OBJECTIVES
 from kit.grpo.updates import update, updates_of
 from kit.grpo.views import evidence_of
 from kit.model.logprobs import LogprobModel, TokenLogprobs
-from kit.model.sampler import Completion, Sampling
-from kit.prompting.answers import parse_answer
+from kit.model.sampler import Sampling
 from kit.run.metrics import Meters
 
 TERMS = {name: importlib.import_module(f"kit.grpo.terms.{name}") for name in OBJECTIVES}
@@ -217,20 +214,22 @@ def test_six_of_ten_patches_are_black_and_others_each_time(groups, cache):
     assert len({tuple(trunk.image_keys) for trunk in trunks}) == 40
 
 
-def test_the_tokens_of_right_answers_are_found(prepared, groups, processor):
-    """Of what SFT teaches to say, right and wrong, and cut off."""
-    for record in read_sft_records(prepared["train"])[0][:40:2]:
-        wrong = record.output.replace(json.dumps(record.answer), '"nothing of it"')
-        ids = [processor.encode_answer(text) for text in (record.output, wrong)]
-        ids.append(ids[0][:-4])
-        said = tuple(Completion(tuple(one), (0.0,) * len(one), False) for one in ids)
-        parsed = tuple(parse_answer(processor.decode(one)) for one in ids)
-        own = SimpleNamespace(gold=record.answer, choices=())
-        group = replace(groups[0], task=Task(0, own), completions=said, parsed=parsed)
-        marks = right_answer_tokens(group, processor)
-        assert not any(marks[len(ids[0]) :])
-        found = processor.decode([i for i, is_of in zip(ids[0], marks, strict=False) if is_of])
-        assert found.strip() == record.answer
+def test_completions_with_the_right_answer_are_marked(groups, cache, processor):
+    config = settings(objectives="preference=1")
+    said = [[record.task.record.gold, "nothing of it"] for record in groups]
+    own = [
+        replace(
+            group,
+            parsed=tuple(
+                replace(parsed, answer=answer)
+                for parsed, answer in zip(group.parsed, answers, strict=True)
+            ),
+        )
+        for group, answers in zip(groups, said, strict=True)
+    ]
+    others = changed_trunks(own, cache, config)
+    (part,) = micro_batches(own, torch.ones(2, 2), processor, config, alone(), others)
+    assert torch.equal(part.changed.right, part.batch.branch_index % 2 == 0)
 
 
 def test_what_is_shown_without_a_part_already_is_left_out(groups, cache):
@@ -337,9 +336,8 @@ def test_an_update_raises_its_objective(groups, cache, fresh_model, processor, n
     values = []
     for _ in range(2):
         batches = micro_batches(groups[:1], torch.zeros(1, 2), processor, config, alone(), others)
-        assert not batches[0].changed.right_answers.any(), "ten tokens are no answer"
-        everywhere = torch.ones_like(batches[0].changed.right_answers)
-        changed = replace(batches[0].changed, right_answers=everywhere)
+        assert not batches[0].changed.right.any(), "ten tokens are no answer"
+        changed = replace(batches[0].changed, right=torch.ones_like(batches[0].changed.right))
         batches = [replace(batches[0], changed=changed)]
         meters = Meters()
         update(alone(), LogprobModel(fresh_model), optimizer, batches, config, meters)

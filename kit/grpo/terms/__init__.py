@@ -9,8 +9,8 @@ configuration. ``VIEWS`` names the changed images that it wants prompts to be an
 An objective (``--objectives``) is a term of the loss itself, with a gradient. Its file holds
 ``VIEWS``, the changed images that it looks at (``kit.grpo.objectives``), and ``value(whole_K,
 ...)``: from the log-probabilities of the sampled tokens on the whole image and on each of those,
-what is to be maximised, a value a token. ``RIGHT_ANSWERS`` says that it is of the tokens of right
-answers alone.
+what is to be maximised, a value a token. ``RIGHT`` says that it is of completions with the right
+answer alone.
 
 Naming them here loads none of them.
 """
@@ -38,7 +38,7 @@ OBJECTIVES = {
     "double_entropy": "PAPO's regularisation of it",
     "evidence": "what is said is less likely without the evidence",
     "differential": "the same, and not without a control of it (DVRP)",
-    "preference": "a right answer is likelier without a control than without the evidence (mDPO)",
+    "preference": "what is rightly said is likelier without a control than without it (mDPO)",
 }
 
 
