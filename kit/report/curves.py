@@ -19,11 +19,14 @@ TOGETHER = {
 }
 SECTIONS = {
     "Reward": ("reward", "rewards/", "frac_reward_zero_std"),
-    "Loss": ("loss", "eval_", "token_accuracy", "kl", "entropy", "clip_ratio/", "grad_norm"),
+    "Loss": (
+        "loss", "eval_", "token_accuracy", "kl", "objectives/", "entropy", "clip_ratio/",
+        "grad_norm",
+    ),
     "Lengths": ("completions/",),
     "Speed": ("time/", "tokens_per_second", "num_tokens", "epoch", "samples"),
     "Other": ("",),
-}
+}  # fmt: skip
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 MOST_POINTS = 2000  # of a curve
 
