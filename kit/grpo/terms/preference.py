@@ -5,9 +5,10 @@ image: a token as likely on both images has no gradient. This has its full gradi
 conditional preference of mDPO (arXiv 2406.11839): an answer with its image is preferred to the same
 answer with a changed one, by the log-sigmoid of the difference. Here both images are changed, so
 that they differ in place alone, the policy is its own reference, and a token is a pair; only
-completions whose answer is right count, all their tokens: of the answer's own alone nothing was
-learnt in 30 steps on the embedded model (-0.69 to -0.68), since after its caption and reasoning an
-answer follows from these, whatever the image shows.
+completions whose answer is right count, all their tokens, since after its caption and reasoning an
+answer follows from these, whatever the image shows. On the embedded model it has not been seen to
+help: held out it stayed at -0.69 over 40 steps of 4 prompts at a weight of 1, and over 30 steps of
+the answer's own tokens alone at 10.
 """
 
 from __future__ import annotations
