@@ -45,12 +45,11 @@ class Answers:
         rows = list(itertools.compress(self.rows, chosen))
         return Answers(rows, self.scores[chosen], self.bad[chosen], self.clusters[chosen])
 
-    def rule(self, config: CertifyConfig) -> Rule:
-        """What these set as the calibration split."""
-        batch = 1.0 if config.batch is None else config.batch / len(np.unique(self.clusters))
+    def rule(self, config: CertifyConfig, batch: float | None) -> Rule:
+        """What these set as the calibration split; ``batch`` as for :func:`certify`."""
         return certify(
             self.scores, self.bad, self.clusters, alpha=config.alpha, delta=config.delta,
-            batch=batch or None,
+            batch=batch,
         )  # fmt: skip
 
     def counts(self, rule: Rule) -> Counts:
@@ -114,12 +113,13 @@ class Resplits:
 
 
 def resplit(config: CertifyConfig, answers: Answers, share: float) -> Resplits:
-    """Calibrate on other splits and look at the rest of each."""
+    """Calibrate on other splits, each for its rest (or the population), and look at that."""
+    batch = None if config.batch == 0 else (1 - share) / share
     certified, violations, coverage = 0, 0, 0.0
     for number in range(config.resplits):
         draw = np.random.default_rng([config.seed, number])
         chosen = split(answers.clusters, share, draw)
-        found = answers.part(~chosen).counts(answers.part(chosen).rule(config))
+        found = answers.part(~chosen).counts(answers.part(chosen).rule(config, batch))
         certified += found.given > 0
         violations += found.given > 0 and found.risk > config.alpha
         coverage += found.coverage / config.resplits
@@ -130,7 +130,9 @@ def _certificate(
     config: CertifyConfig, answers: Answers, in_calibration: np.ndarray, setting: Mapping | None
 ) -> tuple[Certificate, Answers]:
     calibration, held_out = answers.part(in_calibration), answers.part(~in_calibration)
-    rule = calibration.rule(config)
+    n_images = len(np.unique(calibration.clusters))
+    batch = n_images if config.batch is None else config.batch
+    rule = calibration.rule(config, batch / n_images or None)
 
     def told(keep: Callable[[Mapping], bool]) -> dict:
         found = {}
@@ -140,7 +142,6 @@ def _certificate(
             found[name] = counts.to_json() | {"upper": bound} if part.rows else None
         return found
 
-    batch = len(np.unique(calibration.clusters)) if config.batch is None else config.batch
     modalities = sorted({row["modality"] for row in answers.rows})
     return Certificate(
         alpha=config.alpha,
