@@ -71,7 +71,7 @@ def records(prepared):
 
 def test_files_hold_a_row_a_record_and_mode(plain, records):
     folder, metrics = plain
-    written = {"predictions.jsonl", "metrics.json", "report.html"}
+    written = {"predictions.jsonl", "metrics.json", "report.html", "setting.json"}
     assert {path.name for path in folder.iterdir()} == written
     rows = rows_of(folder)
     expected = [(r.image, r.qid, r.question, r.answer, mode) for r in records for mode in MODES]
