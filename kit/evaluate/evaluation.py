@@ -103,6 +103,7 @@ def evaluate(config: EvaluateConfig) -> int:
         if converted := [row for row in rows if row["answer_boxes"] != "grid_1000"]:
             metrics["n_boxes_converted"] = sum(len(row["boxes"]) for row in converted)
         name = Path(config.adapter or config.base_model).name
+        (output / SETTING).unlink(missing_ok=True)  # of other answers, should this be cut off
         write_results(output, rows, metrics, name)
         write_json(output / SETTING, setting_of(config))
         parts.remove()
