@@ -72,9 +72,9 @@ class Outcome:
         own = {OFFLINE if offline and n == "counterfactual" else n for n, w in weights.items() if w}
         under, why = self.trick["under"], self.trick["why"]
         said = [text for name, text in why.items() if name in {*own, "all"}]
-        tell = [name for name in REWARDS if under.get(name) == "less" and name not in own]
+        tell = [name for name in REWARDS if name in under and name not in own]
         if not said and tell and self.verdict == "same":
-            return f"of all rewards {', '.join(tell)} alone would tell"
+            return f"only {', '.join(tell)} would tell it from an honest answer"
         return "; ".join(said)
 
 
