@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable
-from itertools import pairwise
 
 from kit.data.words import CHINESE, HAN, chinese_polarity, directions_in, is_direction, is_polar
 
@@ -29,6 +28,7 @@ _PUNCTUATION = re.compile(
 _SEPARATORS = re.compile(
     r"[,;、&\t\r\n]|\band\b|以及|(?<!饱)和|(?<!参)与|(?<![涉普])及"  # the last: of longer words
 )
+_DENIED = re.compile(r"(?<!\w)not\s+(?:yes|no)(?!\w)")
 _CHINESE_SPACE = re.compile(rf"(?<={HAN})\s+(?={HAN})")
 _SENTENCES = re.compile(r"[,;:.!?、。\t\r\n]")
 
@@ -83,7 +83,7 @@ def as_set(text: str, item_of: Callable[[str], str] | None = None) -> frozenset[
 
 def yes_no(text: str) -> str | None:
     """``"yes"`` or ``"no"`` if exactly one of them stands in the text as a whole word, and not
-    after "not".
+    right after "not".
 
     In Chinese a verb that affirms or denies (是的, 有, 包含; 不是, 没有, 不包含) is such a word.
 
@@ -94,8 +94,7 @@ def yes_no(text: str) -> str | None:
     >>> yes_no("是的。"), yes_no("不存在"), yes_no("不正常")
     ('yes', 'no', None)
     """
-    words = normalise(text).split()
-    said = {w for before, w in pairwise(["", *words]) if w in ("yes", "no") and before != "not"}
+    said = {"yes", "no"} & set(normal_words(_DENIED.sub(" ", folded(text))).split())
     if CHINESE.search(text):
         for item in _SENTENCES.split(folded(text)):
             said |= chinese_polarity(normal_words(item))

@@ -377,8 +377,8 @@ BREAKS = (
     Break(
         "what is denied counts as said",
         "kit/prompting/normal.py",
-        'if w in ("yes", "no") and before != "not"}',
-        'if w in ("yes", "no")}',
+        '_DENIED.sub(" ", folded(text))',
+        "folded(text)",
         ("tests/grpo/test_tricks.py::test_each_reward_alone_gives_what_the_file_says",),
     ),
     Break(

@@ -118,8 +118,7 @@ BREAKS = (
     Break(
         "normal says no",
         NORMAL,
-        'said = {w for before, w in pairwise(["", *words]) if w in ("yes", "no") '
-        'and before != "not"}',
+        'said = {"yes", "no"} & set(normal_words(_DENIED.sub(" ", folded(text))).split())',
         'said = {word for word in ("yes", "no") if word in normalise(text)}',
         ("tests/prompting/test_answers.py::test_yes_no",),
     ),
