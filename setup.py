@@ -6,7 +6,10 @@ from pathlib import Path
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
-SHIPPED = ("launch/configs", "launch/notebooks", "accelerate_configs", "ds_configs", "slurm")
+SHIPPED = (
+    "launch/configs", "launch/studies", "launch/notebooks", "accelerate_configs", "ds_configs",
+    "slurm",
+)  # fmt: skip
 KINDS = (".py", ".yaml", ".json", ".ipynb", ".md")
 
 

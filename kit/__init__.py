@@ -15,6 +15,7 @@ Data flows down this list of rooms, and a module imports from its own room and t
 - audit: anybody's predictions checked, without a model
 - evaluate: asking a model the questions of a data file, with and without its evidence
 - share: export of a model with its card and where it came from
+- study: several systems with several seeds, trained and evaluated alike
 - demo: the quickstart, the benchmark, and how the embedded model is made
 
 ``errors``, ``text``, ``files``, ``yaml_files``, ``shipped`` and ``command`` lie under all of them,

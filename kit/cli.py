@@ -111,6 +111,14 @@ COMMANDS = {
         "training curves as a page",
         "kit.report.config:CurvesConfig", "kit.report.curves:curves", words="runs",
     ),
+    "choose_prompts": Command(
+        "of GRPO's records those whose evidence can be put to the test, and as many others",
+        "kit.study.config:ChooseConfig", "kit.study.prompts:choose_prompts",
+    ),
+    "study": Command(
+        "several systems with several seeds, trained and evaluated alike, on one page",
+        "kit.study.config:StudyConfig", "kit.study.study:study", words="study",
+    ),
     "export": Command(
         "one merged model with its card, to share",
         "kit.share.config:ExportConfig", "kit.share.export:export",
@@ -121,7 +129,7 @@ COMMANDS = {
     ),
     "phantoms": Command(
         "draw phantoms in the layout of SLAKE",
-        "kit.data.phantom.__main__:PhantomConfig", "kit.data.phantom.__main__:draw",
+        "kit.data.config:PhantomConfig", "kit.data.phantom.__main__:draw",
     ),
     "benchmark": Command(
         "this kit beside TRL's trainers and transformers' generate",
@@ -180,7 +188,10 @@ def execute(name: str, *arguments: str) -> int:
     if name == "slurm":
         return _slurm(arguments)
     if name == "configs":
-        return _configs(arguments)
+        from kit.shipped import tell
+
+        print(tell(arguments))
+        return 0
     if name == "completion":
         return _completion(arguments)
     if name not in COMMANDS:
@@ -242,24 +253,6 @@ def _slurm(arguments: Sequence[str]) -> int:
     need_extra("submitit", "slurm")
     sys.path.insert(0, str(ROOT))
     return importlib.import_module("slurm.submit").main(list(arguments))
-
-
-def _configs(arguments: Sequence[str]) -> int:
-    """``medvqa configs`` lists them; ``medvqa configs zero2`` says where that one is."""
-    from kit.errors import ConfigError
-    from kit.shipped import CONFIGS, LAUNCHES, ROOT, SLURM, names
-
-    folders = {"--cfg": CONFIGS, "--accelerate_config": LAUNCHES, "slurm": SLURM}
-    for wanted in arguments:
-        found = [folder for folder in folders.values() if wanted in names(folder)]
-        if not found:
-            fix = "medvqa configs lists them"
-            raise ConfigError(f"no configuration is called {wanted!r}", where="configs", fix=fix)
-        print(ROOT / found[0] / f"{wanted}.yaml")
-    if not arguments:
-        for flag, folder in folders.items():
-            print(f"{flag + ':':<21}{', '.join(names(folder))}\n{'':<21}in {ROOT / folder}")
-    return 0
 
 
 def _completion(arguments: Sequence[str]) -> int:

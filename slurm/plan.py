@@ -222,7 +222,7 @@ def _after(job: Job, made: dict[str, str]) -> set[str]:
 
 def inputs_of(work: Work) -> Iterator[Path]:
     """The paths, absolute, that a configuration names, but for those that it writes."""
-    written = (work.stage.output, "images_dir", "resume_from_checkpoint")
+    written = (work.stage.output, "output", "images_dir", "resume_from_checkpoint")
     for key, value in vars(work.config).items():
         if key in written or key == "source":
             continue

@@ -82,6 +82,10 @@ ALL = (
     Stage("cf_proxy", "gpu", ("{}",)),
     Stage("train_grpo", "gpu", TRAINED, output="output_dir"),
     Stage("evaluate", "gpu", ("{}/predictions.jsonl", "{}/metrics.json", "{}/report.html")),
+    Stage("phantoms", "cpu", ("{}/train.json", "{}/validate.json", "{}/test.json")),
+    Stage("cf_pairs", "cpu", ("{}",)),
+    Stage("choose_prompts", "cpu", ("{}",)),
+    Stage("study", "cpu", ("{}/study.html", "{}/study.json", "{}/study.md"), output="page"),
     Stage("report", "cpu", ("{}/report.html", "{}/report.json", "{}/report.txt")),
 )
 STAGES = {stage.name: stage for stage in ALL}

@@ -19,6 +19,7 @@ from kit.command import to_yaml
 from kit.errors import UserError
 from kit.files import atomic_write
 from kit.run.launch_files import read_launch_file
+from kit.shipped import CONFIGS, ROOT
 from slurm import cluster
 from slurm.jobs import StageJob
 from slurm.plan import Job, Work, fingerprints
@@ -30,7 +31,9 @@ UNCHECKED = """not checked, as there is no SLURM on this machine:
 - that it knows the options that are passed on, and the jobs to wait for
 - that its nodes see the run folder, the data, this Python or the image
 - that no job of this run is still under way"""
-SNAPSHOT = (Path(kit.__file__).parent, Path(__file__).parent)  # an installed kit lies apart
+SNAPSHOT = {  # an installed kit lies apart
+    "kit": Path(kit.__file__).parent, "slurm": Path(__file__).parent, CONFIGS: ROOT / CONFIGS,
+}  # fmt: skip
 
 
 def submit_all(run: Path, jobs: Sequence[Job], *, dry_run: bool) -> int:
@@ -250,7 +253,7 @@ def snapshot(folder: Path) -> None:
 
 
 def _code_files() -> Iterator[tuple[str, Path]]:
-    for folder in SNAPSHOT:
+    for name, folder in SNAPSHOT.items():
         for file in sorted(folder.rglob("*")):
             if file.is_file() and "__pycache__" not in file.parts and file.suffix != ".pyc":
-                yield str(file.relative_to(folder.parent)), file
+                yield f"{name}/{file.relative_to(folder)}", file

@@ -3,10 +3,11 @@
     medvqa slurm stage NAME [the stage's flags] [--nodes 2 --accelerate_config ... --shards 8]
     medvqa slurm pipeline [--cfg slurm/pipeline.yaml]
     medvqa slurm sweep --cfg slurm/sweep.yaml
+    medvqa slurm study --cfg arena_2b
     medvqa slurm status RUN
     medvqa slurm cancel RUN
 
-The first three take --dry_run (print everything, submit nothing), --cluster FILE and every key of
+The first four take --dry_run (print everything, submit nothing), --cluster FILE and every key of
 that file as a flag: --after 123, --env NAME=VALUE, --sbatch mail-type=END. More: slurm/README.md.
 """
 
@@ -28,10 +29,11 @@ from slurm.plan import PipelineEntry, in_order, jobs_of, read_pipeline
 from slurm.resources import Cluster, Resources
 from slurm.stages import STAGES, stage_named
 from slurm.status import COMMAND, cancel, status_of, table_of
+from slurm.study import read_study_jobs
 from slurm.submission import submit_all
 from slurm.sweep import read_sweep
 
-READERS = {"pipeline": read_pipeline, "sweep": read_sweep}
+READERS = {"pipeline": read_pipeline, "sweep": read_sweep, "study": read_study_jobs}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -63,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     stage.add_argument("--at_once", type=int, help="of shards, how many at a time")
     for name in READERS:
         file = commands.add_parser(name, parents=[common], allow_abbrev=False)
-        file.add_argument("--cfg", required=name == "sweep", default="slurm/pipeline.yaml")
+        file.add_argument("--cfg", required=name != "pipeline", default="slurm/pipeline.yaml")
     for name in ("status", "cancel"):
         one = commands.add_parser(name, allow_abbrev=False)
         one.add_argument("run", type=Path)

@@ -13,7 +13,7 @@ import yaml
 from kit import cli
 from kit.cli import COMMANDS, OTHERS
 from kit.errors import UserError
-from kit.shipped import CONFIGS, LAUNCHES, names
+from kit.shipped import CONFIGS, LAUNCHES, STUDIES, names
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -96,9 +96,8 @@ def test_a_command_becomes_accelerate_launch(tmp_path, monkeypatch, prepared):
 def test_the_files_of_the_kit_are_listed_with_their_place(capsys):
     cli.execute("configs")
     told = capsys.readouterr().out
-    assert not [
-        name for folder in (CONFIGS, LAUNCHES) for name in names(folder) if name not in told
-    ]
+    folders = (CONFIGS, LAUNCHES, STUDIES)
+    assert not [name for folder in folders for name in names(folder) if name not in told]
     cli.execute("configs", "zero2")
     assert yaml.safe_load(Path(capsys.readouterr().out.strip()).read_text())["num_processes"]
 
@@ -124,7 +123,10 @@ def test_a_wheel_holds_what_a_checkout_has(tmp_path):
     """And works from it, in an empty folder: by name, and what SLURM would be given."""
     source, folder = tmp_path / "source", tmp_path / "empty"
     folder.mkdir()
-    beside = ("launch/configs", "launch/notebooks", "accelerate_configs", "ds_configs", "slurm")
+    beside = (
+        "launch/configs", "launch/studies", "launch/notebooks", "accelerate_configs", "ds_configs",
+        "slurm",
+    )  # fmt: skip
     names = ["setup.py", "pyproject.toml", "README.md"] + [
         str(path.relative_to(ROOT))
         for folder in ("kit", *beside)

@@ -20,7 +20,7 @@ TOP_LEVEL = {
 FOUNDATION = ("errors", "text", "files", "yaml_files", "shipped", "command")
 ROOMS = (
     "data", "prompting", "scoring", "model", "counterfactual", "run", "train", "grpo", "plan",
-    "report", "audit", "evaluate", "share", "demo",
+    "report", "audit", "evaluate", "share", "study", "demo",
 )  # fmt: skip
 MODULES = sorted((ROOT / "kit").rglob("*.py"))
 

@@ -12,6 +12,7 @@ from kit.evaluate.config import CfProxyConfig, EvaluateConfig
 from kit.grpo.config import GrpoConfig
 from kit.plan.config import PreflightConfig
 from kit.report.config import CertifyConfig, CurvesConfig, ReportConfig
+from kit.study.config import ChooseConfig, StudyConfig
 from kit.train.config import SftConfig
 
 COUNT = ("0", "1")  # at least one
@@ -60,6 +61,8 @@ BOUNDARIES = {
         "calibration_share": ("1.001", "1.0"), "resplits": OR_NONE, "examples": OR_NONE,
         "seed": OR_NONE,
     },
+    StudyConfig: {"parallel": COUNT},
+    ChooseConfig: {"others": NOT_NEGATIVE, "least_drop": BELOW_ONE, "seed": OR_NONE},
     PreflightConfig: {"num_processes": COUNT, "gpu_memory_gb": POSITIVE},
     QuickstartConfig: {
         "train_images": COUNT, "test_images": COUNT, "sft_epochs": POSITIVE,
@@ -70,6 +73,7 @@ FLAGS = {
     SftConfig: ["--data=d"], GrpoConfig: ["--data=d", "--base_model=tiny"],
     EvaluateConfig: ["--data=d", "--output=o", "--base_model=tiny"],
     CfProxyConfig: ["--data=d", "--output=o", "--base_model=tiny"],
+    StudyConfig: ["--study=s"], ChooseConfig: ["--data=d", "--output=o"],
     ReportConfig: ["--evaluations", "a=b", "--output=o"], CurvesConfig: ["--runs", "r"],
     CertifyConfig: ["--evaluation=e", "--output=o"],
     PreflightConfig: ["--config=sft"], QuickstartConfig: ["--output_dir=nowhere"],

@@ -166,3 +166,19 @@ class PrepareConfig:
 
 def _contradiction(first: str, second: str, fix: str) -> ConfigError:
     return ConfigError(f"{first} contradicts {second}", where="command line", fix=fix)
+
+
+@dataclass
+class PhantomConfig:
+    """Draw CT, MRI and X-ray phantoms with questions, in the layout of SLAKE."""
+
+    output: str = option("data/phantoms", help="folder, to be given as --slake_root")
+    train: int = option(240, help="images of the train split")
+    validate: int = option(20, help="images of the validate split")
+    test: int = option(40, help="images of the test split")
+    seed: int = option(0, help="of what is drawn")
+    twins: Literal["none", "train", "validate", "test"] = option(
+        "none",
+        help="the split that also holds each phantom without what decides a question, with the "
+        "answers that are then true: pairs of images that differ in the evidence alone",
+    )

@@ -72,7 +72,7 @@ def compare(models: Mapping[str, Rows], seed: int = 0) -> list[Comparison]:
 
     Only questions that both were asked count; a metric only where both have a value.
     """
-    by_key = {name: _keyed(rows) for name, rows in models.items()}
+    by_key = {name: keyed(rows) for name, rows in models.items()}
     found = []
     for a, b in itertools.combinations(models, 2):
         common = [key for key in by_key[a] if key in by_key[b]]
@@ -114,7 +114,7 @@ def correction(comparisons: Sequence[Comparison]) -> str:
     )
 
 
-def _keyed(rows: Rows) -> dict[tuple, Mapping]:
+def keyed(rows: Rows) -> dict[tuple, Mapping]:
     """Rows by mode and question; a question that was asked twice by its turn too."""
     seen: Counter = Counter()
     keyed = {}

@@ -124,6 +124,11 @@ def _metrics(folder: Path) -> dict[str, float]:
 
 
 def rows_of(folder: Path) -> list[dict]:
+    """What evaluate wrote.
+
+    Raises:
+        UserError: nothing is there, or another version wrote it.
+    """
     path = folder / "predictions.jsonl"
     if not path.is_file():
         fix = "give the folder that evaluate wrote"

@@ -101,6 +101,29 @@ def statistic_interval(
     return max(bounds[0], low - lean), high
 
 
+def interval_of_error(
+    value: float,
+    error: float,
+    n_clusters: int,
+    degrees: float,
+    bounds: Interval = (0.0, 1.0),
+    confidence: float = CONFIDENCE,
+) -> Interval | None:
+    """The same for a value whose standard ``error`` is known by some ``degrees`` of freedom; None
+    of too few clusters.
+
+    >>> low, high = interval_of_error(0.5, 0.05, 100, 99.0)
+    >>> round(low, 2), round(high, 2)
+    (0.4, 0.6)
+    """
+    if n_clusters < FEWEST:
+        return None
+    share = (value - bounds[0]) / (bounds[1] - bounds[0])
+    error /= bounds[1] - bounds[0]
+    size = share * (1 - share) / error**2 if error > ROUNDING else math.inf
+    return _wilson(value, size, n_clusters, bounds, confidence, degrees)
+
+
 @dataclass(frozen=True)
 class Difference:
     """Of two models over the same questions: how much more ``b`` has than ``a``, the bounds of
@@ -240,11 +263,17 @@ def _effective_size(values: np.ndarray, number: np.ndarray, bounds: Interval = (
 
 
 def _wilson(
-    value: float, size: float, n_clusters: int, bounds: Interval, confidence: float
+    value: float,
+    size: float,
+    n_clusters: int,
+    bounds: Interval,
+    confidence: float,
+    degrees: float | None = None,
 ) -> Interval:
     """The interval of a value that is as sure as a share of ``size`` answers. Where nothing varies
-    (infinite) each cluster counts as one answer, and one that was not seen may be anywhere."""
-    t = float(special.stdtrit(n_clusters - 1, (1 + confidence) / 2))
+    (infinite) each cluster counts as one answer, and one that was not seen may be anywhere.
+    ``degrees``: of freedom; None: one less than there are clusters."""
+    t = float(special.stdtrit(degrees or n_clusters - 1, (1 + confidence) / 2))
     lowest, highest = bounds
     if math.isinf(size):
         unseen = t * t / (n_clusters + t * t)

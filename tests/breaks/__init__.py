@@ -1,6 +1,18 @@
 """Single breaks of the code, each a mistake that one could make, with the tests that notice it."""
 
-from breaks import algorithm, audit, command, data, evaluation, launch, model, report, run, train
+from breaks import (
+    algorithm,
+    audit,
+    command,
+    data,
+    evaluation,
+    launch,
+    model,
+    report,
+    run,
+    study,
+    train,
+)
 from breaks.kind import Break
 
 BREAKS: tuple[Break, ...] = (
@@ -14,4 +26,5 @@ BREAKS: tuple[Break, ...] = (
     *train.BREAKS,
     *launch.BREAKS,
     *command.BREAKS,
+    *study.BREAKS,
 )

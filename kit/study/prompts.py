@@ -1,0 +1,65 @@
+"""Which questions GRPO is done on: those whose answer can be seen to rest on its evidence."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from kit.counterfactual.images import ImageCache
+from kit.counterfactual.regions import gold_region
+from kit.data.fields import relative_image
+from kit.data.grpo_records import GrpoRecord, read_grpo_records
+from kit.data.records import to_json
+from kit.errors import DataError
+from kit.files import require_folder, write_jsonl
+from kit.study.config import ChooseConfig
+
+
+def choose_prompts(config: ChooseConfig) -> None:
+    """Write the records whose evidence can be put to the test, and others beside.
+
+    Raises:
+        DataError: there is none.
+    """
+    output = Path(config.output)
+    require_folder(output.parent)
+    records, _ = read_grpo_records(config.data)
+    least = config.least_drop
+    tested = matched(records) if least is None else [_drop(r) > least for r in records]
+    chosen = [n for n, fine in enumerate(tested) if fine]
+    if not chosen:
+        fix = "draw or prepare more, or lower least_drop; that needs what cf_proxy wrote"
+        raise DataError("no record rests on its evidence", where=config.data, fix=fix)
+    free = [least is not None or not record.regions for record in records]
+    others = [n for n in range(len(records)) if not tested[n] and free[n]]
+    draw = random.Random(config.seed)
+    draw.shuffle(others)
+    chosen += others[: round(config.others * len(chosen))]
+    draw.shuffle(chosen)
+    write_jsonl(output, (_row(records[n], output.parent) for n in chosen))
+    print(f"{output}: {len(chosen)} of {len(records)} records, {sum(tested)} of them tested")
+
+
+def matched(records: Sequence[GrpoRecord], draws: int = 2, seed: int = 0) -> list[bool]:
+    """Whether each has gold evidence that controls match (``kit.counterfactual.regions``)."""
+    cache = ImageCache(None)
+    regions = [gold_region(record.regions, cache.canvas(record.shown)) for record in records]
+    asked = [n for n, region in enumerate(regions) if region]
+    requests = [(records[n].shown, regions[n], regions[n]) for n in asked]
+    found = dict(zip(asked, cache.controls_all(requests, draws=draws, seed=seed), strict=True))
+    return [bool(found.get(n)) for n in range(len(records))]
+
+
+def _drop(record: GrpoRecord) -> float:
+    if record.delta_cf_roi is None or record.delta_cf_rand is None:
+        return -math.inf
+    return record.delta_cf_roi - max(0.0, record.delta_cf_rand)
+
+
+def _row(record: GrpoRecord, folder: Path) -> dict:
+    more = tuple(relative_image(Path(path), folder) for path in record.more_images)
+    image = relative_image(Path(record.image_path), folder)
+    return to_json(replace(record, image_path=image, more_images=more))
