@@ -6,10 +6,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
-SHIPPED = (
-    "launch/configs", "launch/studies", "launch/notebooks", "accelerate_configs", "ds_configs",
-    "slurm",
-)  # fmt: skip
+SHIPPED = ("launch/configs", "launch/studies", "launch/notebooks")
+SHIPPED += ("accelerate_configs", "ds_configs", "slurm")
 KINDS = (".py", ".yaml", ".json", ".ipynb", ".md")
 
 

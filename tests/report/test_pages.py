@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 from helpers import metrics_of, rows
+from stub_processes import evaluated_study
 
 from kit.files import write_jsonl
 from kit.report.certify import certify_run
@@ -259,3 +260,26 @@ def test_a_certificate_shows_its_curve_and_what_it_withholds(
     assert all("Withheld" in text for text in page.locator("#cards .card").all_inner_texts())
     assert said == []
     context.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_a_study_fits_its_window_and_shows_its_plots(width, scheme, browser, tmp_path):
+    folder = evaluated_study(tmp_path)
+    context = browser.new_context(
+        viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True
+    )
+    page, said = context.new_page(), []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(f"file://{folder / 'out/page/study.html'}")
+    page.wait_for_selector(".js-plotly-plot .main-svg")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator(".js-plotly-plot .errorbars").count() >= 3
+    assert page.locator("td.good:visible").count() == 2, "exact match and evidence gap of one"
+    assert page.locator("td.bad:visible").count() == 1
+    box = page.locator(".short .lead").bounding_box()
+    assert box["y"] + box["height"] < 900
+    page.click("summary:has-text('All metrics')")
+    assert page.locator("td:has-text('LLaVA-Med')").count() == 0
+    assert page.locator("td:visible:has-text('exact match, open')").count() == 1
+    assert said == []

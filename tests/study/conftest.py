@@ -4,38 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
-from stub_processes import Processes
+from stub_processes import Processes, evaluated_study, stand_in, write_study
 
 from kit.study import study
 from kit.study.config import StudyConfig
-
-STUDY = {
-    "output": "out",
-    "seeds": [0, 1],
-    "phantoms": {"train": 8, "prompts": 4, "test": 6},
-    "train_sft": {"cfg": "sft_tiny"},
-    "train_grpo": {"cfg": "grpo_tiny", "max_steps": 2},
-    "evaluate": {"prompting_mode": "caption_reason_answer", "counterfactual": True},
-    "systems": {"plain": {"weights": "0.2,0.8,0,0"}, "good": {"beta": 0.1}},
-}
-
-
-def write_study(**changes: object) -> Path:
-    """The study file with changes, in the working folder."""
-    path = Path("small.yaml")
-    kept = {key: value for key, value in (STUDY | changes).items() if value is not None}
-    path.write_text(yaml.safe_dump(kept, sort_keys=False))
-    return path
-
-
-def stand_in(patch: pytest.MonkeyPatch) -> Processes:
-    """Stand-ins for what the runner starts."""
-    made = Processes()
-    patch.setattr(study, "Popen", made)
-    patch.setattr(study, "LOOKS_EVERY", 0.0)
-    patch.setattr("os.fsync", lambda _: None)
-    return made
 
 
 @pytest.fixture
@@ -52,15 +24,7 @@ def processes(monkeypatch) -> Processes:
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory) -> Path:
-    """The folder of a study of three systems and five seeds that was run, page and all."""
-    folder = tmp_path_factory.mktemp("evaluated")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        stand_in(patch)
-        systems = {"plain": {}, "good": {"beta": 0.1}, "bad": {"beta": 0.2}}
-        path = write_study(systems=systems, seeds=[0, 1, 2, 3, 4])
-        assert study.study(StudyConfig(study=str(path))) == 0
-    return folder
+    return evaluated_study(tmp_path_factory.mktemp("evaluated"))
 
 
 @pytest.fixture
