@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kit.errors import ConfigError
 from kit.study.config import StudyConfig
-from kit.study.plan import plan
+from kit.study.plan import LAUNCHED, plan
 from kit.study.study_file import Study, read_study
 from slurm.plan import Job, PipelineEntry, in_order, jobs_of
 from slurm.resources import Cluster
@@ -32,7 +32,7 @@ def read_study_jobs(path: str | Path, cluster: Cluster, run: str | None) -> tupl
         raise ConfigError(f"no run is a {unknown.pop()}", where=where, fix=fix)
     jobs = []
     for one in runs:
-        launch = study.file.accelerate_config if one.system else None
+        launch = study.file.accelerate_config if one.command in LAUNCHED else None
         entry = _entry(one.command, study, launch)
         jobs += jobs_of(one.name.replace("/", "."), entry, one.config, cluster, study.path)
     page = StudyConfig(

@@ -36,6 +36,7 @@ OF_DATA = (
     "cf_pairs",
     "choose_prompts",
 )  # that an entry of data may name as its command
+LAUNCHED = ("train_sft", "cf_proxy", "train_grpo", "evaluate")  # in several processes, if wanted
 SPLITS = {"train": "train", "prompts": "validate", "test": "test"}  # of phantoms, by what for
 DATA_KEYS = ("data", "eval_data", "train_data")
 

@@ -16,7 +16,7 @@ from kit.files import require_folder
 from kit.run.folder_lock import FolderLock
 from kit.study.config import StudyConfig
 from kit.study.page import write_page
-from kit.study.plan import plan
+from kit.study.plan import LAUNCHED, plan
 from kit.study.records import Record, has_progress, require_unchanged, wanted
 from kit.study.study_file import Study, read_study
 
@@ -118,7 +118,7 @@ class Runner:
 
     def _command(self, record: Record, again: bool) -> list[str]:
         command = [sys.executable, *COMMAND, record.run.command, "--cfg", str(record.config)]
-        if self.study.launch and record.run.system:
+        if self.study.launch and record.run.command in LAUNCHED:
             command += ["--accelerate_config", str(self.study.launch)]
         return command + (["--resume_from_checkpoint", "latest"] if again else [])
 

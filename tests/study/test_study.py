@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 from kit.errors import UserError
 from kit.run.folder_lock import FolderLock
@@ -135,6 +136,15 @@ def test_runs_at_once_are_as_many_as_is_said(parallel, stubbed, processes):
     for system in ("plain", "good"):
         trained, asked = begun(1, system)
         assert names.index("seed1/sft/train_sft") < names.index(trained) < names.index(asked)
+
+
+def test_what_has_a_model_runs_under_the_launch_that_the_file_names(stubbed, processes):
+    proxied = {"choose_prompts": {"least_drop": 0.1}, "cf_proxy": {}, "seeds": [0]}
+    stubbed(changes={"accelerate_config": "cpu", **proxied})
+    launched = {name.split("/")[-1] for name, *flags in processes.begun if flags}
+    assert launched == {"train_sft", "cf_proxy.jsonl", "train_grpo", "evaluate_test"}
+    flags = {tuple(flags) for _, *flags in processes.begun if flags}
+    assert flags == {("--accelerate_config", str(ROOT / "accelerate_configs/cpu.yaml"))}
 
 
 def test_asked_to_stop_it_goes_on_run_by_run(stubbed, processes, capsys):
