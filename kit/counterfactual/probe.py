@@ -83,7 +83,7 @@ def probe(
     The model's own mode (training or evaluation) is restored; no gradient is kept. A world in
     which every effect is known (``kit.grpo.tricks``) is asked for it.
     """
-    if not isinstance(model, nn.Module):
+    if hasattr(model, "effect"):
         return [model.effect(case) for case in cases]
     asked: dict[Request, dict[tuple[str, str], None]] = {}
     for case in cases:

@@ -172,8 +172,8 @@ def _run_in_words(run: Run) -> str:
         words += [
             f"loss {config.get('loss_type')}, beta {config.get('beta')}",
             *([f"objectives {config['objectives']}"] if config.get("objectives") else []),
-            f"reward weights {_weights_in_words(str(config.get('weights')))}, counterfactual "
-            f"{config.get('counterfactual')}",
+            f"reward weights {_weights_in_words(config['weights'])} "
+            f"(measured {config.get('counterfactual')})",
         ]
     else:
         name = "SFT (supervised fine-tuning)"

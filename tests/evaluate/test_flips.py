@@ -207,7 +207,7 @@ def test_evaluation_reports_what_was_counted_by_hand(
     monkeypatch.setattr(answering, "require_room", lambda *_: 100)
     write_records(tmp_path / "data.json", records)
     config = EvaluateConfig(
-        data=str(tmp_path / "data.json"), output=str(tmp_path / "out"), base_model="none",
+        data=str(tmp_path / "data.json"), output=str(tmp_path / "out"), base_model="tiny",
         counterfactual=True, consistency=False, inpainting="mean", random_draws=2,
     )  # fmt: skip
     assert evaluate(config) == 0

@@ -550,7 +550,7 @@ def test_grpo_tells_of_the_run_that_it_started_from(card_of, adapter, tmp_path):
         card = card_of(adapter=run_of(adapter, folder, config))
         assert told in card
         assert "123 steps of 4 prompts, 8 completions each" in card
-        assert "0.2,0.4,0.2,0.2 (format, answer, consistency, counterfactual offline)" in card
+        assert "consistency 0.2, counterfactual 0.2 (measured offline)" in card
 
 
 def test_the_form_that_was_taught_is_the_one_that_is_shown(card_of, adapter, tmp_path):
