@@ -202,6 +202,7 @@ def test_a_question_that_the_image_barely_helps_counts_for_as_little(measure, re
     assert again["causal/recall"] > 0.9
 
 
+@pytest.mark.slow
 def test_what_cannot_be_drawn_again_is_painted_over(measure, records, tmp_path):
     """The picture was encoded by another version, say: the file is not what is drawn here."""
     of = []

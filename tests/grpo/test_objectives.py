@@ -348,6 +348,7 @@ def test_an_update_raises_its_objective(groups, cache, fresh_model, processor, n
 # ---------------------------------------------------------------------------------------- runs
 
 
+@pytest.mark.slow
 def test_a_run_tells_of_its_objectives(trained, tmp_path):
     config = GrpoConfig(
         sft_ckpt=str(trained["sft"]), data=str(trained["data"]), output_dir=str(tmp_path),

@@ -87,7 +87,11 @@ def unnamed(outcomes, weights, offline=False) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("config", [DEFAULT, ONLINE], ids=["default", "online"])
+@pytest.mark.parametrize(
+    "config",
+    [DEFAULT, pytest.param(ONLINE, marks=pytest.mark.slow)],
+    ids=["default", "online"],
+)
 def test_no_trick_is_paid_as_an_honest_answer_or_it_is_named(config, bench, encoder):
     rewards = Rewards(config, "cpu")
     offline = config.counterfactual == "offline"

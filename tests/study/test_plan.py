@@ -154,6 +154,7 @@ def test_shipped_studies_are_read_with_every_key_of_every_run(path):
     assert steps == {200}, "the same budget for all"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_studies_with_a_typing_error_are_refused(path, tmp_path):
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
