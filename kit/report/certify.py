@@ -94,9 +94,10 @@ def certify_run(config: CertifyConfig) -> int:
 
 
 def split(clusters: np.ndarray, share: float, draw: np.random.Generator) -> np.ndarray:
-    """Which answers, (N,) bool, are for calibration: a ``share`` of the images, drawn."""
+    """Which answers, (N,) bool, are for calibration: a ``share`` of the images, at least
+    one, drawn."""
     images = np.unique(clusters)
-    chosen = draw.permutation(images)[: round(share * len(images))]
+    chosen = draw.permutation(images)[: max(1, round(share * len(images)))]
     return np.isin(clusters, chosen)
 
 

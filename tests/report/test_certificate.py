@@ -3,6 +3,7 @@ never certified, and what the command writes."""
 
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -222,6 +223,20 @@ def test_what_the_command_writes(tmp_path, capsys):
     certificate.require(SETTING | {"mode": MODE}, where="c")
     with pytest.raises(ConfigError, match=r"base_model \(there x, here y"):
         certificate.require(SETTING | {"base_model": "y", "mode": MODE}, where="c")
+
+
+@pytest.mark.parametrize("n_images", [1, 2, 3])
+def test_a_few_images_certify_nothing_and_are_no_error(n_images, tmp_path, capsys):
+    rows = [line(n) for n in range(n_images)]
+    run = run_of(tmp_path / "run", rows)
+    for share in (0.1, 0.9):
+        out = str(tmp_path / f"out{share}")
+        config = CertifyConfig(
+            evaluation=run, output=out, resplits=2, calibration_share=share, alpha=0.1
+        )
+        assert certify_run(config) == 0
+        assert "nothing is certified" in capsys.readouterr().out
+        assert Certificate.read(Path(out) / "certificate.json").calibration["asked"] >= 1
 
 
 def test_one_evaluation_calibrates_for_another(tmp_path):
