@@ -19,7 +19,7 @@ from kit.grpo.config import GrpoConfig
 from kit.grpo.microbatches import MicroBatch
 from kit.grpo.rollout import Group
 from kit.grpo.terms import parse_objectives
-from kit.grpo.views import evidence_of
+from kit.grpo.views import places_of
 from kit.model.processor import PreparedImage, Processor
 from kit.model.sharing import Trunk
 from kit.run.metrics import Meters
@@ -79,24 +79,12 @@ def changed_trunks(
         ]
     if wanted <= {"masked"}:
         return made
-    regions = [
-        evidence_of(group.task.record, image_cache) if group.task.view == "whole" else ()
-        for group in groups
-    ]
-    made["without_evidence"] = _without(groups, regions, image_cache)
-    if "without_control" in wanted:
-        shown = [group.task.record.shown for group in groups]
-        found = image_cache.controls_all(
-            [(*request, ()) for request in zip(shown, regions, strict=True) if request[1]],
-            draws=config.random_draws,
-            seed=config.seed,
-        )
-        matching = iter(found)
-        controls = [
-            own[group.task.prompt_index % len(own)] if region and (own := next(matching)) else ()
-            for group, region in zip(groups, regions, strict=True)
-        ]
-        made["without_control"] = _without(groups, controls, image_cache)
+    whole = [group for group in groups if group.task.view == "whole"]
+    places = iter(places_of([group.task for group in whole], image_cache, config))
+    found = [next(places) if group.task.view == "whole" else ((), ()) for group in groups]
+    for place, view in enumerate(("without_evidence", "without_control")):
+        if view in wanted:
+            made[view] = _without(groups, [own[place] for own in found], image_cache)
     return made
 
 

@@ -24,25 +24,34 @@ def changed(tasks: Sequence[Task], image_cache: ImageCache, config: GrpoConfig) 
     Which and how follows from the seed and the prompt alone.
     """
     draws = [np.random.default_rng([config.seed, _OWN, t.prompt_index]).random() for t in tasks]
-    picked = [
-        (number, draw < config.changed_images / 2, evidence)
-        for number, (task, draw) in enumerate(zip(tasks, draws, strict=True))
-        if draw < config.changed_images and (evidence := evidence_of(task.record, image_cache))
-    ]
-    controls = image_cache.controls_all(
-        [(tasks[number].record.shown, evidence, ()) for number, _, evidence in picked],
+    picked = [number for number, draw in enumerate(draws) if draw < config.changed_images]
+    places = places_of([tasks[number] for number in picked], image_cache, config)
+    result = list(tasks)
+    for number, (evidence, control) in zip(picked, places, strict=True):
+        if not control:
+            continue
+        if draws[number] < config.changed_images / 2:
+            result[number] = replace(tasks[number], view="without_evidence", without=evidence)
+        else:
+            result[number] = replace(tasks[number], view="without_control", without=control)
+    return result
+
+
+def places_of(
+    tasks: Sequence[Task], image_cache: ImageCache, config: GrpoConfig
+) -> list[tuple[Boxes, Boxes]]:
+    """Of each prompt its evidence and one control of it, empty where there is none. They follow
+    from the seed and the prompt alone."""
+    regions = [evidence_of(task.record, image_cache) for task in tasks]
+    found = image_cache.controls_all(
+        [(task.record.shown, region, ()) for task, region in zip(tasks, regions, strict=True)],
         draws=config.random_draws,
         seed=config.seed,
     )
-    result = list(tasks)
-    for (number, of_evidence, evidence), matching in zip(picked, controls, strict=True):
-        if not matching:
-            continue
-        view = "without_evidence" if of_evidence else "without_control"
-        own = tasks[number]
-        without = evidence if of_evidence else matching[own.prompt_index % len(matching)]
-        result[number] = replace(own, view=view, without=without)
-    return result
+    return [
+        (region, matching[task.prompt_index % len(matching)] if matching else ())
+        for task, region, matching in zip(tasks, regions, found, strict=True)
+    ]
 
 
 def evidence_of(record: GrpoRecord, image_cache: ImageCache) -> Boxes:
