@@ -39,42 +39,37 @@ def cf_pairs(config: CfPairsConfig) -> None:
         prefer=("train",),
     )  # fmt: skip
     cache = ImageCache(None, config.inpainting)
-    asked = {
-        number: gold
-        for number, record in enumerate(records)
-        if not record.more_images
-        and (gold := gold_region(record.regions, cache.canvas(record.shown)))
-    }
-    found = cache.controls_all(
-        [(records[number].shown, gold, gold) for number, gold in asked.items()],
-        draws=1, seed=config.seed,
-    )  # fmt: skip
-    pairs = {
-        number: (gold, controls[0])
-        for (number, gold), controls in zip(asked.items(), found, strict=True)
-        if controls
-    }
+    regions = [
+        () if record.more_images else gold_region(record.regions, cache.canvas(record.shown))
+        for record in records
+    ]
+    asked = [(r.shown, region, ()) for r, region in zip(records, regions, strict=True)]
+    found = cache.controls_all(asked, draws=1, seed=config.seed)
     rows = [
         to_json(replace(one, image=relative_image(Path(one.image), output.parent)))
-        for number, record in enumerate(records)
-        for one in (record, *_changed(record, pairs.get(number), folder, config))
+        for record, region, controls in zip(records, regions, found, strict=True)
+        for one in (record, *_changed(record, region, controls, folder, config))
     ]
     write_jsonl(output, rows)
     print(
-        f"{output}: {len(records)} records, of {len(pairs)} of {len(asked)} with evidence one more "
-        f"without it and one without a control; images in {folder}"
+        f"{output}: {len(records)} records, of {sum(map(bool, found))} of "
+        f"{sum(map(bool, regions))} with evidence one more without it and one without a control; "
+        f"images in {folder}"
     )
 
 
 def _changed(
-    record: SftRecord, pair: tuple[Boxes, Boxes] | None, folder: Path, config: CfPairsConfig
+    record: SftRecord,
+    evidence: Boxes,
+    controls: tuple[Boxes, ...],
+    folder: Path,
+    config: CfPairsConfig,
 ) -> Iterator[SftRecord]:
-    if pair is None:
+    if not controls:
         return
     pixels = np.asarray(open_image(record.image))
-    evidence, control = pair
     name = f"{Path(record.image).parent.name}_{Path(record.image).stem}_{record.qid}"
-    for kind, boxes in (("evidence", evidence), ("control", control)):
+    for kind, boxes in (("evidence", evidence), ("control", controls[0])):
         path = folder / f"{name}_without_{kind}.png"
         with atomic_write(path, "wb") as stream:
             image = Image.fromarray(inpaint(pixels, boxes, config.inpainting))

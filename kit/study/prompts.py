@@ -46,11 +46,8 @@ def choose_prompts(config: ChooseConfig) -> None:
 def matched(records: Sequence[GrpoRecord], draws: int = 2, seed: int = 0) -> list[bool]:
     """Whether each has gold evidence that controls match (``kit.counterfactual.regions``)."""
     cache = ImageCache(None)
-    regions = [gold_region(record.regions, cache.canvas(record.shown)) for record in records]
-    asked = [n for n, region in enumerate(regions) if region]
-    requests = [(records[n].shown, regions[n], regions[n]) for n in asked]
-    found = dict(zip(asked, cache.controls_all(requests, draws=draws, seed=seed), strict=True))
-    return [bool(found.get(n)) for n in range(len(records))]
+    asked = [(r.shown, gold_region(r.regions, cache.canvas(r.shown)), ()) for r in records]
+    return [bool(controls) for controls in cache.controls_all(asked, draws=draws, seed=seed)]
 
 
 def _drop(record: GrpoRecord) -> float:
