@@ -122,6 +122,18 @@ def test_a_seed_more_that_agrees_in_all_makes_nothing_surer():
     assert one.by_seed * 5 == copies.by_seed
 
 
+@pytest.mark.parametrize(("value", "p_value"), [(1.0, 2**-4), (0.0, 1.0)])
+def test_where_nothing_varies_what_was_not_seen_may_be_otherwise(value, p_value):
+    """As of one seed; and five seeds of one sign are what could have come by chance."""
+    seed = Measured(value, np.zeros(20), np.full(20, 3))
+    one, five = estimate([seed]), estimate([seed] * 5)
+    assert (five.low, five.high) == (one.low, one.high)
+    assert one.p_value == (1.0 if value == 0 else 2**-19)
+    assert five.p_value == p_value
+    assert 0.05 < five.high - five.low < 0.25
+    assert value in (five.low, five.high)
+
+
 def test_few_seeds_that_differ_are_less_sure_than_t_of_them_alone_would_say_at_least():
     """Where seeds alone differ the interval is that of a t-test of their means."""
     values_S = np.array([0.1, 0.4, 0.2])
