@@ -172,8 +172,8 @@ def upper_bound(counts: Counts, delta: float) -> float | None:
 def effective_size(number: np.ndarray) -> float:
     """Kish's: as many answers of different images say as much, if those of one are all alike.
 
-    >>> effective_size(np.array([0, 1, 2])), effective_size(np.array([0, 0, 0]))
-    (3.0, 1.0)
+    >>> [effective_size(np.array(images, int)) for images in ([0, 1, 2], [0, 0, 0], [])]
+    [3.0, 1.0, 0.0]
     """
     if not len(number):
         return 0.0
