@@ -153,6 +153,7 @@ def study_of(work: Path, monkeypatch, **names) -> dict:
     return names
 
 
+@pytest.mark.slow
 def test_a_retrained_model_is_asked_anew_and_a_half_written_one_not_at_all(
     tmp_path, monkeypatch, capsys
 ):

@@ -140,6 +140,7 @@ def test_an_audit_that_was_interrupted_asks_nothing_twice(audited, file, served,
         ("garbage", "the reply is not of the protocol"), ("Perhaps.", "the reply is no verdict"),
     ],
 )  # fmt: skip
+@pytest.mark.slow
 def test_what_is_not_judged_is_told_and_counts_nowhere(
     trouble, reason, audited, file, served, monkeypatch
 ):
@@ -159,6 +160,7 @@ def test_what_is_not_judged_is_told_and_counts_nowhere(
     assert trouble == 0.6 or tries == again * len(troubled)
 
 
+@pytest.mark.slow
 def test_a_server_that_recovers_is_asked_again(audited, file, served):
     seen = set()
 

@@ -36,6 +36,7 @@ def mean(values) -> float:
     return sum(values) / len(values)
 
 
+@pytest.mark.slow
 def test_2000_random_answers_score_as_three_published_scorers_have_them(asked, audited, tmp_path):
     draw = random.Random(3)
     images = sorted({record.image for record in asked.records})

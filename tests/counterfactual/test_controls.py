@@ -196,6 +196,7 @@ def phantoms(tmp_path_factory):
     return Scans(read_slake(root, "test")[0])
 
 
+@pytest.mark.slow
 def test_who_answers_by_the_amount_of_change_has_no_gap(phantoms):
     """With the old rule the same stub would pass for a faithful model."""
     gap, low, high = phantoms.gap(lambda entry: entry[3])
@@ -207,6 +208,7 @@ def test_who_answers_by_the_amount_of_change_has_no_gap(phantoms):
     assert old_low > 0
 
 
+@pytest.mark.slow
 def test_controls_are_as_tolerances_say(phantoms):
     assert len(phantoms.rows) > 25
     for row, path, region, found in phantoms.rows:

@@ -60,6 +60,7 @@ def test_each_job_is_compared_before_it_is_timed(run):
     assert 0 < parts["update, of a large matmul"]["ours"] < 1
 
 
+@pytest.mark.slow
 def test_two_that_differ_are_not_timed(run, monkeypatch):
     loss = sft.sft_loss
     monkeypatch.setattr(sft, "sft_loss", lambda *args: loss(*args) * 1.001)

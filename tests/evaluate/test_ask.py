@@ -114,6 +114,7 @@ def test_a_certificate_of_something_else_is_refused(asked, prepared, trained_sma
             asked(*words, **flags)
 
 
+@pytest.mark.slow
 def test_a_folder_gives_a_line_an_image_and_their_pictures(asked, prepared, tmp_path):
     records = read_sft_records(prepared["test"])[0]
     images = sorted({record.image for record in records})[:2]

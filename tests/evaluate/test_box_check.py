@@ -201,6 +201,7 @@ def seeing(monkeypatch, processor, tmp_path):
     return prepare
 
 
+@pytest.mark.slow
 def test_the_command_says_what_to_evaluate_with(seeing, tmp_path, capsys):
     found = seeing("resized_pixels")
     assert found["convention"] == "resized_pixels"
@@ -215,12 +216,14 @@ def test_the_command_says_what_to_evaluate_with(seeing, tmp_path, capsys):
     assert len(found["images"]) == 12
 
 
+@pytest.mark.slow
 def test_a_model_that_knows_the_grid_needs_nothing(seeing):
     found = seeing("grid_1000")
     assert found["convention"] == "grid_1000"
     assert "--answer_boxes grid_1000" in found["advice"]
 
 
+@pytest.mark.slow
 def test_what_is_told_by_a_plain_question_alone_is_said_so(seeing):
     found = seeing("pixels", plain_only=True)
     assert found["convention"] is None

@@ -245,6 +245,7 @@ def test_only_a_question_of_a_phantom_has_a_cause(measure, records, tmp_path):
         assert measure_causes(Predictor(None, None, 8, 8), [item], [0.5], draws=1, seed=0) == [{}]
 
 
+@pytest.mark.slow
 def test_evaluation_writes_it_without_being_asked(prepared, tmp_path):
     """With the embedded model, on the questions of one phantom."""
     records = read_sft_records(prepared["test"])[0]

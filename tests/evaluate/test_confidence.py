@@ -66,6 +66,7 @@ def test_consistency_is_the_cosine_where_there_is_a_caption(found, answers):
             assert one["consistency"] == pytest.approx(cosine, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_self_consistency_is_the_share_of_samples_that_agree(found, predictor, answers):
     for one, item in zip(found, answers, strict=True):
         record = item.record

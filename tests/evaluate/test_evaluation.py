@@ -277,6 +277,7 @@ def test_few_images_give_no_bounds_and_each_n_is_that_of_its_rows(mode, known):
 
 
 # ------------------------------------------------------------------------ which model answers
+@pytest.mark.slow
 def test_neither_batches_nor_other_modes_change_an_answer(plain, prepared, tmp_path):
     """One question at a time, in one mode, without the floor."""
     folder, _ = plain

@@ -90,6 +90,7 @@ def test_a_signal_is_granted_after_the_batch_and_nothing_is_asked_twice(
 
 
 @pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.slow
 def test_shards_of_other_weights_are_not_merged(stage, prepared, trained, tmp_path):
     run = STAGES[stage][0]
     adapter = {"adapter": str(shutil.copytree(trained["sft"], tmp_path / "sft")), "base_model": ""}

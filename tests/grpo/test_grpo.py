@@ -104,6 +104,7 @@ def test_a_run_leaves_what_was_promised(trained, prepared, tmp_path, capsys):
     assert "reference" not in plain.peft_config
 
 
+@pytest.mark.slow
 def test_it_goes_on_at_the_image_size_of_sft(trained, trained_small, tmp_path, image_tokens):
     """And leaves that in its own folder for whatever comes next."""
     changes = {"sft_ckpt": str(trained_small), "max_steps": 1, "num_generations": 2, "beta": 0.0}
@@ -202,6 +203,7 @@ def test_the_reference_is_the_sft_policy(trained, prepared, processor):
         torch.testing.assert_close(token_logprobs(policy, batch).logprobs, base)
 
 
+@pytest.mark.slow
 def test_no_penalty_runs_no_reference(trained, tmp_path, monkeypatch):
     def never(*_):
         raise AssertionError("a reference was loaded")

@@ -132,6 +132,7 @@ def test_it_can_be_switched_off_and_does_not_need_every_part():
     assert progress == Progress()
 
 
+@pytest.mark.slow
 def test_a_run_says_how_to_read_it_and_what_stands_still(
     prepared, trained, tmp_path, monkeypatch, capsys
 ):

@@ -112,6 +112,7 @@ def test_no_trick_is_paid_as_an_honest_answer_or_it_is_named(config, bench, enco
                 assert outcome.verdict == "less", outcome.trick["trick"]
 
 
+@pytest.mark.slow
 def test_each_reward_alone_gives_what_the_file_says(bench, encoder):
     """``python -m kit.grpo.tricks --renew true`` renews it, as for a new reward; what that pays is
     then to be named by hand."""
@@ -125,6 +126,7 @@ def test_each_reward_alone_gives_what_the_file_says(bench, encoder):
 
 
 @pytest.mark.parametrize("answers", ["right", "given"])
+@pytest.mark.slow
 def test_beside_the_honest_answer_alone_no_trick_earns_more(answers, bench, encoder):
     """A group of the two, where what cannot be measured counts as the honest one's. Where the boxes
     of any answer are paid for, both are wrong."""

@@ -75,6 +75,7 @@ def test_logits_do_not_grow_with_the_targets(side):
     assert total < whole
 
 
+@pytest.mark.slow
 def test_sampling_takes_what_the_preflight_says(monkeypatch):
     """Keys, values, scores and merged copies, when a quarter of the rows has ended."""
     model = policy().to(torch.bfloat16)

@@ -56,6 +56,7 @@ def test_a_report(stage, launch, capsys):
 @pytest.mark.parametrize(
     ("model", "n_tokens"), [("Qwen2-VL-7B", 484), ("Qwen2.5-VL-7B", 484), ("Qwen3-VL-8B", 361)]
 )
+@pytest.mark.slow
 def test_a_folder_of_each_family_is_planned(model, n_tokens, tmp_path, capsys):
     """Patches of 16 pixels make fewer tokens of an image than those of 14."""
     folder = write_hub_folder(tmp_path / "base", model, small=True, weights=False)

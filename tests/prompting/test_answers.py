@@ -291,6 +291,7 @@ def test_every_box_that_the_kit_writes_is_one_that_it_reads(corners, size):
     ["{", "[", '{"', '{"a":', '{"answer":', '"answer":[{', '{"answer": "', "<answer>", '"answer" ',
      "\\", '\\"', "9", " ", "a,", "no. ", "\ud800", '{"a":1} ', '{"answer":1} ', '{"answer":1'],
 )  # fmt: skip
+@pytest.mark.slow
 def test_a_megabyte_takes_time_in_proportion(unit):
     text = unit * (1_000_000 // len(unit))
     start = time.process_time()

@@ -166,6 +166,7 @@ def test_it_is_the_same_both_ways_and_every_answer_is_itself(first, second):
     )
 
 
+@pytest.mark.slow
 def test_a_long_answer_is_compared_in_proportion():
     start = time.process_time()
     units = (

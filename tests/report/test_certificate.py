@@ -84,6 +84,7 @@ def test_a_threshold_certifies_a_bad_population_as_rarely_as_it_says():
     assert 0.01 < wrong <= DELTA + CHANCE
 
 
+@pytest.mark.slow
 def test_a_batch_holds_in_resplits_of_every_pool():
     """What the calibration half has too few of, the other has too many of: a bound on the
     population is not enough for that, and a naive one far from it."""

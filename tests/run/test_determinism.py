@@ -156,6 +156,7 @@ def test_what_is_cut_off_is_what_transformers_cuts_off(top_p):
     f"ignore:{'|'.join(DEPRECATED)}:FutureWarning",
 )  # fmt: skip
 @pytest.mark.parametrize("stage", ["sft", "grpo", "evaluate"])
+@pytest.mark.slow
 def test_nothing_raises_on_a_gpu(stage, start, prepared, trained, tmp_path, monkeypatch):
     """Forward and backward of whole stages: sampling, probe, reference, update, checkpointing."""
     asked = []

@@ -54,6 +54,7 @@ class Poison:
 
 
 @pytest.mark.parametrize("gradient_only", [False, True])
+@pytest.mark.slow
 def test_a_bad_update_is_left_out_and_told(prepared, tmp_path, monkeypatch, gradient_only):
     monkeypatch.setattr(sft, "sft_loss", Poison(sft.sft_loss, {3}, gradient_only))
     assert sft.train(sft_config(prepared, tmp_path, gradient_accumulation_steps=2)) == 0

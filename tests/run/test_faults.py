@@ -106,6 +106,7 @@ def test_what_was_moved_aside_is_put_back(tmp_path):
 # ---------------------------------------------------------------------- other launches
 
 
+@pytest.mark.slow
 def test_another_launch_is_refused_but_for_the_weights(finished, start, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
@@ -143,6 +144,7 @@ def test_a_finished_run_has_nothing_left_to_do(finished, start, tmp_path):
     assert rows(finished) == rows(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_later_checkpoints_are_never_outranked_in_silence(finished, start, tmp_path):
     """What an earlier one went on to save would be deleted at once, and never found."""
     folder = tmp_path / "run"
@@ -157,6 +159,7 @@ def test_later_checkpoints_are_never_outranked_in_silence(finished, start, tmp_p
 
 
 @pytest.mark.parametrize("stage", ["sft", "grpo"])
+@pytest.mark.slow
 def test_data_that_has_changed_is_refused(stage, start, tmp_path, monkeypatch):
     """``kit.run.sources`` tells what; evaluate and cf_proxy ask it too."""
     assert start(stage, tmp_path / "run", max_steps=1) == 0

@@ -48,6 +48,7 @@ def test_texts_are_encoded_once(consistency, monkeypatch):
     assert len(encoded) == 1
 
 
+@pytest.mark.slow
 def test_a_score_does_not_depend_on_what_else_is_scored(consistency):
     """To the last digit: else a resumed run, whose memory of texts is empty, would differ."""
     captions = [f"CT of the chest. {'A mass in the left lung. ' * n}" for n in range(1, 24)]

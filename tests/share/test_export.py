@@ -296,6 +296,7 @@ def test_it_is_stored_in_bf16_by_default_and_in_shards(adapter, exported, tmp_pa
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
 
 
+@pytest.mark.slow
 def test_an_adapter_answers_at_its_own_image_size(
     trained_small, prepared, tmp_path, image_tokens, capsys
 ):

@@ -595,6 +595,7 @@ def test_the_readme_names_every_key():
     assert len(re.findall(r"```yaml", README)) == 3
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_readme_are_read(tmp_path, monkeypatch, capsys):
     """Each by its own parser, with --dry_run; there is no SLURM here."""
     monkeypatch.setattr("shutil.which", lambda program: None)

@@ -55,6 +55,7 @@ def test_without_its_things_a_phantom_is_the_same_everywhere_else(known):
             assert mask.mean() < 0.5
 
 
+@pytest.mark.slow
 def test_the_others_change_as_much_and_nothing_of_the_cause(known):
     ratios, alone = [], []
     for number, whole, causes in known:
@@ -131,6 +132,7 @@ def test_a_broken_file_is_named(folder, tmp_path, change):
     assert "causes.json" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_twins_come_after_the_others_and_answer_what_is_true_of_them(folder, tmp_path):
     """By the boxes of what is there: presence, counts. Each differs from its phantom in an answer,
     and most share others with it."""
