@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kit.counterfactual.probe import Case, probe
-from kit.counterfactual.regions import claimed_region, gold_region
+from kit.counterfactual.regions import Boxes, claimed_region, gold_region
 from kit.grpo.rollout import Group
 from kit.grpo.terms.counterfactual import is_paid, online_scores
-from kit.grpo.terms.judge import Judge, completions_of
+from kit.grpo.terms.judge import Judge
 from kit.scoring.faithfulness import counterfactual_score
 from kit.scoring.grounding import union_iou
 
@@ -22,45 +22,52 @@ def score(groups: Sequence[Group], judge: Judge) -> list[float | None]:
     paid for (``counterfactual_answers``) earns 0. Absent on a changed image, and where nothing
     matches the evidence."""
     config, cache = judge.config, judge.image_cache
-    options = {"draws": config.random_draws, "seed": config.seed}
+    scores: list[list[float | None]] = [[None] * len(group.parsed) for group in groups]
+    gold = {
+        n: gold_region(group.task.record.regions, cache.canvas(group.task.record.shown))
+        for n, group in enumerate(groups)
+        if group.task.view == "whole"
+    }
+    marked = [n for n in gold if gold[n]]
+    unmarked = [n for n in gold if not gold[n]]
     with judge.autocast():
-        return [
-            value
-            for group in groups
-            for value in (
-                [None] * len(group.parsed)
-                if group.task.view != "whole"
-                else _of_gold(group, judge)
-                if gold_region(group.task.record.regions, cache.canvas(group.task.record.shown))
-                else online_scores(
-                    judge.model, cache, [group], answers=config.counterfactual_answers, **options
-                )
-            )
-        ]
+        of_gold = _of_gold([groups[n] for n in marked], [gold[n] for n in marked], judge)
+        of_claims = online_scores(
+            judge.model,
+            cache,
+            [groups[n] for n in unmarked],
+            draws=config.random_draws,
+            seed=config.seed,
+            answers=config.counterfactual_answers,
+        )
+    for numbers, found in ((marked, iter(of_gold)), (unmarked, iter(of_claims))):
+        for n in numbers:
+            scores[n] = [next(found) for _ in groups[n].parsed]
+    return [value for own in scores for value in own]
 
 
-def _of_gold(group: Group, judge: Judge) -> list[float | None]:
-    config, cache, record = judge.config, judge.image_cache, group.task.record
-    canvas = cache.canvas(record.shown)
-    gold = gold_region(record.regions, canvas)
-    controls = cache.controls(record.shown, gold, draws=config.random_draws, seed=config.seed)
-    if not controls:
-        return [None] * len(group.parsed)
-    covered = [
-        union_iou(claimed_region(parsed.boxes, canvas), gold)
-        if parsed.boxes and is_paid(parsed, record, config.counterfactual_answers)
-        else 0.0
-        for _, parsed in completions_of([group])
-    ]
-    cases = [
-        Case(record.shown, record.question, parsed.answer, gold, controls)
-        for parsed, share in zip(group.parsed, covered, strict=True)
-        if share
-    ]
-    effects = iter(probe(judge.model, cache, cases) if cases else ())
+def _of_gold(groups: Sequence[Group], gold: Sequence[Boxes], judge: Judge) -> list[float | None]:
+    config, cache = judge.config, judge.image_cache
+    found = cache.controls_all(
+        [(group.task.record.shown, own, ()) for group, own in zip(groups, gold, strict=True)],
+        draws=config.random_draws,
+        seed=config.seed,
+    )
     scores: list[float | None] = []
-    for share in covered:
-        effect = next(effects) if share else None
-        found = counterfactual_score(effect.delta_roi, effect.delta_rand) if effect else 0.0
-        scores.append(None if found is None else found * share)
+    cases: list[tuple[int, Case, float]] = []
+    for group, own, controls in zip(groups, gold, found, strict=True):
+        record = group.task.record
+        canvas = cache.canvas(record.shown)
+        for parsed in group.parsed:
+            scores.append(0.0 if controls else None)
+            if not (controls and is_paid(parsed, record, config.counterfactual_answers)):
+                continue
+            claim = claimed_region(parsed.boxes, canvas) if parsed.boxes else ()
+            if claim and (share := union_iou(claim, own)):
+                case = Case(record.shown, record.question, parsed.answer, own, controls)
+                cases.append((len(scores) - 1, case, share))
+    effects = probe(judge.model, cache, [case for _, case, _ in cases])
+    for (place, _, share), effect in zip(cases, effects, strict=True):
+        value = counterfactual_score(effect.delta_roi, effect.delta_rand)
+        scores[place] = None if value is None else value * share
     return scores
