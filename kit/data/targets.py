@@ -127,6 +127,14 @@ def reasoning(raw: RawQuestion) -> list[str]:
     return [f"The question asks about {_topic(raw)}.", finding, conclusion]
 
 
+def unmarked(names: Sequence[str]) -> str:
+    """
+    >>> unmarked(["nodule", "mass"])
+    'No nodule or mass is marked in the image.'
+    """
+    return f"No {_joined(names, 'or')} is marked in the image."
+
+
 def boxes(evidence: Sequence[Region], sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
     """The evidence on the 0..1000 grid, each box once, in its given order; of several images,
     after the number of its own.
@@ -193,10 +201,10 @@ def _finding(raw: RawQuestion) -> tuple[str, bool]:
         return sentence, entailment.is_modality(raw)
     asked = organs_named(raw.question)
     if raw.regions and asked:  # none of the marked labels is among them, or it were evidence
-        return f"No {_joined(asked, 'or')} is marked in the image.", entailment.is_absent(raw)
+        return unmarked(asked), entailment.is_absent(raw)
     lesions = kind == "abnormality" or speaks_of_lesions(raw.question)
     if lesions and raw.regions and not any(is_lesion(r.label) for r in raw.regions):
-        return "No lesion is marked in the image.", entailment.is_absent(raw)
+        return unmarked(["lesion"]), entailment.is_absent(raw)
     if kind == "position" and raw.location:
         place = place_name(raw.location)
         return f"The image shows the {place}.", raw.answer.casefold().rstrip(".") == place

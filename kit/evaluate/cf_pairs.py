@@ -19,6 +19,7 @@ from kit.data.evidence import names_label
 from kit.data.fields import relative_image
 from kit.data.images import open_image
 from kit.data.records import SftRecord, read_sft_records, to_json
+from kit.data.targets import unmarked
 from kit.evaluate.config import CfPairsConfig
 from kit.files import atomic_write, require_folder, write_jsonl
 
@@ -87,7 +88,7 @@ def without_evidence(record: SftRecord, answer: str) -> SftRecord:
         "caption": caption_without(output["caption"], labels),
         "reasoning": [
             *output["reasoning"][:1],
-            f"No {' or '.join(label.lower() for label in labels)} can be seen in the image.",
+            unmarked([label.lower() for label in labels]),
             f"The answer is {answer.lower()}.",
         ],
         "boxes": [],

@@ -16,6 +16,7 @@ from kit.prompting.answers import normalise
 VIEWS = ("without_evidence", "without_control")
 SAID = (
     "cannot tell",
+    "no answer",
     "can not tell",
     "not visible",
     "unknown",
@@ -35,7 +36,7 @@ def score(groups: Sequence[Group], judge: Judge) -> list[float | None]:
 def abstains(answer: str) -> bool:
     """Whether an answer says that there is none to be given.
 
-    >>> abstains("Cannot tell."), abstains("unknown"), abstains("No"), abstains("")
+    >>> abstains("Cannot tell."), abstains("no answer"), abstains("No"), abstains("")
     (True, True, False, False)
     """
     return normalise(answer) in {normalise(said) for said in SAID}
