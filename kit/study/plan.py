@@ -31,14 +31,11 @@ CLASSES = {
     "cf_proxy": CfProxyConfig, "choose_prompts": ChooseConfig, "train_grpo": GrpoConfig,
     "cf_pairs": CfPairsConfig, "evaluate": EvaluateConfig,
 }  # fmt: skip
-OF_DATA = (
-    "prepare_data",
-    "cf_pairs",
-    "choose_prompts",
-)  # that an entry of data may name as its command
+# those that an entry of data may name as its command
+OF_DATA = ("prepare_data", "cf_pairs", "choose_prompts", "phantoms")
 LAUNCHED = ("train_sft", "cf_proxy", "train_grpo", "evaluate")  # in several processes, if wanted
 SPLITS = {"train": "train", "prompts": "validate", "test": "test"}  # of phantoms, by what for
-DATA_KEYS = ("data", "eval_data", "train_data")
+DATA_KEYS = ("data", "eval_data", "train_data", "slake_root")  # may be a name of data
 
 
 @dataclass(frozen=True)
@@ -124,7 +121,7 @@ class _Data:
         if command not in OF_DATA:
             fix = f"one of {', '.join(OF_DATA)}"
             raise ConfigError(f"data cannot be made by {command}", where=where, fix=fix)
-        path = str(self.study.folder / f"data/{name}.json")
+        path = str(self.study.folder / "data" / name) + (".json" if command != "phantoms" else "")
         keys, made_by = self.resolved(keys)
         config = self.config_of(command, keys, {"output": path}, where)
         self.runs.append(Run(f"data/{name}", command, config, after + made_by))

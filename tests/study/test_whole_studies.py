@@ -52,7 +52,17 @@ def test_from_phantoms_to_the_page(tmp_path, monkeypatch):
         "seeds": [0, 1],
         "phantoms": {"train": 6, "prompts": 6, "test": 2},
         "choose_prompts": {"others": 1},
-        "data": {"pairs": {"command": "cf_pairs", "data": "train"}},
+        "data": {
+            "drawn": {
+                "command": "phantoms",
+                "train": 6,
+                "validate": 0,
+                "test": 0,
+                "twins": "train",
+            },
+            "twins": {"dataset": "SLAKE", "slake_root": "drawn", "leaks": "keep"},
+            "pairs": {"command": "cf_pairs", "data": "twins"},
+        },
         "train_grpo": grpo,
         "systems": {
             "named": {"weights": "format=0.5,answer=0.5"},
@@ -67,6 +77,8 @@ def test_from_phantoms_to_the_page(tmp_path, monkeypatch):
     assert most_apart(start, adapter_of(Path("out/seed0/named/train_grpo"))) > 0
     assert most_apart(start, adapter_of(Path("out/seed0/pairs/train_sft"))) > 0
     trained, held_out = rows(Path("out/data"), "chosen.json"), rows(Path("out/data"), "test.json")
+    own, twins, pairs = (rows(Path("out/data"), f"{n}.json") for n in ("train", "twins", "pairs"))
+    assert len(pairs) > len(twins) > len(own), "each made from what was drawn for it"
     assert any(row["regions"] for row in trained)
     assert any(not row["regions"] for row in trained)
     images = {Path(row["image_path"]).parts[-2] for row in trained}
@@ -81,7 +93,7 @@ def test_from_phantoms_to_the_page(tmp_path, monkeypatch):
             measured = metrics_of(Path(f"out/seed{seed}/{system}/evaluate_test"))
             assert value == pytest.approx(measured[f"{MODE}/exact/all"])
     assert {d["system"] for d in view["differences"]} == {"named", "pairs"}
-    assert found["done"] == found["runs"] == 6 + 2 * 6
+    assert found["done"] == found["runs"] == 8 + 2 * 6
     assert found["hours_in_all"] >= 0
     monkeypatch.setattr(study, "Popen", None)
     assert study.study(StudyConfig(study="tiny.yaml")) == 0, "nothing is run again"
