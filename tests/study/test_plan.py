@@ -170,9 +170,6 @@ def test_shipped_studies_with_a_typing_error_are_refused(path, tmp_path):
 
 
 def test_the_two_arenas_have_the_same_systems():
-    """So that what wins on phantoms is asked of real images as it was, but for what real images
-    cannot be asked: to be drawn again."""
-    small, large = (dict(read_study(name).systems) for name in ("arena", "arena_2b"))
-    assert "twins" not in large
-    del small["twins"]
+    """So that what wins on phantoms is asked of real images as it was."""
+    small, large = (read_study(name).systems for name in ("arena", "arena_2b"))
     assert {n: s.grpo for n, s in small.items()} == {n: s.grpo for n, s in large.items()}
