@@ -16,8 +16,8 @@ from kit.prompting.answers import normalise
 VIEWS = ("without_evidence", "without_control")
 SAID = (
     "cannot tell",
-    "no answer",
     "can not tell",
+    "no answer",
     "not visible",
     "unknown",
     "cannot be determined",

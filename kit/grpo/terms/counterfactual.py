@@ -17,7 +17,7 @@ from kit.counterfactual.regions import Boxes, area_share, claimed_region, gold_r
 from kit.data.canvas import Canvas
 from kit.data.grpo_records import GrpoRecord
 from kit.grpo.rollout import Group
-from kit.grpo.terms.judge import Judge, is_right
+from kit.grpo.terms.judge import Judge, is_right, spread
 from kit.prompting.answers import ParsedAnswer
 from kit.scoring.faithfulness import LARGEST_SHARE, counterfactual_score
 from kit.scoring.grounding import union_iou
@@ -27,28 +27,27 @@ from kit.scoring.settings import CounterfactualAnswers
 def score(groups: Sequence[Group], judge: Judge) -> list[float | None]:
     """:func:`offline_scores` or :func:`online_scores` by ``counterfactual``. Absent on a changed
     image, and for all where it is ``off``."""
-    config = judge.config
-    scores: list[list[float | None]] = [[None] * len(group.parsed) for group in groups]
-    asked = [n for n, group in enumerate(groups) if group.task.view == "whole"]
+    config, cache = judge.config, judge.image_cache
+    numbers = [n for n, group in enumerate(groups) if group.task.view == "whole"]
+    asked = [groups[n] for n in numbers]
+    found: list[float | None] = []
     if config.counterfactual == "offline":
-        for n in asked:
-            canvas = judge.image_cache.canvas(groups[n].task.record.shown)
-            scores[n] = offline_scores(groups[n], canvas, config.counterfactual_answers)
+        for group in asked:
+            canvas = cache.canvas(group.task.record.shown)
+            found += offline_scores(group, canvas, config.counterfactual_answers)
     elif config.counterfactual == "online":
         with judge.autocast():
-            found = iter(
-                online_scores(
-                    judge.model,
-                    judge.image_cache,
-                    [groups[n] for n in asked],
-                    draws=config.random_draws,
-                    seed=config.seed,
-                    answers=config.counterfactual_answers,
-                )
+            found = online_scores(
+                judge.model,
+                cache,
+                asked,
+                draws=config.random_draws,
+                seed=config.seed,
+                answers=config.counterfactual_answers,
             )
-        for n in asked:
-            scores[n] = [next(found) for _ in groups[n].parsed]
-    return [value for own in scores for value in own]
+    else:
+        numbers = []
+    return spread(groups, (numbers, found))
 
 
 def is_paid(parsed: ParsedAnswer, record: GrpoRecord, answers: CounterfactualAnswers) -> bool:

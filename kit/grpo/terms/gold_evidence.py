@@ -12,7 +12,7 @@ from kit.counterfactual.probe import Case, probe
 from kit.counterfactual.regions import Boxes, claimed_region, gold_region
 from kit.grpo.rollout import Group
 from kit.grpo.terms.counterfactual import is_paid, online_scores
-from kit.grpo.terms.judge import Judge
+from kit.grpo.terms.judge import Judge, spread
 from kit.scoring.faithfulness import counterfactual_score
 from kit.scoring.grounding import union_iou
 
@@ -22,7 +22,6 @@ def score(groups: Sequence[Group], judge: Judge) -> list[float | None]:
     paid for (``counterfactual_answers``) earns 0. Absent on a changed image, and where nothing
     matches the evidence."""
     config, cache = judge.config, judge.image_cache
-    scores: list[list[float | None]] = [[None] * len(group.parsed) for group in groups]
     gold = {
         n: gold_region(group.task.record.regions, cache.canvas(group.task.record.shown))
         for n, group in enumerate(groups)
@@ -40,10 +39,7 @@ def score(groups: Sequence[Group], judge: Judge) -> list[float | None]:
             seed=config.seed,
             answers=config.counterfactual_answers,
         )
-    for numbers, found in ((marked, iter(of_gold)), (unmarked, iter(of_claims))):
-        for n in numbers:
-            scores[n] = [next(found) for _ in groups[n].parsed]
-    return [value for own in scores for value in own]
+    return spread(groups, (marked, of_gold), (unmarked, of_claims))
 
 
 def _of_gold(groups: Sequence[Group], gold: Sequence[Boxes], judge: Judge) -> list[float | None]:

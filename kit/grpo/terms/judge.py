@@ -36,6 +36,19 @@ def completions_of(groups: Sequence[Group]) -> Iterator[tuple[Task, ParsedAnswer
             yield group.task, parsed
 
 
+def spread(
+    groups: Sequence[Group], *measured: tuple[Sequence[int], Sequence[float | None]]
+) -> list[float | None]:
+    """A score for every completion of all groups, in order: what was ``measured`` of the
+    completions of the groups with these numbers, absent where nothing was."""
+    scores: list[list[float | None]] = [[None] * len(group.parsed) for group in groups]
+    for numbers, values in measured:
+        rest = iter(values)
+        for n in numbers:
+            scores[n] = [next(rest) for _ in groups[n].parsed]
+    return [value for own in scores for value in own]
+
+
 def is_right(parsed: ParsedAnswer, record: GrpoRecord) -> bool:
     """Whether an answer is the gold answer."""
     return exact_match(parsed.answer, record.gold, record.choices) == 1
