@@ -29,7 +29,7 @@ from kit.evaluate.config import EvaluateConfig
 from kit.evaluate.flips import measure_flips
 from kit.evaluate.parts import Parts
 from kit.evaluate.setting import setting_of
-from kit.files import atomic_write, json_line, require_folder, write_json
+from kit.files import atomic_write, json_line, require_folder, sha256_of, write_json
 from kit.model.folders import require_adapter
 from kit.prompting.messages import MODES, REQUIRED_KEYS, modes_of
 from kit.report.certificate_file import SETTING
@@ -75,6 +75,7 @@ def evaluate(config: EvaluateConfig) -> int:
         references = References(
             floor,
             volumes_of(records),
+            {image: sha256_of(image) for image in {record.image for record in records}},
             other_images(records, config.seed) if config.counterfactual else {},
             consistency_of(config, modes, accelerator.device),
         )
@@ -117,11 +118,12 @@ def evaluate(config: EvaluateConfig) -> int:
 @dataclass(frozen=True)
 class References:
     """What answers are measured with: the ``floor`` of each record (None: not wanted), the
-    volume of each image, another image for each, and what compares captions with questions (None:
-    not wanted)."""
+    volume and the sum of each image, another image for each, and what compares captions with
+    questions (None: not wanted)."""
 
     floor: Sequence[str] | None
     volumes: dict[str, str]
+    contents: dict[str, str]
     partners: dict[Shown, Shown]
     consistency: Consistency | None
 
@@ -167,6 +169,7 @@ def answer_batch(
         )
         row |= {"volume": references.volumes[item.record.image], "confidences": confidence}
         row |= {"answer_boxes": predictor.answer_boxes}
+        row |= {"image_sha256": references.contents[item.record.image]}
         rows.append((index, row))
     if config.counterfactual:
         flips = measure_flips(predictor, answers, draws=config.random_draws, seed=config.seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kit.prompting.messages import MODES
@@ -72,7 +72,8 @@ def compare(models: Mapping[str, Rows], seed: int = 0) -> list[Comparison]:
 
     Only questions that both were asked count; a metric only where both have a value.
     """
-    by_key = {name: keyed(rows) for name, rows in models.items()}
+    contents = contents_of(itertools.chain(*models.values()))
+    by_key = {name: keyed(rows, contents) for name, rows in models.items()}
     found = []
     for a, b in itertools.combinations(models, 2):
         common = [key for key in by_key[a] if key in by_key[b]]
@@ -114,12 +115,31 @@ def correction(comparisons: Sequence[Comparison]) -> str:
     )
 
 
-def keyed(rows: Rows) -> dict[tuple, Mapping]:
-    """Rows by mode and question; a question that was asked twice by its turn too."""
+def contents_of(rows: Iterable[Mapping]) -> dict[str, str]:
+    """The sum of each image by its path, as far as rows say it."""
+    return {row["image"]: row["image_sha256"] for row in rows if "image_sha256" in row}
+
+
+def keyed(rows: Rows, contents: Mapping[str, str]) -> dict[tuple, Mapping]:
+    """Rows by mode and question; a question that was asked twice by its turn too.
+
+    Images are the same if their ``contents`` (:func:`contents_of`) are, wherever they lie; those
+    of which none is known if their paths are.
+
+    >>> row = {"mode": "answer_only", "dataset": "own", "qid": "1", "question": "Where?"}
+    >>> there = row | {"image": "/b/1.png", "image_sha256": "5a"}
+    >>> for contents in ({"/a/1.png": "5a"}, {}):
+    ...     here = keyed([row | {"image": "/a/1.png"}], contents)
+    ...     print(here.keys() == keyed([there], contents).keys())
+    True
+    False
+    """
     seen: Counter = Counter()
     keyed = {}
     for row in rows:
-        key = (row["mode"], *(row[name] for name in ("dataset", "image", "qid", "question")))
+        path = row["image"]
+        image = row.get("image_sha256") or contents.get(path, path)
+        key = (row["mode"], row["dataset"], image, row["qid"], row["question"])
         keyed[*key, seen[key]] = row
         seen[key] += 1
     return keyed

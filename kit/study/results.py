@@ -3,13 +3,14 @@ less it is than the reference's, question by question and seed by seed."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from kit.prompting.messages import MODES
-from kit.report.comparison import PRIMARY, REPEATED, keyed
+from kit.report.comparison import PRIMARY, REPEATED, contents_of, keyed
 from kit.report.families import FALSE_ALARMS, benjamini_hochberg, holm
 from kit.report.metrics import Statistic, bounds_of, statistics_of, values_of
 from kit.report.report import rows_of
@@ -82,24 +83,23 @@ class _Answers:
 def _views(study: Study, records: Sequence[Record], evaluation: str) -> Iterator[View]:
     by_mode: dict[str, dict[str, dict[int, _Answers]]] = {}
     facts: dict[str, object] = {}
-    for record in records:
-        run = record.run
-        if run.evaluation != evaluation or record.state != "done":
-            continue
-        rows = rows_of(run.output)
+    done = [r.run for r in records if r.run.evaluation == evaluation and r.state == "done"]
+    answered = [rows_of(run.output) for run in done]
+    contents = contents_of(itertools.chain(*answered))
+    for run, rows in zip(done, answered, strict=True):
         facts |= {key: rows[0][key] for key in ("inpainting", "dataset") if rows and key in rows[0]}
         for mode in MODES:
             part = [row for row in rows if row["mode"] == mode]
             if part:
                 there = by_mode.setdefault(mode, {}).setdefault(run.system, {})
-                there[run.seed] = _answers(part)
+                there[run.seed] = _answers(part, contents)
     for mode in reversed(MODES):
         if mode in by_mode:
             yield _view(evaluation, mode, by_mode[mode], study.file.reference, facts)
 
 
-def _answers(rows: Sequence[Mapping]) -> _Answers:
-    by_key = keyed(rows)
+def _answers(rows: Sequence[Mapping], contents: Mapping[str, str]) -> _Answers:
+    by_key = keyed(rows, contents)
     values = {
         key: {name: value for name, value in values_of(row).items() if name in ROWS}
         for key, row in by_key.items()

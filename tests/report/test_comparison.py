@@ -94,6 +94,22 @@ def test_only_common_questions_count(models):
     assert compare(apart) == []
 
 
+def test_images_are_the_same_by_what_they_hold(models):
+    def found(base, sft):
+        comparisons = compare({"base": base, "sft": sft})
+        return [one.difference.mean for one in comparisons if one.metric == "exact/all"]
+
+    def summed(name, sum_of):
+        return [row | {"image_sha256": f"{sum_of}{row['image']}"} for row in models[name]]
+
+    base, sft = models["base"], models["sft"]
+    elsewhere = [row | {"image": f"/other/{row['image']}"} for row in summed("sft", "5a")]
+    assert found(summed("base", "5a"), elsewhere) == found(base, sft) != []
+    assert found(base, summed("sft", "5a")) == found(base, sft), "an older evaluation beside it"
+    assert found(base, elsewhere) == [], "nothing says that they are the same"
+    assert found(summed("base", "5a"), summed("sft", "77")) == [], "drawn anew in the same folder"
+
+
 def test_a_question_that_was_asked_twice_is_paired_twice():
     twice = rows_of([1, 0]) + rows_of([1, 1])
     got = one(compare({"a": twice, "b": twice}), "a", "b", "exact/all").difference
