@@ -16,6 +16,9 @@ class StudyConfig:
     study: str = option("", help="file that names systems, seeds and data, or one that is shipped")
     output: str = option("", help="folder for everything; left out: the one that the file names")
     page: str = option("", help="folder for its page; left out: page in that folder")
+    reference: str = option(
+        "", help="system with which the others are compared; left out: the one that the file names"
+    )
     only: list[str] = option(
         help="systems that are run, beside the reference; left out: all", default_factory=list
     )

@@ -31,7 +31,7 @@ def study(config: StudyConfig) -> int:
     Raises:
         UserError: the study file is wrong, or asks for something else than what was run.
     """
-    read = read_study(config.study, config.output)
+    read = read_study(config.study, config.output, config.reference)
     require_folder(read.folder)
     runs = plan(read, config.only, config.seeds)
     records = {run.name: Record(read.folder, run) for run in runs}

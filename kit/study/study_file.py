@@ -56,14 +56,18 @@ class Study:
         return next(one for one in self.systems.values() if one.sft == system.sft)
 
 
-def read_study(path: str | Path, output: str = "") -> Study:
+def read_study(path: str | Path, output: str = "", reference: str = "") -> Study:
     """
+    Args:
+        output, reference: in place of the file's.
+
     Raises:
         ConfigError: not readable, an unknown key, or systems that cannot be told apart.
     """
     path = find(path, STUDIES)
     with laid_at(path):
         file = StudyFile(**parse_part(StudyFile, read_yaml(path, "--study", as_text=True), path))
+    file.reference = reference or file.reference
     named = {START: {}} | file.systems
     systems = {
         name: _system(name, keys, f"{path}, systems: {name}") for name, keys in named.items()

@@ -127,6 +127,12 @@ def test_another_reference_and_a_second_evaluation(found, processes):
     assert difference(now, "sft")["better"] is True
     assert [view["evaluation"] for view in now["views"]] == ["test", "ns"]
     assert {d["family"] for d in now["views"][1]["differences"]} == {"other", None}
+    twice = StudyConfig(study="small.yaml", reference="good", page="beside", page_only=True)
+    assert runner.study(twice) == 0
+    beside = json.loads(Path("beside/study.json").read_text())
+    assert beside["reference"] == "good"
+    assert difference(beside, "bad")["better"] is False
+    assert json.loads(Path("out/page/study.json").read_text()) == now
 
 
 def test_nothing_evaluated_makes_no_page(written, capsys):
