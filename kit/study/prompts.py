@@ -19,7 +19,8 @@ from kit.study.config import ChooseConfig
 
 
 def choose_prompts(config: ChooseConfig) -> None:
-    """Write the records whose evidence can be put to the test, and others beside.
+    """Write the records whose evidence can be put to the test, and others beside, of all kinds: a
+    policy forgets what it is not asked, such as how many lungs there are, which no control matches.
 
     Raises:
         DataError: there is none.
@@ -33,8 +34,7 @@ def choose_prompts(config: ChooseConfig) -> None:
     if not chosen:
         fix = "draw or prepare more, or lower least_drop; that needs what cf_proxy wrote"
         raise DataError("no record rests on its evidence", where=config.data, fix=fix)
-    free = [least is not None or not record.regions for record in records]
-    others = [n for n in range(len(records)) if not tested[n] and free[n]]
+    others = [n for n, fine in enumerate(tested) if not fine]
     draw = random.Random(config.seed)
     draw.shuffle(others)
     chosen += others[: round(config.others * len(chosen))]
