@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from kit.data.evidence import is_lesion, organs_named, speaks_of_lesions, words_of
 from kit.data.questions import RawQuestion
+from kit.data.types import Region
 from kit.data.words import CHINESE, COUNTS, chinese_polarity
 
 _PRESENCE = re.compile(
@@ -43,7 +45,40 @@ def polarity(answer: str) -> bool | None:
     return True if _YES.match(text) else None
 
 
-def is_there(raw: RawQuestion) -> bool:
+class Asked(NamedTuple):
+    """A question, its answer and the evidence of it: as much of a :class:`RawQuestion` as says what
+    is there, and how many of it."""
+
+    question: str
+    answer: str
+    content_type: str
+    evidence: Sequence[Region]
+
+
+def answer_without(asked: Asked) -> str:
+    """The answer to a question about an image from which its evidence is gone: nothing is there,
+    and there are none of it. Empty where that cannot be told.
+
+    >>> liver = [Region("Liver", (5, 1, 9, 9))]
+    >>> answer_without(Asked("Is there a liver in this image?", "Yes", "Organ", liver))
+    'No'
+    >>> answer_without(Asked("How many livers are there?", "1", "Quantity", liver))
+    '0'
+    >>> answer_without(Asked("Is the liver healthy?", "Yes", "Abnormality", liver))
+    ''
+    >>> answer_without(Asked("Does the liver contain a lesion?", "Yes", "Abnormality", liver))
+    ''
+    """
+    if CHINESE.search(asked.question) or not asked.evidence:
+        return ""
+    if is_there(asked):
+        return "No" if asked.answer.strip()[0].isupper() else "no"
+    if is_counted(asked):
+        return "0" if asked.answer.strip().isdigit() else COUNTS[0]
+    return ""
+
+
+def is_there(raw: RawQuestion | Asked) -> bool:
     """Whether the answer that something is there follows from its being marked."""
     about = _rest_of(raw)
     if polarity(raw.answer) is not True or not _asks_presence(raw) or organs_named(about):
@@ -59,7 +94,7 @@ def is_absent(raw: RawQuestion) -> bool:
     return _asks_presence(raw) or _kinds(raw) & {"quantity", "count"} != set()
 
 
-def is_counted(raw: RawQuestion) -> bool:
+def is_counted(raw: RawQuestion | Asked) -> bool:
     """Whether the answer is the number of boxes (of kinds, where these are asked for)."""
     if not _kinds(raw) & {"quantity", "count"}:
         return False
@@ -97,7 +132,7 @@ def is_modality(raw: RawQuestion) -> bool:
     return bool(asked) and not weighted and says == (asked == {own}) and len(asked) == 1
 
 
-def _asks_presence(raw: RawQuestion) -> bool:
+def _asks_presence(raw: RawQuestion | Asked) -> bool:
     question = raw.question.casefold()
     fitting = _kinds(raw) & {"organ", "abnormality", "pres", "abn"}
     return bool(fitting and _PRESENCE.search(question)) and not _QUALITY.search(question)
@@ -107,11 +142,11 @@ def _fits_kind(raw: RawQuestion) -> bool:
     return not speaks_of_lesions(raw.question) or all(is_lesion(r.label) for r in raw.evidence)
 
 
-def _kinds(raw: RawQuestion) -> set[str]:
+def _kinds(raw: RawQuestion | Asked) -> set[str]:
     return {kind.strip() for kind in raw.content_type.casefold().split(",")}
 
 
-def _rest_of(raw: RawQuestion) -> str:
+def _rest_of(raw: RawQuestion | Asked) -> str:
     """The words of a question that are no part of the evidence's labels."""
     named = {word for region in raw.evidence for word in words_of(region.label)}
     return " ".join(word for word in words_of(raw.question) if word not in named)

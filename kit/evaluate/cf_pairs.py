@@ -15,6 +15,7 @@ from PIL import Image
 from kit.counterfactual.images import ImageCache
 from kit.counterfactual.inpaint import inpaint
 from kit.counterfactual.regions import Boxes, gold_region
+from kit.data.entailment import Asked, answer_without
 from kit.data.evidence import names_label
 from kit.data.fields import relative_image
 from kit.data.images import open_image
@@ -29,8 +30,8 @@ _LISTED = re.compile(r", | and ")
 
 def cf_pairs(config: CfPairsConfig) -> None:
     """Write the records of a data file, each after it, where it has evidence that something
-    matches, a record of its image without the evidence, that answers ``abstention``, and one of
-    its image without a control, that answers as before."""
+    matches, a record of its image without the evidence, that answers what is true then or
+    ``abstention``, and one of its image without a control, that answers as before."""
     output = Path(config.output)
     folder = Path(config.images_dir or output.with_suffix("").as_posix() + "_images")
     require_folder(output.parent)
@@ -79,23 +80,28 @@ def _changed(
         yield other if kind == "control" else without_evidence(other, config.abstention)
 
 
-def without_evidence(record: SftRecord, answer: str) -> SftRecord:
-    """The record of an image from which the evidence is gone: no box, a caption that does not name
-    it, and ``answer`` for want of it."""
-    output = json.loads(record.output)
+def without_evidence(record: SftRecord, abstention: str) -> SftRecord:
+    """The record of an image from which the evidence is gone: no box, and a caption that does not
+    name it. Nothing is there and there are none of it (``kit.data.entailment.answer_without``);
+    any other answer is ``abstention``."""
+    target = json.loads(record.output)
     labels = list(dict.fromkeys(region.label for region in record.regions))
-    target = {
-        "caption": caption_without(output["caption"], labels),
+    known = answer_without(
+        Asked(record.question, record.answer, record.content_type, record.regions)
+    )
+    answer = known or abstention
+    output = {
+        "caption": caption_without(target["caption"], labels),
         "reasoning": [
-            *output["reasoning"][:1],
+            *target["reasoning"][:1],
             unmarked([label.lower() for label in labels]),
-            f"The answer is {answer.lower()}.",
+            f"{'So the' if known else 'The'} answer is {answer.lower()}.",
         ],
         "boxes": [],
         "answer": answer,
     }
-    output = json.dumps(target, ensure_ascii=False)
-    return replace(record, output=output, answer=answer, regions=())
+    text = json.dumps(output, ensure_ascii=False)
+    return replace(record, output=text, answer=answer, regions=())
 
 
 def caption_without(caption: str, labels: Sequence[str]) -> str:

@@ -155,7 +155,7 @@ class CfPairsConfig(TableOptions):
     data: str = option("", help="records: of prepare_data, or any table (data/README.md)")
     output: str = option("", help="the data file to write")
     images_dir: str = option("", help="where changed images go; left out: beside the output")
-    abstention: str = option("Cannot tell", help="the answer to an image without its evidence")
+    abstention: str = option("Cannot tell", help="the answer that cannot be told without evidence")
     inpainting: Literal["telea", "ns", "blur", "mean"] = option(
         "telea", help="how a region is taken out of an image"
     )

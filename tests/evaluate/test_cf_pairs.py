@@ -1,6 +1,8 @@
 """Records of images without their evidence, and without a control of it."""
 
 import json
+import re
+from collections import Counter
 
 import numpy as np
 
@@ -9,7 +11,16 @@ from kit.counterfactual.regions import gold_region, mask_of
 from kit.data.canvas import Canvas
 from kit.data.images import open_image
 from kit.data.records import read_sft_records
+from kit.data.types import SftRecord
 from kit.prompting.answers import parse_answer
+
+
+def true_without(record: SftRecord) -> str:
+    """What phantoms ask is there, or how many, and what no one can tell."""
+    asks = re.search(r" contain |^(Is|Are) there ", record.question)
+    if record.answer == "Yes" and asks and "a lesion in" not in record.question:
+        return "No"
+    return "0" if record.question.startswith("How many ") else "Cannot tell"
 
 
 def test_pairs_differ_from_their_record_in_one_place(prepared, tmp_path, capsys):
@@ -18,7 +29,7 @@ def test_pairs_differ_from_their_record_in_one_place(prepared, tmp_path, capsys)
     records, _ = read_sft_records(output, decode_images=True)
     originals, _ = read_sft_records(prepared["train"])
     whole = {record.qid: record for record in originals}
-    kinds = {"evidence": [], "control": []}
+    kinds, answers = {"evidence": [], "control": []}, Counter()
     for record in records:
         qid, _, kind = record.qid.partition("-")
         if kind:
@@ -41,8 +52,11 @@ def test_pairs_differ_from_their_record_in_one_place(prepared, tmp_path, capsys)
                 assert record.regions == before.regions
                 continue
             target = json.loads(record.output)
-            assert target["answer"] == record.answer == "Cannot tell"
+            assert target["answer"] == record.answer == true_without(before)
+            answers[record.answer] += 1
             assert target["boxes"] == [] == list(record.regions)
             assert target["caption"].endswith(".")
             said = target["caption"].lower()
             assert not any(f" {region.label.lower()}" in said for region in before.regions)
+            assert target["reasoning"][-1].endswith(f"answer is {record.answer.lower()}.")
+    assert min(answers["No"], answers["Cannot tell"]) > 0, answers
