@@ -16,6 +16,16 @@ CONVENTIONS = "kit/evaluate/box_conventions.py"
 
 BREAKS = (
     Break(
+        "without its evidence nothing can be said of an image",
+        ENTAILMENT,
+        "    if is_there(asked):\n        return",
+        "    if is_there(asked):\n        return '' and",
+        (
+            "tests/evaluate/test_cf_pairs.py::test_pairs_differ_from_their_record_in_one_place",
+            "tests/grpo/test_views.py::test_what_is_true_without_the_evidence_is_paid_like_abstaining",
+        ),
+    ),
+    Break(
         "a thing that is left out takes random numbers of its own",
         "kit/data/phantom/scene.py",
         "        self.canvas.pixels = before\n        elif",

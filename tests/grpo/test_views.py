@@ -7,6 +7,7 @@ import pytest
 from kit.counterfactual.images import ImageCache
 from kit.counterfactual.regions import gold_region, mask_of
 from kit.data.grpo_records import read_grpo_records
+from kit.data.types import Region
 from kit.grpo.config import GrpoConfig
 from kit.grpo.rewards import Rewards
 from kit.grpo.rollout import Group, Task, roll_out
@@ -118,6 +119,16 @@ def test_abstaining_is_paid_where_the_evidence_is_gone_and_nowhere_else(views):
     for view, best in (("whole", 0), ("without_control", 0), ("without_evidence", 2)):
         totals = [reward.total for reward in rewards_of(views[view], texts, weights)]
         assert totals == pytest.approx([1.0 if n == best else 1 / 3 for n in range(3)])
+
+
+def test_what_is_true_without_the_evidence_is_paid_like_abstaining(views):
+    there = {"question": "Is there a liver?", "gold": "Yes", "content_type": "Organ"}
+    liver = (Region("Liver", (5, 5, 20, 20)),)
+    task = views["without_evidence"]
+    task = replace(task, record=replace(task.record, regions=liver, **there))
+    texts = [said(text) for text in ("Yes", "No", "0", "Cannot tell")]
+    found = rewards_of(task, texts, "format=0.2,answer=0.4,abstention=0.4")
+    assert [reward.parts["abstention"] for reward in found] == [0, 1, 0, 1]
 
 
 @pytest.mark.parametrize("weights", [CONTRAST, "format=0.2,answer=0.4,abstention=0.4"])
