@@ -42,7 +42,7 @@ class ChooseConfig:
 
     data: str = option("", help="records: of cf_proxy, or of prepare_data")
     output: str = option("", help="the data file to write")
-    others: float = option(1.0, help="other questions, for each of these")
+    others: float = option(1.0, help="other questions, for each of these, as far as kinds allow")
     least_drop: float | None = option(
         None,
         help="drop in the probability of the gold answer, without its evidence beyond without "

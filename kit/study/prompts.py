@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +19,10 @@ from kit.study.config import ChooseConfig
 
 
 def choose_prompts(config: ChooseConfig) -> None:
-    """Write the records whose evidence can be put to the test, and others beside, of all kinds: a
-    policy forgets what it is not asked, such as how many lungs there are, which no control matches.
+    """Write as many records as ``others`` says, of which as many as can be rest on evidence that can
+    be put to the test: of each kind of question (:func:`kind_of`) the same share is taken, those
+    first. What can be tested is not like the rest (whatever is there, never what is not; one eye,
+    never both lungs), and a policy learns which answer is the usual one.
 
     Raises:
         DataError: there is none.
@@ -30,17 +32,41 @@ def choose_prompts(config: ChooseConfig) -> None:
     records, _ = read_grpo_records(config.data)
     least = config.least_drop
     tested = matched(records) if least is None else [_drop(r) > least for r in records]
-    chosen = [n for n, fine in enumerate(tested) if fine]
-    if not chosen:
+    if not any(tested):
         fix = "draw or prepare more, or lower least_drop; that needs what cf_proxy wrote"
         raise DataError("no record rests on its evidence", where=config.data, fix=fix)
-    others = [n for n, fine in enumerate(tested) if not fine]
-    draw = random.Random(config.seed)
-    draw.shuffle(others)
-    chosen += others[: round(config.others * len(chosen))]
-    draw.shuffle(chosen)
+    share = (1 + config.others) * sum(tested) / len(records)
+    chosen = chosen_of(list(map(kind_of, records)), tested, share, config.seed)
     write_jsonl(output, (_row(records[n], output.parent) for n in chosen))
-    print(f"{output}: {len(chosen)} of {len(records)} records, {sum(tested)} of them tested")
+    found = sum(tested[n] for n in chosen)
+    print(f"{output}: {len(chosen)} of {len(records)} records, {found} of them tested")
+
+
+def chosen_of(
+    kinds: Sequence[Hashable], tested: Sequence[bool], share: float, seed: int
+) -> list[int]:
+    """A share of each kind, by their places in a shuffled order: those that are tested first.
+
+    >>> sorted(chosen_of("aaaabb", [False, False, True, True, False, False], 0.5, seed=0))[:2]
+    [2, 3]
+    """
+    draw = random.Random(seed)
+    by_kind: dict[Hashable, list[int]] = {}
+    for place, kind in enumerate(kinds):
+        by_kind.setdefault(kind, []).append(place)
+    chosen = []
+    for places in by_kind.values():
+        draw.shuffle(places)
+        places.sort(key=lambda place: not tested[place])
+        chosen += places[: math.floor(share * len(places) + draw.random())]
+    draw.shuffle(chosen)
+    return chosen
+
+
+def kind_of(record: GrpoRecord) -> tuple:
+    """What is asked, of what, and what is answered."""
+    labels = sorted(region.label for region in record.regions)
+    return (record.content_type, record.gold.casefold(), *labels)
 
 
 def matched(records: Sequence[GrpoRecord], draws: int = 2, seed: int = 0) -> list[bool]:
