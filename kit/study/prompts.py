@@ -19,9 +19,9 @@ from kit.study.config import ChooseConfig
 
 
 def choose_prompts(config: ChooseConfig) -> None:
-    """Write as many records as ``others`` says, of which as many as can be rest on evidence that can
-    be put to the test: of each kind of question (:func:`kind_of`) the same share is taken, those
-    first. What can be tested is not like the rest (whatever is there, never what is not; one eye,
+    """Write as many records as ``others`` says, of which as many as can be rest on evidence that
+    can be put to the test: of each kind of question (:func:`kind_of`) the same share is taken,
+    those first. What can be tested is not like the rest (what is there, never what is not; one eye,
     never both lungs), and a policy learns which answer is the usual one.
 
     Raises:
