@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -40,6 +41,8 @@ def require_worked_out(folder: Path, data: Path, train_data: Path, modes=MODES) 
         values: dict[str, list[float]] = {}
         for row, question in zip(own, asked, strict=True):
             assert (row["question"], row["gold"]) == (question["question"], question["answer"])
+            image = (data.parent / question["image"]).read_bytes()
+            assert row["image_sha256"] == hashlib.sha256(image).hexdigest()
             kind, gold = question["answer_type"], question["answer"]
             scores = score_answer(row["answer"], gold, answer_type=kind)
             guess = score_answer(floor_by_hand(trained, question), gold, answer_type=kind)

@@ -168,8 +168,8 @@ def answer_batch(
             references.floor[index] if references.floor else None,
         )
         row |= {"volume": references.volumes[item.record.image], "confidences": confidence}
-        row |= {"answer_boxes": predictor.answer_boxes}
-        row |= {"image_sha256": references.contents[item.record.image]}
+        sum_of_image = references.contents[item.record.image]
+        row |= {"answer_boxes": predictor.answer_boxes, "image_sha256": sum_of_image}
         rows.append((index, row))
     if config.counterfactual:
         flips = measure_flips(predictor, answers, draws=config.random_draws, seed=config.seed)

@@ -6,7 +6,7 @@ from helpers import rows
 
 from kit.data.grpo_records import read_grpo_records
 from kit.study.config import ChooseConfig
-from kit.study.prompts import choose_prompts, chosen_of, kind_of, matched
+from kit.study.prompts import choose_prompts, chosen_of, matched
 
 
 def test_what_can_be_tested_comes_first_in_each_kind_and_no_kind_more_often(prepared, tmp_path):
@@ -20,6 +20,10 @@ def test_what_can_be_tested_comes_first_in_each_kind_and_no_kind_more_often(prep
         return [row["qid"] for row in rows(tmp_path, "chosen.json")]
 
     assert Counter(chosen(1e3)) == Counter(r.qid for r in records), "all of them once"
+
+    def kind_of(record):
+        return record.content_type, record.gold, *sorted(r.label for r in record.regions)
+
     some = chosen(3)
     share = 4 * len(tested) / len(records)
     of, by = (
