@@ -103,12 +103,16 @@ def _by_opencv(pixels: np.ndarray, mask: np.ndarray, method: str) -> np.ndarray:
 
 
 def _around(pixels: np.ndarray, mask: np.ndarray, flag: int) -> np.ndarray:
-    """OpenCV's inpainting of the part that holds the mask: what is further away plays no role."""
+    """OpenCV's inpainting of the part that holds the mask: what is further away plays no role. It
+    fills each channel by itself, so those of a grey part are filled once."""
     rows, columns = _window(mask, _RADIUS + 1)
-    part = np.ascontiguousarray(pixels[rows, columns])
+    part = pixels[rows, columns]
+    if (part == part[..., :1]).all():
+        part = part[..., :1]
+    part = np.ascontiguousarray(part)
     filled = pixels.copy()
     hole = np.ascontiguousarray(mask[rows, columns]).astype(np.uint8)
-    filled[rows, columns] = cv2.inpaint(part, hole, _RADIUS, flag)
+    filled[rows, columns] = cv2.inpaint(part, hole, _RADIUS, flag).reshape(part.shape)
     return filled
 
 

@@ -67,6 +67,18 @@ def test_large_images_and_whole_images(method):
     assert inpaint(small, [(0, 0, 20, 20)], method).shape == small.shape
 
 
+@pytest.mark.parametrize("method", ["telea", "ns"])
+@pytest.mark.parametrize("colour", ["none", "near", "far"])
+def test_a_grey_part_is_filled_as_opencv_fills_three_channels(pixels, method, colour):
+    image = np.repeat(pixels[..., :1], 3, axis=2)
+    if colour != "none":
+        image[(31, 12) if colour == "near" else (45, 55)] = (250, 20, 90)
+    hole = mask_of(BOXES, (60, 50))
+    flag = {"telea": cv2.INPAINT_TELEA, "ns": cv2.INPAINT_NS}[method]
+    whole = cv2.inpaint(image, hole.astype(np.uint8), 3, flag)
+    assert np.array_equal(inpaint(image, BOXES, method), np.where(hole[..., None], whole, image))
+
+
 def test_nothing_to_take_away_is_a_copy(pixels):
     after = inpaint(pixels, [])
     assert np.array_equal(after, pixels)
