@@ -1,9 +1,13 @@
-"""What the arena's systems have answered: it is of the arena as it is shipped, and can be drawn."""
+"""What the arena's systems have answered: it is of the arena as it is shipped, can be drawn, and
+is what is said of it."""
 
+import functools
 import json
+import re
 import tarfile
 from pathlib import Path
 
+import pytest
 from helpers import ROOT
 
 from kit.study.config import StudyConfig
@@ -13,14 +17,51 @@ from kit.study.study import study
 from kit.study.study_file import read_study
 
 ANSWERS = ROOT / "tests" / "study" / "arena_answers.tar.xz"
+PAGES = ("README.md", "kit/study/README.md", "kit/grpo/README.md")
 
 
-def test_the_page_of_the_answers_that_come_with_it(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module", autouse=True)
+def answers(tmp_path_factory):
+    """The folder of the answers, in which all tests stand."""
+    folder = tmp_path_factory.mktemp("arena")
     with tarfile.open(ANSWERS) as archive:
-        archive.extractall(filter="data")
-    assert study(StudyConfig(study="arena", page_only=True)) == 0
-    views = json.loads(Path("runs/arena/page/study.json").read_text())["views"]
+        archive.extractall(folder, filter="data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield folder
+
+
+def tables(text: str) -> list[tuple[str, dict[str, dict[str, str]]]]:
+    """The tables of a page: what stands above their first column, and their rows by column."""
+    found = []
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        (first, *names), _, *rows = (
+            [cell.strip(" `*") for cell in line.strip("|").split("|")]
+            for line in block.splitlines()
+        )
+        found.append((first, {row[0]: dict(zip(names, row[1:], strict=True)) for row in rows}))
+    return found
+
+
+@functools.cache
+def drawn(reference: str) -> dict[str, dict[str, dict[str, str]]]:
+    """The tables of the page beside a system, by what a README has above their first column:
+    ``arena`` or ``above NAME``, and of all evaluations but the first ``, EVALUATION``."""
+    config = StudyConfig(study="arena", page_only=True, reference=reference, page=reference)
+    assert study(config) == 0
+    page = Path(reference, "study.md").read_text("utf-8")
+    _, *views = re.split(r"^## ", page, flags=re.MULTILINE)
+    ends = [f", {view.split(',')[0]}" if number else "" for number, view in enumerate(views)]
+    return {
+        (title or "arena") + end: rows
+        for end, view in zip(ends, views, strict=True)
+        for title, rows in tables(view)
+    }
+
+
+def test_the_page_of_the_answers_that_come_with_it():
+    assert drawn("sft")
+    views = json.loads(Path("sft/study.json").read_text())["views"]
     arena = read_study("arena")
     for run in plan(arena):
         assert not Record(arena.folder, run).changed(), run.name
@@ -34,3 +75,19 @@ def test_the_page_of_the_answers_that_come_with_it(tmp_path, monkeypatch):
                 for path in Path("runs/arena").glob(f"seed*/{system}/{name}/metrics.json")
             ]
             assert abs(metrics["exact/all"]["mean"] - sum(own) / len(own)) < 1e-12
+
+
+def test_what_is_said_of_the_arena_is_what_its_page_says():
+    told = [
+        (page, *table)
+        for page in PAGES
+        for table in tables((ROOT / page).read_text("utf-8"))
+        if re.match("arena|above ", table[0])
+    ]
+    assert {page for page, *_ in told} == {*PAGES}
+    for page, title, rows in told:
+        (reference,) = re.findall(r"above ([\w.+-]+)", title) or ["sft"]
+        for system, cells in rows.items():
+            for column, cell in cells.items():
+                expected = drawn(reference)[title][system][column]
+                assert cell == expected, (page, title, system, column)
