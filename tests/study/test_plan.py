@@ -140,7 +140,6 @@ def test_a_subset_is_of_what_there_is(subset, written):
 def test_shipped_studies_are_read_with_every_key_of_every_run(path):
     study = read_study(path.stem)  # by its name
     runs = plan(study, seeds=[0])
-    assert len(study.systems) >= 8, "the start, and seven"
     assert len(study.file.seeds) == 5
     by_system = {run.system: run for run in runs if run.command == "train_grpo"}
     for name, system in study.systems.items():
@@ -150,8 +149,20 @@ def test_shipped_studies_are_read_with_every_key_of_every_run(path):
     for run in runs:
         if isinstance(run.config, (SftConfig, GrpoConfig)):
             assert run.config.seed == run.seed
-    steps = {run.config.max_steps for run in runs if run.command == "train_grpo"}
-    assert steps == {200}, "the same budget for all"
+
+
+def test_systems_of_an_arena_have_the_same_budget():
+    for name in ("arena", "arena_2b"):
+        study = read_study(name)
+        assert len(study.systems) >= 8, "the start, and seven"
+        runs = plan(study, seeds=[0])
+        assert {r.config.max_steps for r in runs if r.command == "train_grpo"} == {200}
+
+
+def test_sft_on_pairs_is_held_against_sft_of_as_many_steps():
+    runs = plan(read_study("pairs"), seeds=[0])
+    steps = {run.system: run.config.max_steps for run in runs if run.command == "train_sft"}
+    assert steps == {"sft": 1860, "pairs": 1860}
 
 
 @pytest.mark.slow
