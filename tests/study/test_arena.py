@@ -16,6 +16,8 @@ from kit.study.records import Record
 from kit.study.study import study
 from kit.study.study_file import read_study
 
+pytestmark = pytest.mark.slow  # the page is of 187,000 answers
+
 ANSWERS = ROOT / "tests" / "study" / "arena_answers.tar.xz"
 PAGES = ("README.md", "kit/study/README.md", "kit/grpo/README.md")
 
