@@ -1,0 +1,98 @@
+"""What the systems of shipped studies have answered: it is of the files as they are shipped, can be
+drawn, and is what is said of it."""
+
+import functools
+import json
+import re
+import tarfile
+from pathlib import Path
+
+import pytest
+from helpers import ROOT
+
+from kit.study.config import StudyConfig
+from kit.study.plan import plan
+from kit.study.records import Record
+from kit.study.study import study
+from kit.study.study_file import read_study
+
+pytestmark = pytest.mark.slow  # the pages are of more than 200,000 answers
+
+STUDIES = sorted(path.name.split("_")[0] for path in Path(__file__).parent.glob("*.tar.xz"))
+PAGES = ("README.md", "kit/study/README.md", "kit/grpo/README.md")
+TITLE = rf"({'|'.join(STUDIES)})(?: above ([\w.+-]+))?(?:, (\w+))?"  # above a table's first column
+
+
+@pytest.fixture(scope="module", autouse=True)
+def answers(tmp_path_factory):
+    """The folder of the answers, in which all tests stand."""
+    folder = tmp_path_factory.mktemp("answers")
+    for name in STUDIES:
+        with tarfile.open(Path(__file__).with_name(f"{name}_answers.tar.xz")) as archive:
+            archive.extractall(folder, filter="data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield folder
+
+
+def tables(text: str) -> list[tuple[str, dict[str, dict[str, str]]]]:
+    """The tables of a page: what stands above their first column, and their rows by column."""
+    found = []
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        (first, *names), _, *rows = (
+            [cell.strip(" `*") for cell in line.strip("|").split("|")]
+            for line in block.splitlines()
+        )
+        found.append((first, {row[0]: dict(zip(names, row[1:], strict=True)) for row in rows}))
+    return found
+
+
+@functools.cache
+def drawn(name: str, reference: str) -> dict[str, dict[str, dict[str, str]]]:
+    """The tables of a study's page beside a system, by what a README has above their first column:
+    ``NAME`` or ``NAME above REFERENCE``, and of all evaluations but the first ``, EVALUATION``."""
+    folder = Path(f"{name}_{reference}")
+    config = StudyConfig(study=name, page_only=True, reference=reference, page=str(folder))
+    assert study(config) == 0
+    _, *views = re.split(r"^## ", (folder / "study.md").read_text("utf-8"), flags=re.MULTILINE)
+    ends = [f", {view.split(',')[0]}" if number else "" for number, view in enumerate(views)]
+    return {
+        f"{name} {title}".strip() + end: rows
+        for end, view in zip(ends, views, strict=True)
+        for title, rows in tables(view)
+    }
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_page_of_the_answers_that_come_with_it(name):
+    assert drawn(name, "sft")
+    views = json.loads(Path(f"{name}_sft", "study.json").read_text())["views"]
+    shipped = read_study(name)
+    for run in plan(shipped):
+        assert not Record(shipped.folder, run).changed(), run.name
+    for view in views:
+        evaluation, there = f"evaluate_{view['evaluation']}", view["metrics"]
+        answered = {path.parts[3] for path in Path(shipped.folder).glob(f"seed*/*/{evaluation}")}
+        assert answered == there.keys(), "each is still a system of the file"
+        for system, metrics in there.items():
+            own = [
+                json.loads(path.read_text())["caption_reason_answer/exact/all"]
+                for path in Path(shipped.folder).glob(f"seed*/{system}/{evaluation}/metrics.json")
+            ]
+            assert abs(metrics["exact/all"]["mean"] - sum(own) / len(own)) < 1e-12
+
+
+def test_what_is_said_of_a_study_is_what_its_page_says():
+    told = [
+        (page, found, rows)
+        for page in PAGES
+        for title, rows in tables((ROOT / page).read_text("utf-8"))
+        if (found := re.fullmatch(TITLE, title))
+    ]
+    assert {page for page, *_ in told} == {*PAGES}
+    assert {found[1] for _, found, _ in told} == {*STUDIES}, "each is told of"
+    for page, found, rows in told:
+        for system, cells in rows.items():
+            for column, cell in cells.items():
+                expected = drawn(found[1], found[2] or "sft")[found[0]][system][column]
+                assert cell == expected, (page, found[0], system, column)
