@@ -40,6 +40,9 @@ def mapping_in(content: object, where: object) -> dict:
     if content is not None and not isinstance(content, dict):
         fix = "write 'key: value' lines"
         raise ConfigError("this must be a mapping of keys to values", where=where, fix=fix)
+    if unnamed := [key for key in content or () if not isinstance(key, str)]:
+        fix = "write it in quotes, if it is one"
+        raise ConfigError(f"{unnamed[0]!r} cannot be a key", where=where, fix=fix)
     return content or {}
 
 

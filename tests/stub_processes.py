@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
+from kit.data.phantom.layout import QUESTIONS_AT_MOST
 from kit.study import study
 from kit.study.config import StudyConfig
 
@@ -92,8 +93,10 @@ def evaluate(output: Path, adapter: Path) -> None:
                 drawn = luck[image, question]
                 exact = float(drawn < level + hard[image] + more)
                 row = {
-                    "mode": "caption_reason_answer", "dataset": "SLAKE", "image": f"{image}.png",
-                    "qid": str(question), "question": "?", "answer_type": "OPEN",
+                    "mode": "caption_reason_answer", "dataset": "SLAKE",
+                    "image": f"xmlab{image}/source.jpg",
+                    "qid": str(image * QUESTIONS_AT_MOST + question),
+                    "question": "?", "answer_type": "OPEN",
                     "scores": {"exact": exact}, "evidence": [], "inpainting": "telea",
                     "boxes": [[0, 0, 9, 9]],
                     "confidences": {"answer_probability": round(0.2 + 0.6 * drawn, 4)},

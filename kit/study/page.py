@@ -11,7 +11,7 @@ from kit.report.page import CAN_PLOT, render
 from kit.report.table import GROUPS, ROWS, Row
 from kit.study.crossed import Estimate
 from kit.study.plan import plan
-from kit.study.records import Record
+from kit.study.records import Record, wanted
 from kit.study.results import Difference, View, views_of
 from kit.study.study_file import START, Study
 
@@ -44,6 +44,8 @@ def write_page(study: Study, folder: Path) -> Path | None:
         name=study.path.stem,
         study=study.file,
         ran=ran,
+        drawn=are_drawn(views),
+        there=study.file.reference in views[0].metrics,
         training=TRAINING,
         short=in_short(views[0], study.file.reference),
         views=[_shown(view, study) for view in views],
@@ -55,6 +57,11 @@ def write_page(study: Study, folder: Path) -> Path | None:
     return folder / "study.html"
 
 
+def are_drawn(views: Sequence[View]) -> bool:
+    """Whether some of the images are phantoms."""
+    return any(view.facts["drawn"] for view in views)
+
+
 def what_ran(study: Study, records: Sequence[Record]) -> dict:
     """The systems with the keys in which they differ, the keys that all share, how many runs are
     done, the hours that they took, and how training ended, by system."""
@@ -62,23 +69,25 @@ def what_ran(study: Study, records: Sequence[Record]) -> dict:
     for record in records:
         system = record.run.system or "data"
         hours[system] = hours.get(system, 0.0) + record.seconds / 3600
-    left = [record.run.name for record in records if record.state != "done"]
     systems = {}
     for name, system in study.systems.items():
         own = {f"train_sft.{key}": value for key, value in system.sft.items()}
         if system.grpo is None and name != START:
-            own |= {"train_grpo": "none"}
+            own |= {"train_grpo": "false"}
         systems[name] = own | dict(system.grpo or {})
-    stages = ("phantoms", "data", "train_sft", "cf_proxy", "train_grpo", "evaluate", "evaluations")
+    stages = (
+        "phantoms", "data", "choose_prompts", "train_sft", "cf_proxy", "train_grpo",
+        "evaluate", "evaluations",
+    )  # fmt: skip
     return {
         "systems": systems,
         "budget": {key: found for key in stages if (found := getattr(study.file, key))},
         "runs": len(records),
-        "done": len(records) - len(left),
+        "done": sum(record.state == "done" for record in records),
         "hours": {name: round(value, 3) for name, value in hours.items()},
         "hours_in_all": round(sum(hours.values()), 2),
         "training": {name: told for name in systems if (told := _training(name, records))},
-        "not_done": left,
+        "not_done": wanted({record.run.name: record for record in records}),
     }
 
 
@@ -137,16 +146,16 @@ def change(row: Row, found: Estimate) -> str:
 
 
 def value(row: Row, found: Estimate | None) -> dict[str, str]:
-    """A figure as it is shown, with its bounds and those of each seed."""
+    """A figure as it is shown, with its bounds."""
     if found is None:
-        return {"text": "-", "range": "", "seeds": ""}
+        return {"text": "-", "range": ""}
     ends = [row.text(one).removesuffix("%") for one in (found.low, found.high) if one is not None]
-    seeds = ", ".join(row.text(one).removesuffix("%") for one in found.by_seed)
-    return {
-        "text": row.text(found.mean),
-        "range": f"[{', '.join(ends)}]" if ends else "",
-        "seeds": seeds if len(found.by_seed) > 1 else "",
-    }
+    return {"text": row.text(found.mean), "range": f"[{', '.join(ends)}]" if ends else ""}
+
+
+def _by_seed(row: Row, found: Estimate | None, seeds: Sequence[int]) -> str:
+    there = dict(zip(found.seeds, found.by_seed, strict=True)) if found else {}
+    return ", ".join(row.text(there[s]).removesuffix("%") if s in there else "-" for s in seeds)
 
 
 # ------------------------------------------------------------------------ tables
@@ -161,6 +170,7 @@ def _shown(view: View, study: Study) -> dict:
     systems = [name for name in study.systems if name in view.metrics]
     return {
         "evaluation": view.evaluation,
+        "main": view.main,
         "mode": view.mode.replace("_", " → "),
         "questions": view.questions,
         "images": view.images,
@@ -173,6 +183,9 @@ def _shown(view: View, study: Study) -> dict:
                 "name": name,
                 "seeds": list(view.seeds[name]),
                 "cells": [value(ROWS[m], view.metrics[name].get(m)) for m in columns],
+                "by_seed": [
+                    _by_seed(ROWS[m], view.metrics[name].get(m), view.seeds[name]) for m in columns
+                ],
                 "changes": [_change(view.difference(name, m)) for m in columns],
             }
             for name in systems
@@ -225,12 +238,12 @@ def as_json(study: Study, views: Sequence[View], ran: Mapping) -> dict:
                 "evaluation": view.evaluation, "mode": view.mode, **view.facts,
                 "questions": view.questions, "images": view.images,
                 "metrics": {
-                    system: {metric: _flat(e, view.seeds[system]) for metric, e in own.items()}
+                    system: {metric: _flat(one) for metric, one in own.items()}
                     for system, own in view.metrics.items()
                 },
                 "differences": [
                     {
-                        "system": d.system, "metric": d.metric, **_flat(d.found, d.seeds),
+                        "system": d.system, "metric": d.metric, **_flat(d.found),
                         "p_value": d.found.p_value, "p_adjusted": d.p_adjusted,
                         "family": d.family, "better": d.better,
                     }
@@ -242,12 +255,11 @@ def as_json(study: Study, views: Sequence[View], ran: Mapping) -> dict:
     }  # fmt: skip
 
 
-def _flat(found: Estimate, seeds: Sequence[int]) -> dict:
-    by_seed = found.by_seed
-    named = dict(zip(map(str, seeds), by_seed, strict=True)) if len(seeds) == len(by_seed) else {}
+def _flat(found: Estimate) -> dict:
     return {
         "mean": found.mean, "low": found.low, "high": found.high, "n": found.n,
-        "images": found.n_images, "seeds": named or list(by_seed),
+        "images": found.n_images,
+        "seeds": dict(zip(map(str, found.seeds), found.by_seed, strict=True)),
     }  # fmt: skip
 
 
@@ -256,7 +268,8 @@ def as_markdown(study: Study, views: Sequence[View], ran: Mapping) -> str:
     lines = [
         f"# {study.path.stem}", "",
         f"{ran['done']} of {ran['runs']} runs, {ran['hours_in_all']} hours of computing. Brackets "
-        "are 95% intervals over images and seeds.", "",
+        "are 95% intervals over images and seeds."
+        + " Drawn phantoms: they say nothing about patients." * are_drawn(views), "",
         *(f"- {sentence}" for sentence in in_short(views[0], study.file.reference)),
     ]  # fmt: skip
     for view in views:
@@ -277,9 +290,11 @@ def as_markdown(study: Study, views: Sequence[View], ran: Mapping) -> str:
         lines += ["", f"| above {study.file.reference} | seeds | {' | '.join(columns.values())} |"]
         lines += ["|---" * (2 + len(columns)) + "|"]
         for name in view.metrics:
-            found = [_change(view.difference(name, m)) for m in columns]
-            if any(c["text"] for c in found):
+            apart = [view.difference(name, m) for m in columns]
+            if any(apart):
                 mark = {"good": " **better**", "bad": " **worse**", "soft": ""}
+                found = [_change(one) for one in apart]
                 told = (f"{c['text']} {c['range']}{mark[c['kind']]}".strip() for c in found)
-                lines.append(f"| {name} | {len(view.seeds[name])} | {' | '.join(told)} |")
+                seeds = max(len(one.found.seeds) for one in apart if one)
+                lines.append(f"| {name} | {seeds} | {' | '.join(told)} |")
     return "\n".join(lines) + "\n"

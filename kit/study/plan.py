@@ -96,9 +96,14 @@ class _Data:
             if isinstance(keys, dict):
                 command = keys.get("command", "prepare_data")
                 self._make(name, command, {k: v for k, v in keys.items() if k != "command"})
+            elif isinstance(keys, str) and keys:
+                self.paths[name] = keys
+                self.made_by.pop(name, None)
             else:
-                self.paths[name] = str(keys)
-        self.prompts = "prompts" if "prompts" in self.paths else "train"
+                fix = "the path of one file, or the keys of the command that makes it"
+                raise ConfigError("this is no data", where=f"{study.path}, data: {name}", fix=fix)
+        drawn = "prompts" if "prompts" in self.paths else "train"
+        self.prompts = study.file.train_grpo.get("data", drawn)
         if study.file.choose_prompts is not None and study.file.cf_proxy is None:
             asked = {"data": self.prompts} | study.file.choose_prompts
             self._make("chosen", "choose_prompts", asked)
@@ -112,6 +117,7 @@ class _Data:
         drawn = {SPLITS.get(name, name): value for name, value in keys.items()}
         config = self.config_of("phantoms", drawn, {"output": root}, f"{study.path}, phantoms")
         self.runs.append(Run("data/SLAKE", "phantoms", config))
+        self.paths["SLAKE"], self.made_by["SLAKE"] = root, "data/SLAKE"
         for name, split in SPLITS.items():
             own = {"dataset": "SLAKE", "split": split, "slake_root": root}
             self._make(name, "prepare_data", own, ("data/SLAKE",))
@@ -122,6 +128,9 @@ class _Data:
             fix = f"one of {', '.join(OF_DATA)}"
             raise ConfigError(f"data cannot be made by {command}", where=where, fix=fix)
         path = str(self.study.folder / "data" / name) + (".json" if command != "phantoms" else "")
+        if name in self.paths:
+            fix = "give it another name"
+            raise ConfigError(f"the study itself makes {name}", where=where, fix=fix)
         keys, made_by = self.resolved(keys)
         config = self.config_of(command, keys, {"output": path}, where)
         self.runs.append(Run(f"data/{name}", command, config, after + made_by))
@@ -129,9 +138,10 @@ class _Data:
 
     def resolved(self, keys: Mapping) -> tuple[dict, tuple[str, ...]]:
         """Keys with the paths of the data that they name, and the runs that make those."""
-        named = [keys[key] for key in DATA_KEYS if keys.get(key) in self.paths]
-        paths = {k: self.paths.get(v, v) if k in DATA_KEYS else v for k, v in keys.items()}
-        return paths, tuple(self.made_by[name] for name in named if name in self.made_by)
+        named = {k: v for k, v in keys.items() if k in DATA_KEYS and isinstance(v, str)}
+        paths = {key: self.paths.get(name, name) for key, name in named.items()}
+        made_by = tuple(self.made_by[name] for name in named.values() if name in self.made_by)
+        return {**keys, **paths}, made_by
 
 
 class _Seed:
@@ -154,7 +164,7 @@ class _Seed:
             yield self.sft[owner.name]
         model = self.sft[owner.name]
         if system.grpo is not None:
-            own = {"data": self.data.prompts} | file.train_grpo | system.grpo
+            own = file.train_grpo | {"data": self.data.prompts} | system.grpo
             after = [model]
             if file.cf_proxy is not None and "data" not in system.grpo:
                 if owner.name not in self.prompts:
@@ -218,10 +228,10 @@ class _Parsed:
         if taken:
             fix = f"leave {taken[0]} out"
             raise ConfigError(f"the study itself sets {taken[0]}", where=where, fix=fix)
-        free = {key: value for key, value in keys.items() if key not in DATA_KEYS}
-        name = repr((command, sorted(free.items()), sorted(own)))
+        named = {k: v for k, v in keys.items() if k in DATA_KEYS and isinstance(v, str)}
+        free = sorted((key, value) for key, value in keys.items() if key not in named)
+        name = repr((command, free, sorted(own), sorted(named)))
         with laid_at(where):
             if name not in self.read:
                 self.read[name] = parse_mapping(CLASSES[command], {**keys, **own}, where)
-            named = {key: value for key, value in keys.items() if key in DATA_KEYS}
             return dataclasses.replace(self.read[name], **own, **named)

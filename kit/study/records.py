@@ -7,6 +7,7 @@ said, and ``NAME.run.json``.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import time
@@ -16,8 +17,8 @@ from typing import Literal
 
 from kit.command import to_yaml
 from kit.errors import UserError
-from kit.files import atomic_write, read_json, write_json
-from kit.study.plan import Run
+from kit.files import atomic_write, read_json, sha256_of, write_json
+from kit.study.plan import DATA_KEYS, Run
 
 State = Literal["done", "begun", "failed", "not begun"]
 
@@ -27,6 +28,12 @@ FREE_KEYS = {
     "log_completions", "num_completions_to_print", "dataloader_num_workers",
     "dataloader_pin_memory", "stall_steps",
 }  # fmt: skip
+# What a run leaves in the study's folder, behind its name.
+ENDS = (
+    "", ".json", ".jsonl", ".json.report.json", ".jsonl.parts", "_images", ".log", ".yaml",
+    ".run.json",
+)  # fmt: skip
+SHOWN = 8  # runs of which an error says how they are removed
 
 
 class Record:
@@ -67,11 +74,13 @@ class Record:
         config = dataclasses.asdict(self.run.config)
         before = {name: after[name].identity for name in self.run.after}
         made_with = [{k: v for k, v in config.items() if k not in FREE_KEYS}, before]
+        files = {path: _sum_of(path) for path in self._files()}
         text = json.dumps(made_with, sort_keys=True)
         facts = {
             "command": self.run.command,
             "config": config,
             "after": before,
+            "files": files,
             "identity": hashlib.sha256(text.encode()).hexdigest()[:16],
             "started": time.time(),
             "seconds": self.seconds,
@@ -92,8 +101,9 @@ class Record:
         return self.facts.get("identity", "")
 
     def changed(self) -> str:
-        """The first key in which the file has left what was begun or done, as words; empty if it
-        has not. A key that the kit did not have then counts as its default."""
+        """The first key in which the file has left what was begun or done, as words, or the first
+        data file that was; empty if none has. A key that the kit did not have then counts as its
+        default."""
         then = self.facts.get("config")
         if then is None:
             return ""
@@ -102,13 +112,41 @@ class Record:
             before = then.get(key, value if value == defaults[key] else None)
             if key not in FREE_KEYS and before != value:
                 return f"{key} was {before!r} and is {value!r}"
+        for path, sum_then in self.facts.get("files", {}).items():
+            if Path(path).is_file() and _sum_of(path) != sum_then:
+                return f"{path} has another content"
         return ""
+
+    def _files(self) -> list[str]:
+        """The data files that it reads and the study does not make."""
+        named = (getattr(self.run.config, key, None) for key in DATA_KEYS)
+        outside = (path for path in named if path and not Path(path).is_relative_to(self.folder))
+        return [path for path in outside if Path(path).is_file()]
+
+    @property
+    def remains(self) -> str:
+        """What is to be removed for it to be run again, as a shell has it."""
+        base = self.folder / self.run.name
+        ends = [end for end in ENDS if Path(f"{base}{end}").exists()]
+        return (
+            f"{base}{{{','.join(ends)}}}" if len(ends) > 1 else "".join(f"{base}{e}" for e in ends)
+        )
 
     def last_words(self, lines: int = 12) -> str:
         if not self.log.exists():
             return ""
         text = self.log.read_text(encoding="utf-8", errors="replace").rstrip()
         return "\n".join(f"    {line}" for line in text.split("\n")[-lines:])
+
+
+def _sum_of(path: str) -> str:
+    there = Path(path).stat()
+    return _sum(path, there.st_mtime_ns, there.st_size)
+
+
+@functools.lru_cache
+def _sum(path: str, changed: int, size: int) -> str:
+    return sha256_of(path)
 
 
 def is_done(run: Run, facts: Mapping) -> bool:
@@ -138,22 +176,47 @@ def has_progress(run: Run) -> bool:
 def require_unchanged(records: Mapping[str, Record], where: object) -> None:
     """
     Raises:
-        UserError: the file asks for something else than what a run was begun or done with, or a
-            run was made from another one than the one that is there now.
+        UserError: the file asks for something else than what a run was begun or done with, be it
+            that only what was made from it is left, or a run was made from another one than the
+            one that is there now.
     """
-    for name, record in records.items():
-        if record.state not in ("done", "begun"):
-            continue
-        again = f"rm -r {record.folder / name}*"
+    kept = [name for name, record in records.items() if record.state in ("done", "begun")]
+    made_from: set[str] = set()
+    ahead: Sequence[str] = kept
+    while ahead:
+        made_from.update(ahead)
+        ahead = [n for one in ahead for n in records[one].run.after if n not in made_from]
+    for name in (name for name in records if name in made_from):
+        record = records[name]
         if words := record.changed():
             what = f"{name} is {record.state} with other keys: {words}"
-            fix = f"take that back, give it to a system of another name, or {again}"
+            if name not in kept:
+                what = f"what is there was made from {name} with other keys: {words}"
+            fix = f"take that back, give it to a system of another name, or {_again(name, records)}"
             raise UserError(what, where=where, fix=fix)
-        for other, identity in record.facts.get("after", {}).items():
-            now = records[other].identity if other in records else identity
-            if identity and now and now != identity:
-                fix = f"{again}, and give the same command again"
+        for other, identity in record.facts.get("after", {}).items() if name in kept else ():
+            there = records.get(other)
+            if not identity or there is None:
+                continue
+            fix = f"{_again(name, records)}, and give the same command again"
+            if there.identity and there.identity != identity:
                 raise UserError(f"{name} was made from another {other}", where=where, fix=fix)
+            brought = not there.run.system and not there.file.parent.exists()  # answers alone
+            if there.state == "not begun" and not there.facts and not brought:
+                what = f"{name} was made from {other}, of which nothing is left"
+                raise UserError(what, where=where, fix=fix)
+
+
+def _again(name: str, records: Mapping[str, Record]) -> str:
+    """How a run, and all that was made from it, is removed, as a shell has it."""
+    of_it = {name}
+    for other, record in records.items():
+        if of_it & {*record.run.after}:
+            of_it.add(other)
+    found = [remains for other in records if other in of_it and (remains := records[other].remains)]
+    if len(found) > SHOWN:
+        return "give the whole study another output"
+    return f"rm -r {' '.join(found)}"
 
 
 def wanted(records: Mapping[str, Record]) -> list[str]:

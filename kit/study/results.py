@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from kit.data import slake
+from kit.data.phantom.layout import are_phantoms
 from kit.prompting.messages import MODES
 from kit.report.comparison import PRIMARY, REPEATED, contents_of, keyed
 from kit.report.families import FALSE_ALARMS, benjamini_hochberg, holm
@@ -30,7 +32,6 @@ class Difference:
     system: str
     metric: str
     found: Estimate
-    seeds: tuple[int, ...]
     family: str | None = None
     p_adjusted: float | None = None
 
@@ -45,7 +46,8 @@ class Difference:
 @dataclass(frozen=True)
 class View:
     """An evaluation in one mode: ``metrics[system][metric]``, with which seeds each system is
-    there, and the differences to the reference."""
+    there, and the differences to the reference. ``main``: it is the one that was named before
+    looking: the file's first evaluation in its last mode."""
 
     evaluation: str
     mode: str
@@ -55,6 +57,7 @@ class View:
     questions: int
     images: int
     facts: Mapping[str, object] = field(default_factory=dict)
+    main: bool = False
 
     def difference(self, system: str, metric: str) -> Difference | None:
         wanted = (system, metric)
@@ -64,10 +67,11 @@ class View:
 def views_of(study: Study, records: Sequence[Record]) -> list[View]:
     """What is there of each evaluation and mode of a study with these runs.
 
-    The first, in the last mode, is the main one, whose differences of ``PRIMARY`` metrics are
-    corrected by Holm over the systems, each metric by itself; all other differences together by
-    Benjamini and Hochberg."""
+    The main one's differences of ``PRIMARY`` metrics are corrected by Holm over the systems, each
+    metric by itself; all other differences together by Benjamini and Hochberg."""
     found = [view for name in study.evaluations for view in _views(study, records, name)]
+    if found and found[0].evaluation == next(iter(study.evaluations)):
+        found[0] = replace(found[0], main=True)
     return _corrected(found)
 
 
@@ -86,6 +90,8 @@ def _views(study: Study, records: Sequence[Record], evaluation: str) -> Iterator
     done = [r.run for r in records if r.run.evaluation == evaluation and r.state == "done"]
     answered = [rows_of(run.output) for run in done]
     contents = contents_of(itertools.chain(*answered))
+    called_slake = [row for row in itertools.chain(*answered) if row["dataset"] == slake.DATASET]
+    facts["drawn"] = are_phantoms((row["qid"], row["image"]) for row in called_slake)
     for run, rows in zip(done, answered, strict=True):
         facts |= {key: rows[0][key] for key in ("inpainting", "dataset") if rows and key in rows[0]}
         for mode in MODES:
@@ -130,30 +136,34 @@ def _view(
 def _metrics(by_seed: dict[int, _Answers], number: dict[str, int]) -> dict[str, Estimate]:
     found = {}
     for metric in ROWS:
-        means = [_mean_of(one, metric, number) for one in by_seed.values()]
-        if means := [one for one in means if one]:
-            found[metric] = estimate(means, bounds_of(metric))
+        bounds = bounds_of(metric)
+        means = {seed: _mean_of(one, metric, number) for seed, one in by_seed.items()}
+        if means := {seed: one for seed, one in means.items() if one}:
+            found[metric] = replace(estimate([*means.values()], bounds), seeds=tuple(means))
             continue
-        there = [one.statistics[metric] for one in by_seed.values() if metric in one.statistics]
+        there = {
+            s: one.statistics[metric] for s, one in by_seed.items() if metric in one.statistics
+        }
         if there:
-            bounds = bounds_of(metric)
-            one = estimate([_statistic(s, number) for s in there], bounds)
-            lean = float(np.mean([s.lean for s in there]))
+            right = [_right(one, number) for one in there.values() if one.correct is not None]
+            one = estimate([_statistic(s, number) for s in there.values()], bounds, right)
+            lean = float(np.mean([s.lean for s in there.values()]))
             low = None if one.low is None else max(bounds[0], one.low - lean)
-            found[metric] = replace(one, low=low)
+            found[metric] = replace(one, low=low, seeds=tuple(there))
     return found
 
 
 def _differences(
     system: str, by_seed: dict[int, _Answers], reference: dict[int, _Answers], number: dict
 ) -> Iterator[Difference]:
-    seeds = [seed for seed in by_seed if seed in reference]
+    shared = [seed for seed in by_seed if seed in reference]
     for metric in ROWS:
-        apart = [(s, _apart(by_seed[s], reference[s], metric, number)) for s in seeds]
+        apart = [(s, _apart(by_seed[s], reference[s], metric, number)) for s in shared]
         if apart := [(seed, one) for seed, one in apart if one]:
             low, high = bounds_of(metric)
             found = estimate([one for _, one in apart], (low - high, high - low))
-            yield Difference(system, metric, found, tuple(seed for seed, _ in apart))
+            seeds = tuple(seed for seed, _ in apart)
+            yield Difference(system, metric, replace(found, seeds=seeds))
 
 
 def _mean_of(answers: _Answers, metric: str, number: dict[str, int]) -> Measured | None:
@@ -187,13 +197,18 @@ def _statistic(found: Statistic, number: dict[str, int]) -> Measured:
     return measured_statistic(found.value, found.counted, numbers, len(number))
 
 
+def _right(found: Statistic, number: dict[str, int]) -> Measured:
+    numbers = np.array([number[cluster] for cluster in found.clusters])
+    return measured_mean(found.correct, numbers, len(number))
+
+
 def _corrected(views: Sequence[View]) -> list[View]:
     placed = [(v, d) for v, view in enumerate(views) for d in range(len(view.differences))]
     families: dict[str, list[tuple[int, int]]] = {}
     for v, d in placed:
         metric = views[v].differences[d].metric
         if ROWS[metric].better:
-            name = metric if v == 0 and metric in PRIMARY else "other"
+            name = metric if views[v].main and metric in PRIMARY else "other"
             families.setdefault(name, []).append((v, d))
     adjusted = {}
     for name, places in families.items():

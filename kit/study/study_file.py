@@ -105,8 +105,11 @@ def laid_at(where: object) -> Iterator[None]:
 def _system(name: str, keys: object, where: str) -> System:
     keys = dict(mapping_in(keys, where))
     sft = mapping_in(keys.pop("train_sft", None), f"{where}, train_sft")
-    without = str(keys.get("train_grpo", True)).lower() in ("false", "no", "off")
-    keys.pop("train_grpo", None)
+    said = str(keys.pop("train_grpo", True)).lower()
+    without = said in ("false", "no", "off")
+    if not without and said not in ("true", "yes", "on"):
+        fix = "write false, or leave it out: the keys of train_grpo stand beside it"
+        raise ConfigError("train_grpo of a system is true or false", where=where, fix=fix)
     if without and keys:
         what = f"{next(iter(keys))} is a key of train_grpo, and that is false"
         raise ConfigError(what, where=where, fix="leave one out")

@@ -89,6 +89,30 @@ def test_prompts_are_chosen_once_or_by_what_each_start_rests_on(written):
     assert chosen.name in each["seed1/good/train_grpo"].after
 
 
+def test_a_key_of_one_run_is_no_key_of_another(written):
+    """Data that are named by one alone are not those of the next."""
+    real = {"real": {"dataset": "SLAKE", "split": "test"}}
+    floors = {"floor": {"train_data": "train"}, "bare": {}}
+    systems = {"watched": {"eval_data": "test"}, "plain": {}}
+    runs = runs_of(written(data=real, evaluations=floors, systems=systems))
+    assert (runs["data/real"].config.slake_root, runs["data/real"].after) == ("data/SLAKE", ())
+    assert runs["data/test"].config.slake_root == "out/data/SLAKE"
+    floor, bare = (runs[f"seed0/plain/evaluate_{name}"] for name in floors)
+    assert (floor.config.train_data, bare.config.train_data) == ("out/data/train.json", None)
+    watched, plain = (runs[f"seed0/{name}/train_grpo"] for name in systems)
+    assert (watched.config.eval_data, plain.config.eval_data) == ("out/data/test.json", None)
+
+
+def test_prompts_that_all_systems_share_are_measured_and_chosen_from_too(written):
+    mine = {"train_grpo": {"cfg": "grpo_tiny", "data": "mine"}, "data": {"mine": "mine.json"}}
+    runs = runs_of(written(cf_proxy={}, **mine))
+    assert runs["seed0/sft/cf_proxy"].config.data == "mine.json"
+    assert runs["seed0/good/train_grpo"].config.data == "out/seed0/sft/cf_proxy.jsonl"
+    runs = runs_of(written(choose_prompts={}, **mine))
+    assert runs["data/chosen"].config.data == "mine.json"
+    assert runs["seed0/good/train_grpo"].config.data == "out/data/chosen.json"
+
+
 def test_a_whole_model_is_a_base_and_no_adapter(written):
     sft = {"cfg": "sft_tiny", "finetuning": "full"}
     systems = {"plain": {"finetuning": "full"}}
@@ -119,6 +143,16 @@ def test_a_whole_model_is_a_base_and_no_adapter(written):
         ({"evaluate": {"num_shards": 2}}, "the study itself sets num_shards"),
         ({"data": {"x": {"command": "ask"}}}, "cannot be made by ask"),
         ({"phantoms": {"trian": 3}}, "did you mean 'train'"),
+        ({"systems": {"a": {"train_grpo": {"max_steps": 4}}}}, "train_grpo of a system is true or"),
+        ({"systems": {"a": {"train_grpo": "flase"}}}, "train_grpo of a system is true or false"),
+        ({"train_sft": {"data": ["train", "prompts"]}}, "data"),
+        ({"evaluations": {"test": {"train_data": ["train"]}}}, "train_data"),
+        ({"train_sft": {None: 3}}, "None cannot be a key"),
+        ({"data": {"mine": ["a.json", "b.json"]}}, "this is no data"),
+        ({"data": {"mine": None}}, "this is no data"),
+        ({"data": {"SLAKE": {"dataset": "SLAKE"}}}, "the study itself makes SLAKE"),
+        ({"data": {"test": {"dataset": "SLAKE"}}}, "the study itself makes test"),
+        ({"data": {"chosen": "a.json"}, "choose_prompts": {"seed": 1}}, "itself makes chosen"),
     ],
 )
 def test_mistakes_in_a_study_file_are_told_before_anything_is_run(changes, told, written):

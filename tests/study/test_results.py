@@ -11,6 +11,7 @@ import yaml
 from helpers import rows
 from stub_processes import IMAGES, QUESTIONS
 
+from kit.files import write_jsonl
 from kit.report.families import holm
 from kit.study import study as runner
 from kit.study.config import StudyConfig
@@ -112,7 +113,53 @@ def test_a_page_of_what_there_is_tells_what_is_missing(found):
     assert now["not_done"] == ["seed4/good/evaluate_test"]
     assert [*difference(now, "good")["seeds"]] == ["0", "1", "2", "3"]
     assert [*difference(now, "bad")["seeds"]] == ["0", "1", "2", "3", "4"]
-    assert "1 runs are not done" in Path("page/study.html").read_text(encoding="utf-8")
+    page = Path("page/study.html").read_text(encoding="utf-8")
+    assert "1 runs are still to be done" in page
+    assert "| good | 4 |" in Path("page/study.md").read_text("utf-8").partition("| above sft")[2]
+
+
+def test_answers_alone_leave_nothing_to_be_done_and_may_lack_the_reference(found):
+    """Whose place another evaluation's numbers do not take either."""
+    for folder in Path("out").glob("seed*/*/train_*"):
+        shutil.rmtree(folder) if folder.is_dir() else None
+    for path in Path("out").glob("seed*/sft/evaluate_test/metrics.json"):
+        path.unlink()
+    for folder in Path("out").glob("seed[12]/good/evaluate_test"):
+        without = [row | {"grounding": {}} for row in rows(folder, "predictions.jsonl")]
+        write_jsonl(folder / "predictions.jsonl", without)
+    write_page(read_study("small.yaml"), Path("page"))
+    now = json.loads(Path("page/study.json").read_text())
+    assert now["not_done"] == [
+        f"seed{seed}/sft/{name}" for seed in range(5) for name in ("train_sft", "evaluate_test")
+    ]
+    assert not now["views"][0]["differences"]
+    assert [*now["views"][0]["metrics"]["good"]["iou/mean"]["seeds"]] == ["0", "3", "4"]
+    page = Path("page/study.html").read_text(encoding="utf-8")
+    assert "sft, beside which the others would stand, is not evaluated yet" in page
+    assert "<td>0.400, -, -, 0.400, 0.400</td>" in page
+
+
+def test_the_first_evaluation_of_the_file_is_the_main_one_and_no_other(found):
+    content = yaml.safe_load(Path("small.yaml").read_text())
+    changed = content | {"evaluations": {"first": {}, "test": {}}}
+    Path("small.yaml").write_text(yaml.safe_dump(changed, sort_keys=False))
+    write_page(read_study("small.yaml"), Path("page"))
+    now = json.loads(Path("page/study.json").read_text())
+    assert {d["family"] for d in now["views"][0]["differences"]} == {"other", None}
+    page = Path("page/study.html").read_text(encoding="utf-8")
+    assert "The same, evaluated otherwise: test" in page
+    assert "The numbers: " not in page
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+def test_phantoms_are_told_by_their_questions_and_not_by_a_key(drawn, found):
+    if not drawn:
+        for path in Path("out").glob("seed*/*/evaluate_test/predictions.jsonl"):
+            path.write_text(path.read_text().replace("xmlab", "xmlab1"))
+    write_page(read_study("small.yaml"), Path("page"))
+    for name in ("study.html", "study.md"):
+        told = Path("page", name).read_text(encoding="utf-8")
+        assert ("they say nothing about patients" in told) == drawn
 
 
 def test_another_reference_and_a_second_evaluation(found, processes):

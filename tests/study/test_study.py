@@ -4,6 +4,7 @@ other."""
 import json
 import shutil
 import signal
+import subprocess
 from functools import partial
 from pathlib import Path
 
@@ -106,13 +107,49 @@ def test_a_key_that_the_kit_gains_counts_as_it_was_by_default(stubbed):
 def test_what_was_made_from_another_start_is_refused(stubbed):
     """Of which nothing is left but what came of it."""
     stubbed()
-    for path in Path("out/seed0/sft").glob("*"):
+    start = Path("out/seed0/sft/train_sft.run.json")
+    facts = json.loads(start.read_text())
+    start.write_text(json.dumps(facts | {"identity": "another"}))
+    with pytest.raises(UserError, match="seed0/sft/evaluate_test was made from another") as caught:
+        stubbed()
+    assert "out/seed0/sft/evaluate_test{,.log,.yaml,.run.json}" in caught.value.fix
+    for path in Path("out/seed0/sft").glob("train_sft*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    changes = {"train_sft": {"cfg": "sft_tiny", "lora_r": 4}, "seeds": [0]}
-    assert stubbed(changes=changes) == begun(0, "sft")
-    with pytest.raises(UserError, match="seed0/plain/train_grpo was made from another") as caught:
-        stubbed(changes=changes)
-    assert "rm -r out/seed0/plain/train_grpo*" in caught.value.fix
+    with pytest.raises(UserError, match="of which nothing is left"):
+        stubbed()
+
+
+def test_what_is_advised_to_be_removed_makes_room_for_other_keys(stubbed):
+    """And takes all with it that was made from that, and nothing else."""
+    evaluations = {"test": {}, "test_ns": {"inpainting": "ns"}}
+    stubbed(changes={"evaluations": evaluations})
+    other = {"systems": {"plain": {"weights": "0.3,0.7,0,0"}, "good": {"beta": 0.1}}}
+    other |= {"evaluations": evaluations}
+    for seed in (0, 1):
+        with pytest.raises(UserError, match="weights was") as caught:
+            stubbed(changes=other)
+        shutil.rmtree(f"out/seed{seed}/plain/train_grpo")
+        with pytest.raises(UserError, match="weights was"):
+            stubbed(changes=other)  # of a model that is gone its answers are there
+        command = caught.value.fix[caught.value.fix.index("rm -r") :].replace("rm -r", "rm -rf")
+        subprocess.run(["bash", "-c", command], check=True)
+    again = [f"seed{s}/plain/{n}" for s in (0, 1) for n in ("train_grpo", *(
+        f"evaluate_{name}" for name in evaluations))]  # fmt: skip
+    assert stubbed(changes=other) == again
+
+
+def test_data_of_ones_own_whose_content_is_another_are_refused(stubbed):
+    mine = Path("mine.json")
+    mine.write_text("[]")
+    own = {"data": {"mine": "mine.json"}, "evaluate": {"data": "mine"}}
+    stubbed(changes=own, seeds=[0])
+    mine.write_text("[1]")
+    with pytest.raises(UserError, match=r"mine\.json has another content"):
+        stubbed(changes=own)
+    mine.write_text("[]")
+    stubbed(changes=own)
+    mine.unlink()
+    assert stubbed(changes=own) == [], "the page can be drawn without it"
 
 
 def test_one_that_fails_stops_no_other_and_is_told_at_the_end(stubbed, processes, capsys):
