@@ -55,7 +55,7 @@ def told(name: str, found: list, alpha: float) -> str:
 
 def of_runs(folders: list[str], need: float, splits: int) -> None:
     rows = [row for f in folders for row in rows_of(Path(f)) if row["mode"] == MODE]
-    answers = Answers.of(rows, need)
+    answers = Answers.of(rows, need=need)
     values = [answers.scores, answers.bad, answers.clusters]
     there = ~np.isnan(answers.scores)
     print(f"{len(rows)} answers, {len(set(answers.clusters))} images; {there.sum()} need their "

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from kit.data.evidence import is_lesion, organs_named, speaks_of_lesions, words_of
 from kit.data.questions import RawQuestion
 from kit.data.types import Region
-from kit.data.words import CHINESE, COUNTS, chinese_polarity
+from kit.data.words import CHINESE, COUNTS, chinese_polarity, denied
 
 _PRESENCE = re.compile(
     r"\b(contain|exist|appear|includ|present|visible|have|has|show|see|observ|there)|[有含存看显]"
@@ -45,6 +45,15 @@ def polarity(answer: str) -> bool | None:
     return True if _YES.match(text) else None
 
 
+def denies(answer: str) -> bool:
+    """Whether an answer says no, or that there are none.
+
+    >>> denies("No"), denies("0"), denies("没有"), denies("Left lung")
+    (True, True, True, False)
+    """
+    return polarity(answer) is False
+
+
 class Asked(NamedTuple):
     """A question, its answer and the evidence of it: as much of a :class:`RawQuestion` as says what
     is there, and how many of it."""
@@ -57,7 +66,8 @@ class Asked(NamedTuple):
 
 def answer_without(asked: Asked) -> str:
     """The answer to a question about an image from which its evidence is gone: nothing is there,
-    and there are none of it. Empty where that cannot be told.
+    and there are none of it. Empty where that cannot be told. What a question is about that names
+    no ``content_type`` goes by its words.
 
     >>> liver = [Region("Liver", (5, 1, 9, 9))]
     >>> answer_without(Asked("Is there a liver in this image?", "Yes", "Organ", liver))
@@ -68,13 +78,24 @@ def answer_without(asked: Asked) -> str:
     ''
     >>> answer_without(Asked("Does the liver contain a lesion?", "Yes", "Abnormality", liver))
     ''
+    >>> answer_without(Asked("Is there a liver in this image?", "yes", "", liver))
+    'no'
+    >>> answer_without(Asked("图中有肝脏吗？", "有", "Organ", liver))
+    '没有'
     """
-    if CHINESE.search(asked.question) or not asked.evidence:
+    said = asked.answer.strip()
+    if not asked.evidence:
         return ""
+    if not asked.content_type.strip():
+        asked = asked._replace(content_type="organ, abnormality")
+        if re.match(r"how many\b", asked.question.strip().casefold()):
+            asked = asked._replace(content_type="quantity")
     if is_there(asked):
-        return "No" if asked.answer.strip()[0].isupper() else "no"
-    if is_counted(asked):
-        return "0" if asked.answer.strip().isdigit() else COUNTS[0]
+        if CHINESE.search(said):
+            return denied(said)
+        return "No" if said[0].isupper() else "no"
+    if is_counted(asked) and not CHINESE.search(said):
+        return "0" if said.isdigit() else COUNTS[0]
     return ""
 
 
@@ -132,10 +153,19 @@ def is_modality(raw: RawQuestion) -> bool:
     return bool(asked) and not weighted and says == (asked == {own}) and len(asked) == 1
 
 
+def asks_presence(question: str) -> bool:
+    """Whether a yes-or-no question asks if something is there, by its words.
+
+    >>> asks_presence("Is there a mass?"), asks_presence("Is the liver healthy?")
+    (True, False)
+    """
+    question = question.casefold()
+    return bool(_PRESENCE.search(question)) and not _QUALITY.search(question)
+
+
 def _asks_presence(raw: RawQuestion | Asked) -> bool:
-    question = raw.question.casefold()
     fitting = _kinds(raw) & {"organ", "abnormality", "pres", "abn"}
-    return bool(fitting and _PRESENCE.search(question)) and not _QUALITY.search(question)
+    return bool(fitting) and asks_presence(raw.question)
 
 
 def _fits_kind(raw: RawQuestion) -> bool:

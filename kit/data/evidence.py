@@ -68,6 +68,10 @@ _CHINESE = {
 _CHINESE_TERM = re.compile("|".join(sorted(_CHINESE, key=len, reverse=True)))
 _WORD = re.compile(r"[a-z]+(?:-[a-z]+)*|[^\sa-z]")
 _OPTIONS = re.compile(r"\bor\b|或|还是|哪[个一](体积|更|最)")
+_DENIAL = re.compile(
+    r"\b(?:no|not|without|absen(?:t|ce)|free of)\b(?:(?!\b(?:but|with|showing|and there)\b)[^.;:])*"
+    r"|(?:未见|未发现|没有|无)[^。；，]*"
+)
 _WHERE = re.compile(r"^where\b|\bwhere (is|are)\b|\blocated?\b|哪里|哪个位置|什么位置|哪个部位")
 
 
@@ -127,12 +131,30 @@ def organs_named(text: str) -> list[str]:
 
 
 def named_things(text: str) -> set[str]:
-    """The organs and lesions that a text names, as stems.
+    """The organs and lesions that a text names, with the sides that it says of them.
 
     >>> sorted(named_things("Liver and left kidney with a cyst"))
-    ['cyst', 'kidney', 'liver']
+    ['cyst', 'left kidney', 'liver']
     """
-    return {*organs_named(text), *(_LESION_STEMS & set(words_of(text)))}
+    words, found = words_of(text), set()
+    for name in (*ORGANS, *_LESION_STEMS):
+        for mention in _mentions(tuple(words_of(name)), words):
+            found |= {f"{one} {name}" for one in mention.qualifiers} or {name}
+    return found
+
+
+def shows(text: str, thing: str) -> bool:
+    """Whether a text says that a thing of :func:`named_things` is there; any lesion is a lesion.
+
+    >>> shows("CT without a nodule, but a mass.", "nodule"), shows("A left mass.", "right mass")
+    (False, False)
+    >>> shows("CT showing a nodule.", "lesion"), shows("胸片未见结节。", "nodule")
+    (True, False)
+    """
+    said = _DENIAL.sub(" ", text.casefold())
+    if thing in _ABNORMAL_STEMS:
+        return bool(set(words_of(said)) & _LESION_STEMS)
+    return names_label(said, thing)
 
 
 def speaks_of_lesions(text: str) -> bool:

@@ -26,6 +26,7 @@ INSTRUCTION = (
 )
 
 _OF_RADIOLOGY = ("SLAKE", "VQA_RAD")
+ASKED = "The question asks about "
 MOST_LABELS = 6
 MOST_PLACES = 3
 
@@ -124,7 +125,7 @@ def reasoning(raw: RawQuestion) -> list[str]:
     finding, follows = _finding(raw)
     answer = raw.answer.lower() if raw.answer.lower() in ("yes", "no") else raw.answer.rstrip(".")
     conclusion = f"So the answer is {answer}." if follows else f"The answer is {answer}."
-    return [f"The question asks about {_topic(raw)}.", finding, conclusion]
+    return [f"{ASKED}{_topic(raw)}.", finding, conclusion]
 
 
 def unmarked(names: Sequence[str]) -> str:

@@ -132,6 +132,18 @@ def is_polar(item: str) -> bool:
     return _POLAR_ITEM.fullmatch(item) is not None
 
 
+def denied(said: str) -> str:
+    """The Chinese answer that denies what one affirms; empty where it is none of the usual ones.
+
+    >>> denied("有"), denied("是的。"), denied("包含"), denied("左肺")
+    ('没有', '不是', '不包含', '')
+    """
+    verb = said.strip("。. 的了")
+    if verb not in _AFFIRMED:
+        return ""
+    return "没有" if verb == "有" else f"不{verb}"
+
+
 def chinese_polarity(item: str) -> set[str]:
     """Which of ``"yes"`` and ``"no"`` a Chinese phrase without punctuation says.
 

@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Sequence
 
 from kit.counterfactual.probe import answer_probabilities
-from kit.data.choices import without_choices
 from kit.evaluate.answering import DECIMALS, Answer, Predictor
 from kit.model.sampler import Sampling, generate, question_prompt, seeded_noise
 from kit.prompting.answers import same_answer
@@ -48,10 +47,8 @@ def measure_confidences(
         captioned = [i for i, a in enumerate(answers) if "caption" in REQUIRED_KEYS[a.mode]]
         scores = consistency.scores(
             [answers[i].parsed.caption for i in captioned],
-            [
-                without_choices(answers[i].record.question, answers[i].record.choices)
-                for i in captioned
-            ],
+            [answers[i].record.question for i in captioned],
+            [answers[i].record.choices for i in captioned],
         )
         for i, score in zip(captioned, scores, strict=True):
             found[i]["consistency"] = round(2 * score - 1, DECIMALS)

@@ -155,7 +155,9 @@ class CfPairsConfig(TableOptions):
     data: str = option("", help="records: of prepare_data, or any table (data/README.md)")
     output: str = option("", help="the data file to write")
     images_dir: str = option("", help="where changed images go; left out: beside the output")
-    abstention: str = option("Cannot tell", help="the answer that cannot be told without evidence")
+    abstention: str = option(
+        "Cannot tell", help="the answer that cannot be told without evidence; empty: no such record"
+    )
     inpainting: Literal["telea", "ns", "blur", "mean"] = option(
         "telea", help="how a region is taken out of an image"
     )
@@ -164,7 +166,7 @@ class CfPairsConfig(TableOptions):
 
     def __post_init__(self):
         _ = self.layout  # which checks it
-        for name in ("data", "output", "abstention"):
+        for name in ("data", "output"):
             if not getattr(self, name):
                 raise ConfigError(f"{name} is not given", where=name, fix=f"set --{name}")
         require(self.seed >= 0, "seed", "must not be negative", self.seed)

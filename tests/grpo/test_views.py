@@ -1,16 +1,20 @@
 """Prompts on changed images: which, how, and what is paid for on them."""
 
+import json
 from dataclasses import replace
 
 import pytest
 
 from kit.counterfactual.images import ImageCache
 from kit.counterfactual.regions import gold_region, mask_of
+from kit.data.box_columns import UNNAMED
 from kit.data.grpo_records import read_grpo_records
+from kit.data.records import read_sft_records
 from kit.data.types import Region
 from kit.grpo.config import GrpoConfig
 from kit.grpo.rewards import Rewards
 from kit.grpo.rollout import Group, Task, roll_out
+from kit.grpo.terms.caption_answer import agreement
 from kit.grpo.views import changed, evidence_of
 from kit.model.sampler import Completion, Sampling
 from kit.prompting.answers import parse_answer
@@ -129,6 +133,56 @@ def test_what_is_true_without_the_evidence_is_paid_like_abstaining(views):
     texts = [said(text) for text in ("Yes", "No", "0", "Cannot tell")]
     found = rewards_of(task, texts, "format=0.2,answer=0.4,abstention=0.4")
     assert [reward.parts["abstention"] for reward in found] == [0, 1, 0, 1]
+
+
+def test_what_stays_true_or_nobody_knows_is_not_paid_for_on_changed_images(views):
+    """A no stays true without the lung; of a box without a label nobody knows what is gone."""
+    task = views["without_evidence"]
+    denied = {"question": "Does the left lung contain a mass?", "gold": "No"}
+    task = replace(task, record=replace(task.record, **denied))
+    assert [r.parts["contrast"] for r in rewards_of(task, [said("Yes"), said("No")])] == [None] * 2
+    unnamed = replace(task.record, regions=(Region(UNNAMED, (5, 5, 20, 20)),), gold="Yes")
+    found = rewards_of(
+        replace(task, record=unnamed), [said("No"), said("Cannot tell")],
+        "format=0.2,answer=0.4,abstention=0.4",
+    )  # fmt: skip
+    assert [reward.parts["abstention"] for reward in found] == [None, None]
+
+
+SEEN = "X-ray of the chest showing the right lung and a nodule."
+
+
+@pytest.mark.parametrize(
+    ("caption", "question", "yes", "no"),
+    [
+        (SEEN, "Is there a nodule?", 1, 0),
+        (SEEN, "Is there a lesion?", 1, 0),
+        (SEEN, "Is there left lung in this image?", 0, 1),
+        (SEEN, "Is there lung in this image?", 1, 0),
+        (SEEN, "Is the right lung healthy?", None, None),
+        (SEEN, "Is the lung on the left?", None, None),
+        (SEEN, "Is there a nodule in the right lung?", None, None),
+        ("Chest X-ray without any nodule.", "Is there a nodule?", 0, 1),
+        ("Chest X-ray without a mass but with a nodule.", "Is there a nodule?", 1, 0),
+        ("胸片未见结节。", "Is there a nodule?", 0, 1),
+        ("", "Is there a nodule?", 0, 0),
+    ],
+)
+def test_a_caption_agrees_with_a_yes_or_no_to_what_is_there(caption, question, yes, no):
+    assert [agreement(caption, question, said) for said in ("Yes", "No")] == [yes, no]
+
+
+def test_captions_that_the_kit_teaches_agree_with_the_gold_answer(prepared):
+    records, _ = read_sft_records(prepared["train"])
+    found = [
+        (agreement(caption, r.question, r.answer), agreement(caption, r.question, other))
+        for r in records
+        if (other := {"Yes": "No", "No": "Yes"}.get(r.answer))
+        for caption in [json.loads(r.output)["caption"]]
+    ]
+    scored = [pair for pair in found if pair != (None, None)]
+    assert len(scored) > 10
+    assert sum(right > wrong for right, wrong in scored) > 0.95 * len(scored)
 
 
 @pytest.mark.parametrize("weights", [CONTRAST, "format=0.2,answer=0.4,abstention=0.4"])

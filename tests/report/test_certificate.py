@@ -251,6 +251,19 @@ def test_one_evaluation_calibrates_for_another(tmp_path):
     config["calibration"] = run_of(tmp_path / "same", [line(n) for n in range(79, 200)])
     with pytest.raises(UserError, match="1 images are in"):
         certify_run(CertifyConfig(**config))
+    summed = [
+        [line(n, image=f"{n}.png", image_sha256=f"{name}{n}") for n in range(80)] for name in "xy"
+    ]  # of the same names, and of the same content by other names
+    config["evaluation"] = run_of(tmp_path / "x", summed[0])
+    config["calibration"] = run_of(tmp_path / "y", summed[1])
+    assert certify_run(CertifyConfig(**config, resplits=5)) == 0
+    found = Certificate.read(tmp_path / "out/certificate.json")
+    assert (found.calibration["images"], found.held_out["images"]) == (80, 80)
+    copies = [row | {"image": f"copy/{row['image']}"} for row in summed[0]]
+    config["calibration"] = run_of(tmp_path / "copies", copies)
+    with pytest.raises(UserError, match="80 images are in"):
+        certify_run(CertifyConfig(**config))
+    config["evaluation"] = own
     config["calibration"] = run_of(tmp_path / "model", [line(300)], SETTING | {"adapter": "z"})
     with pytest.raises(UserError, match="not of the model"):
         certify_run(CertifyConfig(**config))

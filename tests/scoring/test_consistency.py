@@ -2,6 +2,7 @@
 
 import pytest
 
+from kit.data.choices import with_choices
 from kit.errors import UserError
 from kit.scoring.consistency import Consistency, is_idle
 
@@ -64,6 +65,20 @@ def test_a_score_does_not_depend_on_what_else_is_scored(consistency):
 def test_an_idle_caption_scores_nothing(consistency, caption):
     assert is_idle(caption, QUESTION)
     assert consistency.scores([caption], [QUESTION]) == [0.0]
+
+
+def test_choices_are_no_part_of_what_a_caption_is_compared_with_nor_say_more(consistency):
+    """Nor does a Chinese question with a character more: there words stand without a space."""
+    choices = ("Nodule in the left lung", "Mass in the liver", "Edema of the brain")
+    shown = with_choices(QUESTION, choices)
+    assert consistency.scores([ON_TOPIC], [shown], [choices]) == consistency.scores(
+        [ON_TOPIC], [QUESTION]
+    )
+    assert consistency.scores([shown], [QUESTION])[0] > 0.5  # as if they were words of its own
+    assert consistency.scores([shown, choices[0]], [shown] * 2, [choices] * 2) == [0, 0]
+    chinese = "图中的疾病是什么？"
+    said = consistency.scores([f"{chinese}是", "胸片显示左肺有一个肿块。"], [chinese] * 2)
+    assert said[0] == 0 < said[1]
 
 
 def test_a_model_that_is_not_there(tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kit.data.choices import without_choices
 from kit.grpo.rollout import Group
 from kit.grpo.terms.judge import Judge, completions_of
 
@@ -16,5 +15,6 @@ def score(groups: Sequence[Group], judge: Judge) -> list[float | None]:
     rows = list(completions_of(groups))
     return judge.consistency.scores(
         [parsed.caption for _, parsed in rows],
-        [without_choices(task.record.question, task.record.choices) for task, _ in rows],
+        [task.record.question for task, _ in rows],
+        [task.record.choices for task, _ in rows],
     )
