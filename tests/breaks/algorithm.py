@@ -375,10 +375,27 @@ BREAKS = (
         ("tests/grpo/test_tricks.py::test_no_trick_is_paid_as_an_honest_answer_or_it_is_named",),
     ),
     Break(
+        "a caption that names the other side agrees",
+        "kit/data/evidence.py",
+        'found |= {f"{one} {name}" for one in mention.qualifiers} or {name}',
+        "found |= {name}",
+        ("tests/grpo/test_views.py::test_a_caption_agrees_with_a_yes_or_no_to_what_is_there",),
+    ),
+    Break(
+        "a question said again with its choices is a caption",
+        "kit/scoring/consistency.py",
+        "if is_idle(caption, shown)",
+        "if is_idle(caption, asked)",
+        (
+            "tests/scoring/test_consistency.py::"
+            "test_choices_are_no_part_of_what_a_caption_is_compared_with_nor_say_more",
+        ),
+    ),
+    Break(
         "the gold answer with words around it is another one",
         "kit/grpo/terms/contrast.py",
-        "return bool(said) and not set(normalise(gold).split()) <= said",
-        "return bool(said)",
+        "return bool(said) and not held and not relaxed_match(answer, gold)",
+        "return bool(said) and not relaxed_match(answer, gold)",
         ("tests/grpo/test_tricks.py::test_each_reward_alone_gives_what_the_file_says",),
     ),
     Break(

@@ -18,12 +18,19 @@ BREAKS = (
     Break(
         "without its evidence nothing can be said of an image",
         ENTAILMENT,
-        "    if is_there(asked):\n        return",
-        "    if is_there(asked):\n        return '' and",
+        '        return "No" if said[0].isupper() else "no"',
+        '        return ""',
         (
             "tests/evaluate/test_cf_pairs.py::test_pairs_differ_from_their_record_in_one_place",
             "tests/grpo/test_views.py::test_what_is_true_without_the_evidence_is_paid_like_abstaining",
         ),
+    ),
+    Break(
+        "records without an id write over each other's images",
+        "kit/evaluate/cf_pairs.py",
+        "{Path(record.image).stem}_{number}",
+        "{Path(record.image).stem}_{record.qid}",
+        ("tests/evaluate/test_cf_pairs.py::test_records_without_an_id_have_pictures_of_their_own",),
     ),
     Break(
         "a thing that is left out takes random numbers of its own",
