@@ -4,6 +4,7 @@ that never looks could score."""
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pathlib import Path
 from kit.data.choices import without_choices
 from kit.data.questions import RawQuestion
 from kit.data.types import SftRecord
-from kit.data.words import american, directions_in
+from kit.data.words import HAN, american, directions_in
 
 REPEAT = "repeats_test_question"
 REWORDING = "rewords_test_question"
@@ -29,7 +30,8 @@ _STOP_WORDS = frozenset([
     "picture", "photo", "scan", "patient", "evidence", "present", "visible", "what", "which",
 ])
 # fmt: on
-_WORD = re.compile(r"[a-z0-9]+(?:[-'][a-z0-9]+)*|[㐀-鿿]")
+_LETTER = rf"(?:(?!{HAN})[^\W_])"  # of any script; a Chinese word is taken to be one character
+_WORD = re.compile(rf"{_LETTER}+(?:[-']{_LETTER}+)*|{HAN}")
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,13 @@ def find_leaks(train: Sequence[RawQuestion], test: Sequence[RawQuestion]) -> lis
 
 
 def normalize_question(text: str) -> str:
-    """Lower-case words without punctuation, one space between.
+    """Lower-case words without punctuation, one space between; of no words the text itself.
 
-    >>> normalize_question("Is there\\ta MASS, here ?")
-    'is there a mass here'
+    >>> normalize_question("Is there\\ta MASS, here ?"), normalize_question("Есть ли узел?")
+    ('is there a mass here', 'есть ли узел')
     """
-    return " ".join(_WORD.findall(text.casefold()))
+    text = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(_WORD.findall(text)) or text.strip()
 
 
 def question_similarity(first: str, second: str) -> float:

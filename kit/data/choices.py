@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import string
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,12 +20,13 @@ LETTERS = string.ascii_uppercase
 # A letter that stands alone, as an option's: "B", "(b)", "B.", "Option B", "The answer is: B."
 _ALONE = re.compile(
     r"\s*(?:the\s+)?(?:(?:correct|right|best|final)\s+)?(?:answer|option|choice)?(?:\s+is)?\s*:?\s*"
-    r"(?:option\s+|choice\s+)?[(\[]?(?P<letter>[a-z])[)\]]?\s*[.:)]?\s*",
+    r"(?:option\s+|choice\s+|(?:答案[是为]?|选[项择]?)\s*:?\s*)?"
+    r"[(\[]?(?P<letter>[a-z])[)\]]?\s*[.:)。、]?\s*",
     re.IGNORECASE,
 )
 # A letter and what it stands for: "B. Liver", "(B) Liver", "b: liver"
 _LETTERED = re.compile(
-    r"\s*(?:option\s+)?(?:[(\[](?P<bracketed>[a-z])[)\]]|(?P<letter>[a-z])\s*[.:)])"
+    r"\s*(?:option\s+|选项?)?(?:[(\[](?P<bracketed>[a-z])[)\]]|(?P<letter>[a-z])\s*[.:)、。])"
     r"[.:]?\s*(?P<text>\S.*)",
     re.IGNORECASE | re.DOTALL,
 )
@@ -110,8 +112,10 @@ def letter_alone(text: str) -> str | None:
 
     >>> [letter_alone(text) for text in ("(b).", "The answer is C", "A mass", "Vitamin B")]
     ['B', 'C', None, None]
+    >>> [letter_alone(text) for text in ("**B**", "（B）", "Ｂ。", "答案：B", "选B", "维生素B")]
+    ['B', 'B', 'B', 'B', 'B', None]
     """
-    found = _ALONE.fullmatch(text)
+    found = _ALONE.fullmatch(_plainly(text))
     return found["letter"].upper() if found else None
 
 
@@ -121,8 +125,13 @@ def letter_and_text(text: str) -> tuple[str, str] | None:
     >>> letter_and_text("B. Liver"), letter_and_text("(b) liver"), letter_and_text("a liver")
     (('B', 'Liver'), ('B', 'liver'), None)
     """
-    found = _LETTERED.fullmatch(text)
+    found = _LETTERED.fullmatch(_plainly(text))
     return ((found["letter"] or found["bracketed"]).upper(), found["text"]) if found else None
+
+
+def _plainly(text: str) -> str:
+    """Without emphasis, and full-width characters as their plain ones."""
+    return unicodedata.normalize("NFKC", text).replace("*", "")
 
 
 def named_choice(answer: str, choices: dict[str, str], where: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -103,19 +103,41 @@ def volumes_of(
     records: Sequence[SftRecord], thumbnails: Mapping[Path, np.ndarray] | None = None
 ) -> dict[str, str]:
     """The volume of each image: neighbouring slices of one scan are not independent, and count as
-    one (:func:`volumes`), within their dataset. ``thumbnails``: where they are known already; an
-    image without one is a volume of its own."""
+    one (:func:`volumes`), within their dataset, and so do images that a question shows together.
+    ``thumbnails``: where they are known already; an image without one is a volume of its own."""
     small = thumbnails_of(records) if thumbnails is None else thumbnails
     by_dataset: dict[str, set[str]] = {}
     for record in records:
-        by_dataset.setdefault(record.dataset, set()).add(record.image)
+        by_dataset.setdefault(record.dataset, set()).update(record.images)
     found = {}
     for dataset, images in by_dataset.items():
         paths = [Path(image) for image in sorted(images)]
         names = {path: str(path) for path in paths}
         names |= volumes({path: small[path] for path in paths if path in small})
-        found |= {str(path): f"{dataset}/{names[path]}" for path in paths}
+        shown = [record.images for record in records if record.dataset == dataset]
+        joined = _joined({names[Path(image)] for image in one} for one in shown if len(one) > 1)
+        found |= {str(p): f"{dataset}/{joined.get(names[p], names[p])}" for p in paths}
     return found
+
+
+def _joined(together: Iterable[set[str]]) -> dict[str, str]:
+    """The first name of all that are joined with each, by whichever chain of sets.
+
+    >>> _joined([{"b", "c"}, {"e", "d"}, {"c", "a"}])
+    {'b': 'a', 'c': 'a', 'd': 'd', 'e': 'd', 'a': 'a'}
+    """
+    parent: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while (above := parent.setdefault(name, name)) != name:
+            parent[name] = name = parent[above]
+        return name
+
+    for names in together:
+        first = min(map(root, sorted(names)))
+        for name in names:
+            parent[root(name)] = first
+    return {name: root(name) for name in parent}
 
 
 def held_out(thumbnails: Mapping[Path, np.ndarray], share: float) -> set[Path]:

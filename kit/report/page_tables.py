@@ -150,7 +150,7 @@ def _stratum_lines(metrics: Metrics, mode: str, metric: str, row: Row) -> Iterat
     )
     for group, words in GROUPS.items():
         for stratum in names:
-            head, _, tail = stratum.rpartition("/")
+            head, _, tail = stratum.partition("/") if "/" in stratum else ("", "", stratum)
             if head != group or (not group and tail not in ("open", "closed")):
                 continue
             part = dataclasses.replace(row, name=f"{metric}/{stratum}")

@@ -57,7 +57,7 @@ def _accuracy(
         if other != best and name in values
     }
     beaten = [other for other, one in found.items() if one and one.better == best]
-    tied = [other for other, one in found.items() if one and one.better != best]
+    tied = [other for other, one in found.items() if one and one.better is None]
     lead = "answers best" if found and len(beaten) == len(found) else "has the highest exact match"
     if tied:
         lead += f", not distinguishable from {' and '.join(tied)}"
@@ -73,9 +73,13 @@ def _accuracy(
         if one is None:
             yield f"Against {other} nothing can be said: they were not asked the same questions."
             continue
-        chance = "" if other in beaten else ", which may be chance"
+        told = {
+            best: "",
+            None: ", which may be chance",
+            other: f": of the questions that both answered {other} surely has more right",
+        }[one.better]
         p_values = f"{_p(one.difference.p_value)}, corrected {_p(one.p_adjusted)}"
-        yield f"{best} against {other}: {_apart(one, best)}{chance}; {p_values}."
+        yield f"{best} against {other}: {_apart(one, best)}{told}; {p_values}."
 
 
 def _between(a: str, b: str, comparisons: Sequence[Comparison], mode: str) -> Comparison | None:

@@ -55,6 +55,23 @@ LEAKS = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("asked", "other"),
+    [
+        ("Есть ли узел?", "Какой орган?"),
+        ("هل توجد كتلة؟", "ما العضو؟"),
+        ("종괴가 있습니까?", "어떤 장기?"),
+    ],
+)
+def test_questions_in_any_script_are_told_apart(asked, other):
+    """Without their letters they would all be the same question, and train on the test split."""
+    (leak,) = find_leaks([question(asked)], [question(asked.upper(), split="test")])
+    assert leak.kind == REPEAT
+    assert find_leaks([question(other)], [question(asked, split="test")]) == []
+    records = [SftRecord("{}", "a.png", text, text) for text in (asked, other)]
+    assert question_only_floor(records, records) == [asked, other]
+
+
 @pytest.mark.parametrize(("row", "kind"), LEAKS)
 def test_kinds_of_leaks(row, kind):
     assert [leak.kind for leak in find_leaks([row], [TEST])] == ([kind] if kind else [])

@@ -308,6 +308,10 @@ def test_slices_of_one_scan_are_one_volume(tmp_path):
     a, b, c, d = (found[record.image] for record in records)
     assert a == b
     assert len({a, c, d}) == 3
+    together = [dataclasses.replace(records[2], more_images=(records[0].image,)), records[3]]
+    found = volumes_of([*records, *together])
+    assert found[records[2].image] == found[records[0].image] == a, "a question shows both"
+    assert found[records[3].image] == d
 
 
 @pytest.fixture(scope="module")

@@ -96,6 +96,7 @@ def test_ours_beside_published_figures_are_of_their_dataset():
 def test_strata_are_grouped_and_named():
     values = {
         "exact/all": 0.5, "exact/open": 0.4, "exact/modality/CT": 0.6, "exact/evidence/organ": 0.7,
+        "exact/modality/PET/CT": 0.9,
         "exact/evidence/xray_lesion": 0.2, "exact/blank": 0.1,
     }  # fmt: skip
     metrics = {f"{MODE}/{k}{end}": v for k, v in values.items() for end in ("", "/low", "/high")}
@@ -104,6 +105,7 @@ def test_strata_are_grouped_and_named():
     lines = {(line["group"], line["name"]): line["cells"][0]["text"] for line in table["lines"]}
     assert lines == {
         ("answer type", "open"): "40.0%", ("modality", "CT"): "60.0%",
+        ("modality", "PET/CT"): "90.0%",
         ("evidence", "organ"): "70.0%", ("evidence", "X-ray lesion"): "20.0%",
     }  # fmt: skip
 

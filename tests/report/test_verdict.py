@@ -42,6 +42,15 @@ def test_one_that_is_ahead_by_chance_is_not_called_best():
     assert "+5.0 points [+3.0, +7.0], which may be chance; p = 0.015, corrected p = 0.06" in lead[1]
 
 
+def test_one_that_is_ahead_on_questions_of_its_own_alone_is_not_called_as_good():
+    """It was asked the easier ones; of those that both answered the other has more right."""
+    metrics = {"base": metrics_of(0.8), "sft": metrics_of(0.75)}
+    lead = verdict(metrics, [apart("base", "sft", 0.17, 0.001)], MODE).lead
+    assert lead[0].startswith("base has the highest exact match: 80.0%")
+    assert "-17.0 points [-27.0, -7.0]: of the questions that both answered sft surely" in lead[1]
+    assert "chance" not in lead[1]
+
+
 def test_every_model_that_may_be_as_good_is_named():
     """Else "not distinguishable from base" would say that it beats the third."""
     metrics = {"base": metrics_of(0.5), "sft": metrics_of(0.6), "grpo": metrics_of(0.62)}
