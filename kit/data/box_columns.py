@@ -14,6 +14,7 @@ from kit.errors import DataError, RecordError
 from kit.files import strict_json
 
 UNNAMED = "marked region"  # a box without a label
+MOST_MISTYPED = 1 / 3  # of a table's boxes; where more are no corners, they are sides
 
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 _CORNERS = (
@@ -124,7 +125,8 @@ def rule_of(
 ) -> BoxRule:
     """What is told, else what the boxes of all images (``(width, height)``) can only be: shares of
     sides where no number is above 1, pixels where one is above 1000; corners where sides would
-    lead out of the image, sides where corners would be inverted.
+    lead out of the image, sides where corners would be inverted: several, and a third of all, since
+    fewer may be mistyped.
 
     Raises:
         DataError: they could be either.
@@ -142,12 +144,19 @@ def rule_of(
             raise DataError(what, where=where, fix=fix)
     open_ones = [(box, size) for box, size in boxes if not box.order]
     if order is None and open_ones:
-        inverted = any(
-            b.numbers[2] <= b.numbers[0] or b.numbers[3] <= b.numbers[1] for b, _ in open_ones
-        )
+        inverted = [
+            b.numbers
+            for b, _ in open_ones
+            if b.numbers[2] <= b.numbers[0] or b.numbers[3] <= b.numbers[1]
+        ]
         outside = any(_leaves(box, size, convention) for box, size in open_ones)
-        if inverted == outside:
+        many = len(inverted) > 1 and len(inverted) >= MOST_MISTYPED * len(open_ones)
+        if outside == bool(inverted) or (inverted and not many):
             what = "boxes may be (x1, y1, x2, y2) or (x, y, width, height)"
+            if inverted:
+                first = ", ".join(f"{number:g}" for number in inverted[0])
+                what += f"; as corners {len(inverted)} of {len(open_ones)} are inverted: [{first}]"
+                what += ", ..." * (len(inverted) > 1)
             raise DataError(what, where=where, fix="say which: --box_format xyxy (or xywh)")
         order = "xywh" if inverted else "xyxy"
     return BoxRule(convention or "pixels", order or "xyxy")

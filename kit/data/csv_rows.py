@@ -29,8 +29,13 @@ def csv_rows(path: Path, notes: list[str]) -> Iterator[tuple[str, Any]]:
     body = text[told.end() :] if told else text
     delimiter = told[1] if told else _delimiter(body)
     csv.field_size_limit(MOST_TEXT)
-    reader = csv.reader(io.StringIO(body, newline=""), delimiter=delimiter, skipinitialspace=True)
+    form = {"delimiter": delimiter, "skipinitialspace": True}
+    lines = _Lines(body)
+    reader = csv.reader(lines, **form)
     header = [name.strip() for name in next(reader, [])]
+    if lines.over and header:
+        what = "a quotation mark of its header is never closed"
+        raise DataError(what, where=f"{path}:{skipped + 1}", fix="close or remove it")
     _check_header(header, delimiter, path)
     before = reader.line_num
     while True:
@@ -40,9 +45,24 @@ def csv_rows(path: Path, notes: list[str]) -> Iterator[tuple[str, Any]]:
         except csv.Error as error:
             yield where, RecordError(f"not CSV: {error}", reason="broken_csv", where=where)
             return
-        before = reader.line_num
         if cells is None:
             return
+        raw, before = lines.all[before : reader.line_num], reader.line_num
+        if lines.over:
+            begun = before - max(len(_Lines(cells[-1]).all), 1)
+            where = f"{path}:{skipped + begun + 1}"
+            unread = f"{before - begun - 1} lines after it were not read"
+            what = "a quotation mark that begins a field is never closed: close or remove it"
+            notes.append(f"line {skipped + begun + 1}: {what}; {unread}")
+            yield where, RecordError(f"{what}; {unread}", reason="broken_csv", where=where)
+            return
+        if _swallows(raw, len(header), form):
+            what = (
+                f"a quotation mark that begins a field is closed within a text {len(raw) - 1} "
+                "lines below: close or remove it"
+            )
+            yield where, RecordError(what, reason="broken_csv", where=where)
+            continue
         if not any(cell.strip() for cell in cells):
             continue
         if len(cells) > len(header) and any(cell.strip() for cell in cells[len(header) :]):
@@ -54,6 +74,31 @@ def csv_rows(path: Path, notes: list[str]) -> Iterator[tuple[str, Any]]:
             continue
         pairs = zip(header, cells, strict=False)
         yield where, {name: cell for name, cell in pairs if name and cell.strip()}
+
+
+class _Lines:
+    """The lines of a text, for a reader; ``over`` once it asked for one more than there are. It
+    does so with a row in hand only if a quotation mark is open."""
+
+    def __init__(self, text: str):
+        self.all = io.StringIO(text, newline="").readlines()
+        self.over = False
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.all
+        self.over = True
+
+
+def _swallows(raw: Sequence[str], n_columns: int, form: dict[str, Any]) -> bool:
+    """Whether a row of several lines ends in one that looks like a row itself, and a quotation mark
+    closes within a text."""
+    if len(raw) < 2 or raw[-1].count(form["delimiter"]) < n_columns - 1:
+        return False
+    try:
+        next(csv.reader(raw, **form, strict=True))
+    except csv.Error:
+        return True
+    return False
 
 
 def _csv_text(path: Path, notes: list[str]) -> str:

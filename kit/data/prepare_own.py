@@ -41,11 +41,7 @@ class OwnSplits:
         self.broken = [row for row in rows if isinstance(row, RecordError)]
         self.rows = self._parted([row for row in rows if isinstance(row, RawQuestion)])
         if config.test_data:
-            others = self._read(config.test_data)
-            tests = [r for r in others if isinstance(r, RawQuestion) and r.split in ("", "test")]
-            self.rows["test"] = [replace(row, split="test") for row in tests]
-            if config.split == "test":
-                self.broken = [row for row in others if isinstance(row, RecordError)]
+            self._take_tests(self._read(config.test_data))
 
     def of(self, split: str) -> list[Question]:
         """The rows of one split or of ``all``, and the broken ones.
@@ -75,6 +71,28 @@ class OwnSplits:
             replace(row, image=own[row.image], more_images=tuple(own[p] for p in row.more_images))
             for row in self.rows["test"]
         ]
+
+    def _take_tests(self, others: list[Question]) -> None:
+        """Make the rows of ``test_data`` the test split. Those that cannot be of it, and the test
+        rows of ``own_data``, are broken rows of that split and of ``all``."""
+        config = self.config
+        tests = [r for r in others if isinstance(r, RawQuestion) and r.split in ("", "test")]
+        lost = [
+            _misplaced(row, "--test_data is the test split alone")
+            for row in others
+            if isinstance(row, RecordError) or row.split not in ("", "test")
+        ]
+        replaced = [_misplaced(row, "--test_data is that split") for row in self.rows["test"]]
+        self.rows["test"] = [replace(row, split="test") for row in tests]
+        if config.split == "test":
+            self.broken = lost + replaced
+        elif config.split == "all":
+            self.broken += lost + replaced
+        elif config.split == "train" and lost:
+            counts = Counter(row.reason for row in lost)
+            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+            what = f"{len(lost)} rows were not compared with the training rows: {reasons}"
+            self.notes.append(f"{config.test_data}: {what}")
 
     def _read(self, path: str) -> list[Question]:
         if self.config.dataset in LAYOUTS:
@@ -134,6 +152,14 @@ class OwnSplits:
         for path, name in group.items():
             sums[name] = min(sha256_of(path), sums.get(name, "~"))
         return {path: likeness.fraction(sums[name]) for path, name in group.items()}
+
+
+def _misplaced(row: Question, why: str) -> RecordError:
+    """What is wrong with a row that names a split which another file gives."""
+    if isinstance(row, RecordError):
+        return row
+    what = f"names the split {row.split}, but {why}"
+    return RecordError(what, reason="other_split", where=row.where)
 
 
 def _problem(row) -> RecordError:

@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kit.data.box_columns import WrittenBox, rule_of
 from kit.data.boxes import CONVENTIONS, GRID, Frame, grid_to_pixels, pixels_to_grid, xywh_to_xyxy
+from kit.errors import DataError
 
 SIDES = st.integers(1, 5000)
 
@@ -75,3 +77,28 @@ def test_a_frame_holds_what_lies_in_the_image_and_gives_it_on_the_grid(conventio
         assert not frame.holds(wrong)
     fraction = [width / 4 + 0.5, height / 2, width, height]
     assert frame.holds(fraction) == (convention != "grid_1000")  # the grid has integers alone
+
+
+EITHER, INVERTED, WIDE = (2, 3, 20, 30), (20, 30, 12, 31), (30, 3, 40, 30)  # on 64x64
+
+
+@pytest.mark.parametrize(
+    ("boxes", "order"),
+    [
+        ([INVERTED] * 4 + [EITHER] * 8, "xywh"),
+        ([INVERTED] * 2 + [EITHER] * 3, "xywh"),
+        ([WIDE] + [EITHER] * 11, "xyxy"),
+        ([EITHER] * 12, "height\\)\n"),
+        ([INVERTED] + [EITHER] * 11, "1 of 12 are inverted: \\[20, 30, 12, 31]\n"),
+        ([INVERTED] * 3 + [EITHER] * 9, "3 of 12 are inverted: .*, ...\n"),
+        ([INVERTED], "1 of 1 are inverted"),
+        ([INVERTED] * 6 + [WIDE], "6 of 7 are inverted"),
+    ],
+)
+def test_mistyped_boxes_do_not_say_what_all_are(boxes, order):
+    written = [(WrittenBox("mass", box), (64, 64)) for box in boxes]
+    if order in ("xywh", "xyxy"):
+        assert rule_of(written, "pixels", None, "my.csv").order == order
+        return
+    with pytest.raises(DataError, match=f"{order}(.|\n)*--box_format"):
+        rule_of(written, "pixels", None, "my.csv")

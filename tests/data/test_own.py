@@ -12,6 +12,7 @@ from helpers import metrics_of, rows
 from PIL import Image
 
 from kit.data.columns import Layout, parse_columns
+from kit.data.csv_rows import csv_rows
 from kit.data.grpo_records import read_grpo_records
 from kit.data.records import read_sft_records
 from kit.errors import DataError
@@ -88,6 +89,12 @@ def choices_by(letters: str) -> dict[str, str]:
     return dict(zip(letters, LISTED, strict=True))
 
 
+def unquoted(*answers: str) -> bytes:
+    """A row for each answer, as a program writes it that knows nothing of quotation marks."""
+    rows = [f"images/0.png\tIs it {n}?\t{answer}\n" for n, answer in enumerate(answers)]
+    return "".join(["image\tquestion\tanswer\n", *rows]).encode()
+
+
 MULTIPLE = with_(answer=["B", "Lung", "c) heart", "(D)"])
 BOXES = ["[10, 8, 30, 40]", "10 8 30 40", "", "[[10, 8, 30, 40], [60, 40, 63, 47]]"]
 # File, how it is read, and what it comes to: texts that the records hold, or that the refusal says.
@@ -147,6 +154,17 @@ BAD = {
         "q.csv", b"image,question,answer\nimages/0.png,Is it large, or small?,large\n",
         ["q.csv:2", "4 fields where the header has 3", "quotation marks"],
     ),
+    "a quotation mark that is never closed": (
+        "q.tsv", unquoted("no", '"yes', "no", "no"),
+        ["1 broken", "q.tsv:3", "never closed: close or remove it; 2 lines after it"],
+    ),
+    "one in the header": (
+        "q.csv", b'image,question,"answer\nimages/0.png,Is it?,yes\n', ["q.csv:1", "never closed"],
+    ),
+    "one that another row's closes": (
+        "q.tsv", unquoted("no", '"yes', "no", '"yes', "no"),
+        ["1 broken", "q.tsv:3", "closed within a text 2 lines below"],
+    ),
     "an image that is not there": (
         "q.csv", as_csv(with_(image=["images/9.png"] * 4)),
         ["q.csv:2", "'image'", "no such file"],
@@ -197,6 +215,13 @@ def test_files_as_people_have_them_are_read(name, folder):
     measured, _ = read_grpo_records(path, decode_images=True, layout=layout_of(told))
     assert [m.gold for m in measured] == [r.answer for r in records]
     assert [m.choices for m in measured] == [r.choices for r in records]
+
+
+def test_quotation_marks_within_texts_swallow_nothing(folder):
+    texts = ['"yes"', '5" wide', '"2\n\t\tor 3"', '"large" they say', '"a ""mass"""', 'a "mass']
+    path = written(folder, "q.tsv", unquoted(*texts))
+    found = [value["answer"] for _, value in csv_rows(path, [])]
+    assert found == ["yes", '5" wide', "2\n\t\tor 3", "large they say", 'a "mass"', 'a "mass']
 
 
 @pytest.mark.parametrize("name", BAD)

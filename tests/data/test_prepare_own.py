@@ -88,6 +88,27 @@ def test_a_test_file_of_its_own_is_what_training_rows_may_not_give_away(mine):
     ]
 
 
+def test_no_row_of_a_test_file_is_lost_unsaid(mine):
+    asked = {"question": "How old is the patient?", "answer": "50"}
+    splits = {"scans/a0.png": "test", "scans/gone.png": "test", "scans/a1.png": "val"}
+    lines = [asked | {"image": name, "split": split} for name, split in splits.items()]
+    write_jsonl(mine / "other.jsonl", lines)
+    told = {"test_data": str(mine / "other.jsonl")}
+    lost = {"image_missing": 1, "other_split": 1}
+    for split, count in (("all", 83), ("test", 3)):
+        with pytest.raises(DataError, match=r"2 broken rows(.|\n)*validate, but --test_data"):
+            prepared_own(mine, split, **told)
+        kept, report = prepared_own(mine, split, **told, skip_bad=True)
+        assert (report["rows_in"], len(kept), report["dropped"]) == (count, count - 2, lost)
+    _, report = prepared_own(mine, "train", **told)
+    assert "2 rows were not compared with the training rows: 1 image_missing, 1" in str(report)
+    # nor a test row of the first file, which the second one takes the place of
+    frame = pandas.read_csv(mine / "mine.csv")
+    frame.assign(split=["train"] * 78 + ["test"] * 2).to_csv(mine / "both.csv", index=False)
+    with pytest.raises(DataError, match=r"4 broken(.|\n)*both.csv:80.*test, but --test_data"):
+        prepared_own(mine, "all", "both.csv", **told)
+
+
 def test_a_file_names_its_splits_itself(mine, capsys):
     table = pandas.read_csv(mine / "mine.csv")
     table["Split"] = ["train", "val", "test", "train"] * 20
