@@ -27,6 +27,7 @@ from kit.audit.leaks import Leaks, leaks_of
 from kit.audit.page import write_page
 from kit.audit.prediction_files import Predictions, read_predictions
 from kit.audit.scored import System, Test, figures, most_frequent_answers, subsets
+from kit.audit.wording import wording_of
 from kit.audit.words import audit_in_words
 from kit.data.audit import question_only_floor
 from kit.data.likeness import thumbnails_of, volumes_of
@@ -53,7 +54,9 @@ def audit(config: AuditConfig) -> int:
     records, dropped = read_sft_records(
         config.data, bad, layout=config.layout, prefer=("test", "validate")
     )
-    parts = _joined(given, Records(records), config.join)
+    told = [row for one in given.values() for row in one.rows]
+    wording = wording_of(config.data, config.layout, records, told)
+    parts = _joined(given, Records(records, wording), config.join)
     judged = _judged(config, records, parts) if config.judge else None
     train = None
     if config.train_data:
@@ -148,7 +151,7 @@ def _of_system(system: System, leaks: Leaks | None) -> dict:
     joined = system.joined
     return {
         "file": str(system.predictions.path),
-        "read_as": system.predictions.notes,
+        "read_as": system.predictions.notes + joined.notes,
         "broken_rows": len(system.predictions.broken),
         "joined_by": joined.by,
         **joined.counts,
