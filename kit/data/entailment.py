@@ -45,15 +45,6 @@ def polarity(answer: str) -> bool | None:
     return True if _YES.match(text) else None
 
 
-def denies(answer: str) -> bool:
-    """Whether an answer says no, or that there are none.
-
-    >>> denies("No"), denies("0"), denies("没有"), denies("Left lung")
-    (True, True, True, False)
-    """
-    return polarity(answer) is False
-
-
 class Asked(NamedTuple):
     """A question, its answer and the evidence of it: as much of a :class:`RawQuestion` as says what
     is there, and how many of it."""

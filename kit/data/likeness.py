@@ -115,15 +115,17 @@ def volumes_of(
         names = {path: str(path) for path in paths}
         names |= volumes({path: small[path] for path in paths if path in small})
         shown = [record.images for record in records if record.dataset == dataset]
-        joined = _joined({names[Path(image)] for image in one} for one in shown if len(one) > 1)
+        joined = joined_names(
+            {names[Path(image)] for image in one} for one in shown if len(one) > 1
+        )
         found |= {str(p): f"{dataset}/{joined.get(names[p], names[p])}" for p in paths}
     return found
 
 
-def _joined(together: Iterable[set[str]]) -> dict[str, str]:
+def joined_names(together: Iterable[set[str]]) -> dict[str, str]:
     """The first name of all that are joined with each, by whichever chain of sets.
 
-    >>> _joined([{"b", "c"}, {"e", "d"}, {"c", "a"}])
+    >>> joined_names([{"b", "c"}, {"e", "d"}, {"c", "a"}])
     {'b': 'a', 'c': 'a', 'd': 'd', 'e': 'd', 'a': 'a'}
     """
     parent: dict[str, str] = {}

@@ -143,11 +143,9 @@ class OwnSplits:
         """For each image a number in 0..1 that the content of its volume decides: the same for all
         slices of one, and for all images that questions show together."""
         volumes = likeness.volumes(self.thumbnails(rows))
-        group = dict(volumes)
-        for row in rows:
-            names = {group[path] for path in row.images if path in group}
-            if len(names) > 1:
-                group |= {path: min(names) for path, name in group.items() if name in names}
+        shown = ({volumes[path] for path in row.images if path in volumes} for row in rows)
+        joined = likeness.joined_names(names for names in shown if len(names) > 1)
+        group = {path: joined.get(name, name) for path, name in volumes.items()}
         sums: dict[str, str] = {}
         for path, name in group.items():
             sums[name] = min(sha256_of(path), sums.get(name, "~"))

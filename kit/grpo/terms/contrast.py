@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kit.data.entailment import denies
+from kit.data.entailment import polarity
 from kit.data.words import CHINESE
 from kit.grpo.rollout import Group
 from kit.grpo.terms.judge import Judge, completions_of, is_right
@@ -28,7 +28,7 @@ def score(groups: Sequence[Group], judge: Judge) -> list[float | None]:
     is there: that stays true."""
     return [
         float(another(parsed.answer, task.record.gold) and not is_right(parsed, task.record))
-        if task.view == "without_evidence" and not denies(task.record.gold)
+        if task.view == "without_evidence" and polarity(task.record.gold) is not False
         else None
         for task, parsed in completions_of(groups)
     ]
